@@ -1,0 +1,120 @@
+"""What a run needs to be used again, in one safetensors file: weights, optimiser state, and JSON in its header.
+
+No pickle is written or read, so loading a stranger's checkpoint executes nothing.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pong.config import Config, InputError, validate
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Counters:
+    """How far a run has come."""
+
+    updates: int
+    steps: int  # agent steps
+    games: int
+    points: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        config: of the run.
+        counters: how far it had come.
+        policy: the policy's ``state_dict``.
+        optimizer: the ``state`` part of the optimiser's ``state_dict``, by parameter number and name.
+    """
+
+    config: Config
+    counters: Counters
+    policy: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Tensor]]
+
+
+def save(
+    folder: Path, config: Config, counters: Counters, policy: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> Path:
+    """Write ``update-NNNNNN.safetensors`` into a folder, whole or not at all.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        OSError: the file can't be written; what was saved before is untouched.
+    """
+    tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    about = {"format": FORMAT, "config": config.model_dump(), "counters": asdict(counters)}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"update-{counters.updates:06d}{SUFFIX}"
+    temporary = path.with_suffix(".tmp")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, {"pong": json.dumps(about)})
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return path
+
+
+def load(where: Path) -> Checkpoint:
+    """Read a checkpoint file, or the newest one of a run folder.
+
+    Raises:
+        InputError: there is no checkpoint, or the file is damaged, foreign or of a newer format.
+    """
+    path = _find(where)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["pong"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"checkpoint {path} can't be read: {error}; choose an earlier one in its folder") from None
+    except (KeyError, json.JSONDecodeError):
+        raise InputError(f"checkpoint {path} was not written by pong; give a file from a run's checkpoints/") from None
+    if about["format"] != FORMAT:
+        raise InputError(f"checkpoint {path} has format {about['format']}, this version reads {FORMAT}; update pong")
+    return Checkpoint(
+        config=validate(about["config"], str(path)),
+        counters=Counters(**about["counters"]),
+        policy=_under("policy.", tensors),
+        optimizer=_by_parameter(_under("optimizer.", tensors)),
+    )
+
+
+def _find(where: Path) -> Path:
+    if where.is_file():
+        return where
+    if not where.exists():
+        raise InputError(f"{where} does not exist; give a run folder (runs/…) or a checkpoint file")
+    found = sorted(where.glob(f"checkpoints/update-*{SUFFIX}"))
+    if not found:
+        raise InputError(f"{where} holds no checkpoints/update-*{SUFFIX}; train longer or choose another run")
+    return found[-1]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _by_parameter(flat: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    states: dict[int, dict[str, Any]] = {}
+    for key, tensor in flat.items():
+        number, name = key.split(".", 1)
+        states.setdefault(int(number), {})[name] = tensor
+    return states

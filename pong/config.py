@@ -1,0 +1,106 @@
+"""The config of a run: frozen, validated, read from a TOML file."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class InputError(Exception):
+    """Something the user gave is wrong; the message is the one line to show, with the remedy."""
+
+
+class Config(BaseModel):
+    """Everything that defines a run. A run is a function of this and nothing else.
+
+    The defaults are those of configs/pong.toml.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field("pong", pattern=r"^[A-Za-z0-9_.-]+$", description="what the run is called")
+    seed: int = Field(1, ge=0, description="the root of every random stream")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network lives; auto: cuda if there")
+
+    # The task
+    hold: int | Literal["2-4"] = Field(4, description="emulated frames per decision; 2-4: uniform in {2, 3, 4}")
+    sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
+    noop_max: int = Field(0, ge=0, description="up to so many NOOPs at the start of a game")
+    max_frames: int = Field(108_000, ge=0, description="emulated frames after which a game is cut off; 0: never")
+
+    # The batch
+    num_envs: int = Field(64, ge=1, le=4096, description="emulators; with until=episodes the games per update")
+    until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
+    horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
+    reseed_every: int = Field(100, ge=1, description="updates between fresh emulators; checkpoints fall there")
+    emulator_threads: int = Field(0, ge=0, description="C++ threads; 0: one per core")
+
+    # The policy
+    hidden: int = Field(200, ge=1, description="units of the hidden layer")
+
+    # The estimator
+    gamma: float = Field(0.99, ge=0, le=1, description="discount per decision; starts anew at every point")
+    standardize: Literal["batch", "episode", "none"] = Field("batch", description="over what returns are standardised")
+    reduction: Literal["sum", "mean"] = Field("mean", description="over the rows of a batch")
+    entropy_bonus: float = Field(0.003, ge=0, description="weight of the mean entropy (nats) in the objective")
+
+    # The optimiser
+    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="which rule makes a step of a gradient")
+    learning_rate: float = Field(1e-3, gt=0, description="at the start")
+    learning_rate_end: float | None = Field(None, ge=0, description="at total_steps, reached linearly; none: constant")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
+    rmsprop_decay: float = Field(0.99, ge=0, lt=1, description="RMSProp's decay of the mean squared gradient")
+    epsilon: float = Field(1e-5, gt=0, description="added to the root in Adam and RMSProp")
+
+    # The run
+    total_steps: int = Field(4_000_000, ge=1, description="decisions after which training ends")
+    stop_at_mean100: float | None = Field(None, description="end earlier, once the mean of 100 games reaches this")
+
+    @model_validator(mode="after")
+    def _episodes_for_episodes(self) -> "Config":
+        if self.standardize == "episode" and self.until != "episodes":
+            raise ValueError('standardize = "episode" needs whole games; set until = "episodes" or standardize = "batch"')
+        return self
+
+
+def load_config(path: Path) -> Config:
+    """Read a TOML file, whose name gives the run's name where it sets none.
+
+    Raises:
+        InputError: the file is missing or not TOML, or a key is unknown, of the wrong type or out of range.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(str(file) for file in Path("configs").glob("*.toml")))
+        raise InputError(f"config file {path} does not exist" + (f"; there are {known}" if known else "")) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"config file {path} can't be read as TOML: {error}") from None
+    return validate({"name": path.stem, **values}, source=str(path))
+
+
+def validate(values: dict[str, Any], source: str) -> Config:
+    """Build a config from plain values, naming ``source`` and the first bad key in the error.
+
+    Raises:
+        InputError: a key is unknown, of the wrong type or out of range.
+    """
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise InputError(f"{source}: {first['msg'].removeprefix('Value error, ')}") from None
+        key = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"{source}: unknown key {key!r}; the keys are {', '.join(Config.model_fields)}") from None
+        raise InputError(f"{source}: {key} = {values.get(key)!r}: {first['msg']}") from None
+
+
+def to_toml(config: Config) -> str:
+    """The config as TOML; ``load_config`` reads it back to an equal one."""
+    values = config.model_dump(exclude_none=True)
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

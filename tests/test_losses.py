@@ -1,0 +1,349 @@
+"""The surrogate loss −log π·R: its value and its gradient by hand, its exact expectations, what it refuses."""
+
+from itertools import pairwise
+from math import log, pi, sqrt
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import Bernoulli, Categorical, Independent, Normal
+
+from pong.losses import surrogate_loss
+
+TOLERANCE = 1e-12
+
+
+def leaf(values):
+    return torch.tensor(values, dtype=torch.float64, requires_grad=True)
+
+
+def constant(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def assert_near(actual, expected, tolerance=TOLERANCE):
+    actual = torch.as_tensor(actual, dtype=torch.float64).detach()
+    expected = torch.as_tensor(expected, dtype=torch.float64).detach()
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+# --- value and gradient by hand ---------------------------------------------------------------------------------------
+
+HALF = log(0.5)
+THIRD = 1 / 3
+
+# The loss is linear in log π: its gradient is −R for "sum" and for the terms of "none", −R/N for "mean".
+TABLE = {
+    # a certain action: log 1 = 0, no loss, and still a gradient
+    "zero log-probs": ([0, 0], [1, 2], "sum", 0, [-1, -2]),
+    "zero returns": ([-1, -2], [0, 0], "sum", 0, [0, 0]),
+    # −(−1·1) − (−2·−2) − (−½·4) = 1 − 4 + 2 = −1
+    "ordinary": ([-1, -2, -0.5], [1, -2, 4], "sum", -1, [-1, 2, -4]),
+    "ordinary, mean": ([-1, -2, -0.5], [1, -2, 4], "mean", -THIRD, [-THIRD, 2 * THIRD, -4 * THIRD]),
+    "ordinary, none": ([-1, -2, -0.5], [1, -2, 4], "none", [1, -4, 2], [-1, 2, -4]),
+    # a uniform policy and standardised returns: Σ ±ln ½ = 0, although there is everything to learn
+    "uniform": ([HALF] * 4, [1, -1, 1, -1], "sum", 0, [-1, 1, -1, 1]),
+    "uniform, equal returns": ([HALF] * 4, [1, 1, 1, 1], "mean", log(2), [-0.25] * 4),
+    # saturated: e^−800 is no float64, its logarithm is. 800·3 + 0·5
+    "saturated": ([-800, 0], [3, 5], "sum", 2400, [-3, -5]),
+    "one step": ([-2], [-3], "mean", -6, [3]),
+    # (T, N) and (): the shape is kept by "none" and summed by the others
+    "matrix": ([[-1, -2], [-3, -4]], [[1, 0], [0, -1]], "sum", 1 - 4, [[-1, 0], [0, 1]]),
+    "matrix, mean": ([[-1, -2], [-3, -4]], [[1, 0], [0, -1]], "mean", -0.75, [[-0.25, 0], [0, 0.25]]),
+    "matrix, none": ([[-1, -2], [-3, -4]], [[1, 0], [0, -1]], "none", [[1, 0], [0, -4]], [[-1, 0], [0, 1]]),
+    "scalar": (-2, 3, "sum", 6, -3),
+}
+
+
+@pytest.mark.parametrize(("log_probs", "returns", "reduction", "loss", "gradient"), TABLE.values(), ids=TABLE.keys())
+def test_value_and_gradient(log_probs, returns, reduction, loss, gradient):
+    log_probs = leaf(log_probs)
+    actual = surrogate_loss(log_probs, constant(returns), reduction=reduction)
+    assert_near(actual, loss)
+    actual.sum().backward()
+    assert_near(log_probs.grad, gradient)
+
+
+def test_the_default_is_the_sum():
+    assert surrogate_loss(constant([-1, -2]), constant([1, 1])).item() == 3
+
+
+def test_float32_stays_float32():
+    assert surrogate_loss(torch.tensor([-1.0]), torch.tensor([2.0])).dtype == torch.float32
+
+
+# --- through a distribution: the score function times R ---------------------------------------------------------------
+
+
+def test_bernoulli_gradient_is_y_minus_p_times_return():
+    # logits (0, ln 4, ln 4, 800, −800, 800) → p = (½, .8, .8, 1, 0, 1). −(y − p)·R, by hand:
+    # −(1 − ½)·2, −(1 − .8)·1, −(0 − .8)·2, −(1 − 1)·7, −(1 − 0)·3, −(0 − 1)·5: a saturated policy still unlearns
+    logits = leaf([0, log(4), log(4), 800, -800, 800])
+    actions = constant([1, 1, 0, 1, 1, 0])
+    surrogate_loss(Bernoulli(logits=logits).log_prob(actions), constant([2, 1, 2, 7, 3, 5])).backward()
+    assert_near(logits.grad, [-1, -0.2, 1.6, 0, -3, 5])
+
+
+def test_categorical_gradient_is_return_times_onehot_minus_pi():
+    # logits (0, ln 2, ln 3) → π = (1/6, 1/3, 1/2), for each of the three arms in turn and R = (6, 3, 0):
+    # −6·(5/6, −1/3, −1/2), −3·(−1/6, 2/3, −1/2), 0
+    logits = leaf([[0, log(2), log(3)]] * 3)
+    surrogate_loss(Categorical(logits=logits).log_prob(torch.arange(3)), constant([6, 3, 0])).backward()
+    assert_near(logits.grad, [[-5, 2, 3], [0.5, -2, 1.5], [0, 0, 0]])
+
+
+def test_gaussian_gradient_is_the_score_times_return():
+    # w = (½, −1), b = ¼, s = (2, 1), σ = ½, a = 1¼, R = 3: μ = 1 − 1 + ¼ = ¼, (a − μ)/σ = 2
+    # log π = −2²/2 − ln ½ − ½ ln 2π; scores: (a − μ)/σ² = 4 for μ, 4·s for w, 2² − 1 = 3 for log σ
+    w, b, log_sigma = leaf([0.5, -1]), leaf(0.25), leaf(log(0.5))
+    state = constant([2, 1])
+    policy = Normal(w @ state + b, log_sigma.exp())
+    loss = surrogate_loss(policy.log_prob(constant(1.25)), constant(3))
+    loss.backward()
+    assert_near(loss, 3 * (2 - log(2) + 0.5 * log(2 * pi)))
+    assert_near(w.grad, [-24, -12])
+    assert_near(b.grad, -12)
+    assert_near(log_sigma.grad, -9)
+
+
+def bernoulli(parameter):
+    y = constant([1, 0, 1])
+    return Bernoulli(logits=parameter), y, y - parameter.sigmoid()  # score y − p
+
+
+def categorical(parameter):
+    logits = torch.stack([torch.zeros_like(parameter), parameter], dim=-1)  # the second arm's logit is the parameter
+    arms = torch.tensor([1, 0, 1])
+    return Categorical(logits=logits), arms, arms - parameter.sigmoid()  # score 1[arm 1] − π₁
+
+
+def normal(parameter):
+    a = constant([0.5, -2, 4])
+    return Normal(parameter, 0.5), a, (a - parameter) / 0.25  # score (a − μ)/σ²
+
+
+def independent_normal(parameter):
+    a = constant([[0.5, 1], [-2, 0], [4, 3]])  # (3, 2): two coordinates of one action share the mean
+    mean = parameter[:, None].expand(3, 2)
+    return Independent(Normal(mean, 0.5), 1), a, ((a - mean) / 0.25).sum(dim=1)  # scores add over the coordinates
+
+
+@pytest.mark.parametrize("policy", [bernoulli, categorical, normal, independent_normal])
+def test_any_distribution_with_log_prob_works(policy):
+    parameter, returns = leaf([-0.7, 0.2, 1.5]), constant([2, -1, 0.5])
+    distribution, actions, score = policy(parameter)
+    surrogate_loss(distribution.log_prob(actions), returns).backward()
+    assert_near(parameter.grad, -returns * score)
+
+
+# --- the returns are constants ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+def test_no_gradient_reaches_the_returns(reduction):
+    log_probs, returns = leaf([-1, -2]), leaf([3, 4])
+    surrogate_loss(log_probs, returns, reduction=reduction).sum().backward()
+    assert returns.grad is None
+    assert log_probs.grad is not None
+
+
+def test_returns_computed_from_the_policy_change_nothing():
+    # R = θ² with θ = 3 hangs on the same parameter as log π = −θ: attached, the gradient of θ·θ² would be 3θ² = 27
+    theta = leaf(3)
+    surrogate_loss(-theta, theta**2).backward()
+    assert_near(theta.grad, 9)
+
+
+# --- exact expectations: every action weighted by its probability -----------------------------------------------------
+
+
+def expected_gradient(logits, returns):
+    """E[∂/∂logits of −log π(a)·R(a)], a ~ π, summed over all actions instead of sampled: (K,), (K,) → (K,)."""
+    logits = leaf(logits)
+    policy = Categorical(logits=logits)
+    terms = surrogate_loss(policy.log_prob(torch.arange(len(logits))), constant(returns), reduction="none")
+    (policy.probs.detach() * terms).sum().backward()
+    return logits.grad
+
+
+def test_the_expected_gradient_is_minus_the_gradient_of_the_objective():
+    # ∂J/∂logitₖ = πₖ(Rₖ − J), here π = (1/6, 1/3, 1/2), R = (6, 3, 0), J = 2: (2/3, 1/3, −1)
+    assert_near(expected_gradient([0, log(2), log(3)], [6, 3, 0]), [-2 / 3, -1 / 3, 1])
+
+
+def test_the_log_is_not_optional():
+    # p = .8, R₁ = 1, R₀ = 2: J = 2 − p falls with the logit, ∂J/∂θ = −.8·.2 = −.16, so the loss's gradient is +.16.
+    # Weighting ∇π itself by the sampled return gives .8·.16·1 − .2·.16·2 = +.064 as "∂J": uphill in the wrong direction
+    assert_near(expected_gradient([0, log(4)], [2, 1])[1], 0.16)
+
+
+def test_a_descent_step_raises_the_objective():
+    # R = (1, 0), lr 1 from p = ½: p rises by steps of p(1 − p) in the logit, .5 → .5622 → .6216 → .6751
+    logit, p = 0.0, [0.5]
+    for _ in range(3):
+        theta = leaf(logit)
+        log_probs = Bernoulli(logits=theta.expand(2)).log_prob(constant([1, 0]))
+        terms = surrogate_loss(log_probs, constant([1, 0]), reduction="none")
+        (terms * constant([p[-1], 1 - p[-1]])).sum().backward()
+        logit -= theta.grad.item()
+        p.append(torch.tensor(logit, dtype=torch.float64).sigmoid().item())
+    assert p == pytest.approx([0.5, 0.5622, 0.6216, 0.6751], abs=5e-5)
+
+
+def test_the_value_measures_no_progress():
+    # R = (1, 0): J = p rises from .1 to .9, while the expected loss −p·ln p first rises to 1/e and then falls
+    losses = [p * surrogate_loss(constant([log(p)]), constant([1])).item() for p in (0.1, np.exp(-1), 0.5, 0.9)]
+    assert losses == pytest.approx([0.230, 0.368, 0.347, 0.095], abs=5e-4)
+    assert [later > earlier for earlier, later in pairwise(losses)] == [True, False, False]
+
+
+def test_a_mean_over_each_episode_can_point_the_other_way():
+    # Stop with probability p = ½ (θ its logit; score ½ for stop, −½ for go), at most twice: stop R = 1 (prob ½),
+    # go-stop R = 1 (¼), go-go R = 1.5 (¼).  J = 1 + ½(1 − p)², ∂J/∂θ = −(1 − p)·p(1 − p) = −.125.
+    # Episode sums: ½·½ + ¼·0 − ¼·1·1.5 = −.125.  Episode means: ½·½ + ¼·0 − ¼·½·1.5 = +.0625: the wrong sign
+    episodes = [(0.5, [1], 1), (0.25, [0, 1], 1), (0.25, [0, 0], 1.5)]
+    for reduction, gradient_of_loss in (("sum", 0.125), ("mean", -0.0625)):
+        theta = leaf(0)
+        for probability, stops, episode_return in episodes:
+            log_probs = Bernoulli(logits=theta.expand(len(stops))).log_prob(constant(stops))
+            loss = surrogate_loss(log_probs, torch.full_like(log_probs, episode_return), reduction=reduction)
+            (probability * loss).backward()
+        assert_near(theta.grad, gradient_of_loss)
+
+
+def test_gaussian_score_has_mean_zero_and_the_known_fisher_information():
+    # Gauss–Hermite nodes integrate polynomials times the Gaussian exactly: E[score] = 0; E[score²] = 1/σ² for μ and
+    # E[(z² − 1)²] = 3 − 2 + 1 = 2 for log σ. R = 1 makes the loss's gradient minus the score
+    nodes, weights = (torch.from_numpy(array) for array in np.polynomial.hermite_e.hermegauss(8))
+    weights = weights / sqrt(2 * pi)
+    mu, log_sigma = leaf([1.5] * 8), leaf([log(0.5)] * 8)  # one copy per node, so that each gradient is one score
+    actions = (mu + log_sigma.exp() * nodes).detach()
+    log_probs = Normal(mu, log_sigma.exp()).log_prob(actions)
+    surrogate_loss(log_probs, torch.ones_like(log_probs)).backward()
+    for parameter, fisher in ((mu, 4), (log_sigma, 2)):
+        assert_near(weights @ parameter.grad, 0)
+        assert_near(weights @ parameter.grad**2, fisher)
+
+
+def test_bernoulli_fisher_information():
+    # p = .8: scores .2 and −.8, mean .8·.2 − .2·.8 = 0, mean square .8·.04 + .2·.64 = .16 = p(1 − p)
+    theta = leaf([log(4)] * 2)
+    log_probs = Bernoulli(logits=theta).log_prob(constant([1, 0]))
+    surrogate_loss(log_probs, torch.ones_like(log_probs)).backward()
+    assert_near(constant([0.8, 0.2]) @ theta.grad, 0)
+    assert_near(constant([0.8, 0.2]) @ theta.grad**2, 0.16)
+
+
+# --- for any numbers --------------------------------------------------------------------------------------------------
+
+exact = settings(deadline=None, derandomize=True)  # the same examples on every machine, however slow
+reals = st.floats(-20, 20)
+arms = st.integers(2, 6).flatmap(lambda k: st.tuples(*[st.lists(reals, min_size=k, max_size=k)] * 2))
+steps = st.lists(st.tuples(reals, st.booleans(), reals), min_size=1, max_size=20)
+
+
+@exact
+@given(arms, reals)
+def test_the_score_has_mean_zero(logits_and_returns, value):
+    logits, _ = logits_and_returns
+    assert_near(expected_gradient(logits, [value] * len(logits)), [0.0] * len(logits))
+
+
+@exact
+@given(arms, reals)
+def test_a_constant_baseline_never_changes_the_expected_gradient(logits_and_returns, baseline):
+    logits, returns = logits_and_returns
+    less_baseline = [value - baseline for value in returns]
+    assert_near(expected_gradient(logits, less_baseline), expected_gradient(logits, returns))
+
+
+@exact
+@given(arms)
+def test_the_expected_gradient_is_the_policy_gradient(logits_and_returns):
+    logits, returns = (np.array(values) for values in logits_and_returns)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    ascent = probabilities * (returns - probabilities @ returns)  # πₖ(Rₖ − J)
+    assert_near(expected_gradient(logits.tolist(), returns.tolist()), -ascent)
+
+
+@exact
+@given(steps)
+def test_autograd_is_the_hand_formula(batch):
+    logits, actions, returns = (np.array(column, float) for column in zip(*batch, strict=True))
+    parameter = leaf(logits.tolist())
+    surrogate_loss(Bernoulli(logits=parameter).log_prob(constant(actions)), constant(returns)).backward()
+    assert_near(parameter.grad, -(actions - 1 / (1 + np.exp(-logits))) * returns)
+
+
+@exact
+@given(steps, st.randoms(use_true_random=False))
+def test_the_order_of_the_steps_never_changes_the_sum(batch, random):
+    shuffled = list(batch)
+    random.shuffle(shuffled)
+    weights = constant([0.3, -0.2])
+    losses, gradients = [], []
+    for order in (batch, shuffled):
+        inputs, actions, returns = (constant(column) for column in zip(*order, strict=True))
+        theta = weights.clone().requires_grad_()
+        policy = Bernoulli(logits=theta[0] * inputs + theta[1])  # one policy for all steps
+        loss = surrogate_loss(policy.log_prob(actions.double()), returns)
+        loss.backward()
+        losses.append(loss)
+        gradients.append(theta.grad)
+    assert_near(losses[0], losses[1], 10 * TOLERANCE)  # rounding is relative to Σ|terms| ≤ 20·20·20
+    assert_near(gradients[0], gradients[1], 10 * TOLERANCE)
+
+
+# --- bad input is refused ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("log_probs_shape", "returns_shape"), [((4, 1), (4,)), ((4,), (4, 1)), ((3,), (4,)), ((4,), ()), ((2, 3), (3, 2))]
+)
+def test_shapes_that_differ_are_refused_with_both_shapes(log_probs_shape, returns_shape):
+    with pytest.raises(ValueError, match="shape") as error:
+        surrogate_loss(torch.zeros(log_probs_shape), torch.ones(returns_shape))
+    assert str(tuple(log_probs_shape)) in str(error.value)
+    assert str(tuple(returns_shape)) in str(error.value)
+
+
+def test_what_broadcasting_would_have_done():
+    # N samples of arm 1 or 0, p = .8, R₁ = 1, R₀ = 2. (N, 1)·(N,) pairs every score with every return; the N(N − 1)
+    # pairs of different samples have mean 0, so a mean over N² expects 1/N of the true gradient: .16/4 = .04
+    n, gradient = 4, 0.0
+    for outcome in torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * n):
+        theta = leaf(log(4))
+        log_probs = Bernoulli(logits=theta.expand(n)).log_prob(outcome)
+        returns = 2 - outcome
+        with pytest.raises(ValueError, match=r"\(4, 1\) and \(4,\)"):
+            surrogate_loss(log_probs[:, None], returns)
+        pairs = torch.cartesian_prod(log_probs, returns)
+        probability = log_probs.sum().exp().detach()
+        (probability * surrogate_loss(pairs[:, 0], pairs[:, 1], reduction="mean")).backward()
+        gradient += theta.grad.item()
+    assert gradient == pytest.approx(0.04, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool])
+@pytest.mark.parametrize("argument", ["log_probs", "returns"])
+def test_integers_are_refused_by_name(argument, dtype):
+    arguments = {"log_probs": torch.zeros(3), "returns": torch.ones(3)}
+    arguments[argument] = torch.ones(3, dtype=dtype)
+    with pytest.raises(TypeError, match=rf"{argument} must be floating, got {dtype}"):
+        surrogate_loss(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+def test_an_empty_batch_is_refused(shape, reduction):
+    with pytest.raises(ValueError, match="empty batch"):
+        surrogate_loss(torch.zeros(shape), torch.zeros(shape), reduction=reduction)
+
+
+@pytest.mark.parametrize("reduction", ["average", "Sum", "", None])
+def test_an_unknown_reduction_is_refused_and_named(reduction):
+    with pytest.raises(ValueError, match=f"reduction must be 'sum', 'mean' or 'none', got {reduction!r}"):
+        surrogate_loss(torch.zeros(2), torch.ones(2), reduction=reduction)
