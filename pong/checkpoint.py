@@ -65,7 +65,9 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"update-{counters.updates:06d}{SUFFIX}"
     temporary = path.with_suffix(".tmp")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, {"pong": json.dumps(about)})
+    save_file(
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, {"pong": json.dumps(about)}
+    )
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

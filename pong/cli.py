@@ -16,7 +16,7 @@ import tyro
 
 from pong.config import Config, InputError, load_config, validate
 
-USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device auto|cpu|cuda] [--run-dir DIR] [--KEY VALUE …]
+USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device auto|cpu|cuda] [--run-dir DIR] [--KEY …]
        pong eval RUN|CHECKPOINT [--episodes N] [--greedy] [--seed N] [--device auto|cpu|cuda] [--json FILE]
        pong toy [T1|T3|T10]
 
@@ -93,7 +93,8 @@ def _train_input(arguments: list[str]) -> tuple[Config, Path | None]:
         given = f", not {arguments[0]!r}" if arguments else ""
         raise InputError(f"train: give the config file first{given}, such as: pong train configs/pong.toml --seed 3")
     else:
-        defaults = load_config(Path(arguments.pop(0)))
+        defaults = load_config(Path(arguments[0]))
+        arguments = arguments[1:]
     values = dataclasses.asdict(_parse(_train_flags(defaults), arguments, prog="pong train CONFIG.toml"))
     run_dir = values.pop("run_dir")
     return validate(values, source="command line"), run_dir
@@ -102,7 +103,11 @@ def _train_input(arguments: list[str]) -> tuple[Config, Path | None]:
 def _train_flags(defaults: Config) -> type:
     """A flag for every key of the config, holding the value of the config file."""
     flags: list[Any] = [
-        ("run_dir", Annotated[Path | None, tyro.conf.arg(help="folder of this run; default: runs/NAME-sSEED-TIME")], None)
+        (
+            "run_dir",
+            Annotated[Path | None, tyro.conf.arg(help="folder of this run; default: runs/NAME-sSEED-TIME")],
+            None,
+        )
     ]
     for key, about in Config.model_fields.items():
         kind = Annotated[about.annotation, tyro.conf.arg(help=about.description)]  # type: ignore[name-defined]
@@ -119,14 +124,15 @@ def evaluate(arguments: list[str]) -> int:
         raise InputError(f"eval: --seed {flags.seed}: give 0 or more")
 
     from pong import checkpoint
+    from pong.evaluate import Greedy
     from pong.evaluate import evaluate as play
-    from pong.evaluate import load_policy
-    from pong.train import choose_device
+    from pong.train import choose_device, make_policy
 
     loaded = checkpoint.load(flags.run)
     config = validate({**loaded.config.model_dump(), "device": flags.device}, source="command line")
-    policy = load_policy(config, loaded.policy).to(choose_device(config.device))
-    result = play(policy, config, flags.episodes, seed=flags.seed, greedy=flags.greedy)
+    policy = make_policy(config).to(choose_device(config.device))
+    policy.load_state_dict(loaded.policy)
+    result = play(Greedy(policy) if flags.greedy else policy, config, flags.episodes, seed=flags.seed)
     how = "greedy" if flags.greedy else "sampled"
     print(
         f"{result.mean:+.2f} ± {result.standard_error:.2f} (mean ± standard error), n = {result.n} games, {how}, "
@@ -145,7 +151,7 @@ def evaluate(arguments: list[str]) -> int:
             "sticky": config.sticky,
             "hold": config.hold,
             "scores": result.scores,
-            "lengths": result.lengths,
+            "lengths": [episode.length for episode in result.episodes],
         }
         try:
             flags.json.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -172,7 +178,9 @@ def _parse(flags: type[T], arguments: list[str], prog: str) -> T:
             raise
         words = [line.strip(" │╭╮╰╯─-") for line in complaint.getvalue().splitlines()]
         lines = [line for line in words if line]
-        end = next((i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "For full", "Perhaps"))), None)
+        end = next(
+            (i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "For full", "Perhaps"))), None
+        )
         raise InputError(f"{' '.join(lines[1:end])} ({prog} --help)") from None
 
 

@@ -62,7 +62,9 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _episodes_for_episodes(self) -> "Config":
         if self.standardize == "episode" and self.until != "episodes":
-            raise ValueError('standardize = "episode" needs whole games; set until = "episodes" or standardize = "batch"')
+            raise ValueError(
+                'standardize = "episode" needs whole games; set until = "episodes" or standardize = "batch"'
+            )
         return self
 
 

@@ -26,12 +26,11 @@ StepResult = tuple[
 ]
 
 
-def make_envs(config: Config, num_envs: int | None = None) -> VectorEnv[Any, Any, Any]:
+def make_envs(config: Config) -> VectorEnv[Any, Any, Any]:
     """Build the emulators that a config describes, giving difference frames.
 
     Args:
         config: the run's config; ``hold``, ``sticky``, ``noop_max`` and ``max_frames`` define the task.
-        num_envs: how many emulators, instead of ``config.num_envs``.
 
     Returns:
         A vector environment with observations (N, 6400) int8 in {−1, 0, 1}, see ``frames.DifferenceFrames``.
@@ -41,10 +40,9 @@ def make_envs(config: Config, num_envs: int | None = None) -> VectorEnv[Any, Any
         "noop_max": config.noop_max,
         "max_num_frames_per_episode": config.max_frames or NO_CAP,
     }
-    num_envs = num_envs or config.num_envs
     if config.hold == "2-4":
-        return DifferenceFrames(RandomHoldPong(num_envs, **task))
-    return DifferenceFrames(FixedHoldPong(num_envs, config.hold, num_threads=config.emulator_threads, **task))
+        return DifferenceFrames(RandomHoldPong(config.num_envs, **task))
+    return DifferenceFrames(FixedHoldPong(config.num_envs, config.hold, num_threads=config.emulator_threads, **task))
 
 
 class _Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
@@ -107,7 +105,7 @@ class FixedHoldPong(_Pong):
 class RandomHoldPong(_Pong):
     """N emulators, each decision held for 2, 3 or 4 frames as gym's ``Pong-v0`` does, drawn anew for each emulator.
 
-    Every emulator has a thread of its own and is stepped frame by frame, so one that has no decision (−1) costs nothing.
+    Every emulator has a thread of its own and is stepped frame by frame; one that has no decision (−1) costs nothing.
 
     Args:
         num_envs: emulators N.

@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from pong.config import Config
 from pong.envs import make_envs
 from pong.frames import SparseFrames
 from pong.policies import KarpathyPolicy
-from pong.rollout import EVALUATION, Noise, emulator_seeds
+from pong.rollout import EVALUATION, Actor, Episode, Rollout
 
 PARALLEL = 25  # games at a time
 MAX_FRAMES = 108_000  # half an hour of play: a greedy rally can go round for ever
@@ -18,15 +18,19 @@ MAX_FRAMES = 108_000  # half an hour of play: a greedy rally can go round for ev
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of some games, each −21 to 21 (points won minus points lost)."""
+    """Some finished games, scored −21 to 21 (points won minus points lost)."""
 
-    scores: list[float]
-    lengths: list[int]  # agent steps
+    episodes: list[Episode]
 
     @property
     def n(self) -> int:
         """Games."""
-        return len(self.scores)
+        return len(self.episodes)
+
+    @property
+    def scores(self) -> list[float]:
+        """The score of each game."""
+        return [episode.score for episode in self.episodes]
 
     @property
     def mean(self) -> float:
@@ -39,46 +43,43 @@ class Evaluation:
         return float(np.std(self.scores, ddof=1) / math.sqrt(self.n)) if self.n > 1 else math.nan
 
 
-def evaluate(policy: KarpathyPolicy, config: Config, episodes: int, *, seed: int = 0, greedy: bool = False) -> Evaluation:
+class Greedy:
+    """Plays a policy's likelier action; the noise is not looked at."""
+
+    def __init__(self, policy: KarpathyPolicy):
+        self.policy = policy
+
+    def act(self, x: SparseFrames, noise: Tensor) -> Tensor:
+        """The likelier action of each row, (N,) int64."""
+        return self.policy.act_greedily(x)
+
+
+def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> Evaluation:
     """Play fresh games of a config's task and score them.
 
-    Every emulator has its number of games fixed beforehand, so short games don't crowd out long ones.
+    The games are played in waves of up to 25, each wave to its last game's end: taking the first games to finish would
+    favour short ones.
 
     Args:
-        policy: plays; its weights don't change.
+        policy: plays; a ``Greedy`` one doesn't sample. Nothing is learned.
         config: names the task (``hold``, ``sticky``, …); its seed plays no part.
         episodes: games, at least 1.
         seed: of the emulators and the sampled actions.
-        greedy: take the likelier action instead of sampling.
     """
-    task = config.model_copy(update={"max_frames": config.max_frames or MAX_FRAMES})
-    num_envs = min(episodes, PARALLEL)
-    games_left = np.full(num_envs, episodes // num_envs)
-    games_left[: episodes % num_envs] += 1
-    envs = make_envs(task, num_envs)
-    observations, _ = envs.reset(seed=emulator_seeds(seed, 0, num_envs, EVALUATION))
-    noise = Noise(seed, 0, num_envs, EVALUATION)
-    score, length = np.zeros(num_envs), np.zeros(num_envs, int)
-    scores, lengths = [], []
-    while games_left.any():
-        active = games_left > 0
-        frames = SparseFrames.from_dense(observations)
-        actions = policy.act_greedily(frames) if greedy else policy.act(frames, noise.draw())
-        observations, rewards, terminations, truncations, _ = envs.step(np.where(active, actions.numpy(), -1))
-        score += rewards
-        length += 1
-        for i in np.flatnonzero((terminations | truncations) & active):
-            scores.append(float(score[i]))
-            lengths.append(int(length[i]))
-            games_left[i] -= 1
-        score[terminations | truncations] = 0
-        length[terminations | truncations] = 0
-    envs.close()
-    return Evaluation(scores, lengths)
-
-
-def load_policy(config: Config, weights: dict[str, torch.Tensor]) -> KarpathyPolicy:
-    """The policy a checkpoint holds."""
-    policy = KarpathyPolicy(config.hidden)
-    policy.load_state_dict(weights)
-    return policy
+    waves = math.ceil(episodes / PARALLEL)
+    num_envs = math.ceil(episodes / waves)
+    changes = {
+        "seed": seed,
+        "num_envs": num_envs,
+        "until": "episodes",
+        "standardize": "none",
+        "reseed_every": waves,
+        "max_frames": config.max_frames or MAX_FRAMES,
+    }
+    config = config.model_copy(update=changes)
+    rollout = Rollout(config, make_envs(config), EVALUATION)
+    finished: list[Episode] = []
+    for wave in range(waves):
+        wanted = min(num_envs, episodes - len(finished))
+        finished += [e for e in rollout.collect(policy, wave).episodes if e.emulator < wanted]
+    return Evaluation(finished)

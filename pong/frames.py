@@ -47,7 +47,8 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     solid = field != 0
     for background in backgrounds:
         solid &= field != background
-    return solid.view(np.uint8)
+    frame: NDArray[np.uint8] = solid.view(np.uint8)
+    return frame
 
 
 class DifferenceFrames(VectorWrapper):

@@ -32,8 +32,8 @@ def surrogate_loss(log_probs: Tensor, returns: Tensor, *, reduction: Reduction =
         θ IS −Σₜ Rₜ·∇θ log π(aₜ|sₜ), so a descent step on it is an ascent step on J.
 
     Raises:
-        ValueError: shapes differ (never broadcast: (N, 1) against (N,) is silently wrong by a factor N), the batch is
-            empty, or the reduction is unknown.
+        ValueError: shapes differ (never broadcast: (N, 1) against (N,) would pay every action with every return), the
+            batch is empty, or the reduction is unknown.
         TypeError: a dtype is not floating.
     """
     _check(log_probs, returns)

@@ -14,7 +14,8 @@ class Bernoulli(torch.distributions.Bernoulli):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log π(a|s) in nats of actions (B,) in {0, 1}."""
-        return super().log_prob(value.to(self.logits.dtype))
+        log_probs: Tensor = super().log_prob(value.to(self.logits.dtype))  # type: ignore[no-untyped-call]
+        return log_probs
 
 
 class KarpathyPolicy(nn.Module):
@@ -68,4 +69,5 @@ class KarpathyPolicy(nn.Module):
     @torch.no_grad()
     def act_greedily(self, x: Tensor | SparseFrames) -> Tensor:
         """The likelier action of each row, (B,) int64 on the CPU."""
-        return (self(x) > 0).long().cpu()
+        logits: Tensor = self(x)
+        return (logits > 0).long().cpu()

@@ -29,9 +29,9 @@ class Actor(Protocol):
 class Episode:
     """A game played to its end."""
 
+    emulator: int
     score: float  # points won minus points lost, −21 to 21
     length: int  # agent steps
-    points: int  # rallies
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Batch:
         actions: (B,) int64 in {0, 1}.
         returns: (B,) float32, discounted points, standardised as the config says.
         episodes: the games that ended in this rollout.
-        steps: decisions made in this rollout.
+        points: rallies that ended in it.
+        steps: decisions made in it.
         frames: frames emulated in it.
     """
 
@@ -51,6 +52,7 @@ class Batch:
     actions: Tensor
     returns: Tensor
     episodes: list[Episode]
+    points: int
     steps: int
     frames: int
 
@@ -64,6 +66,15 @@ class _Steps:
     rewards: list[NDArray[np.float32]] = field(default_factory=list)
     dones: list[NDArray[np.bool_]] = field(default_factory=list)
     unused: list[NDArray[np.bool_]] = field(default_factory=list)  # decisions no batch has held yet
+
+    def waiting(self, unused: NDArray[np.bool_]) -> "_Steps":
+        """The stretch from the first unused decision on; ``unused`` is (T, N)."""
+        moments = np.flatnonzero(unused.any(axis=1))
+        first = int(moments[0]) if len(moments) else len(unused)
+        rest = slice(first, None)
+        return _Steps(
+            self.observations[rest], self.actions[rest], self.rewards[rest], self.dones[rest], list(unused[rest])
+        )
 
 
 class Noise:
@@ -106,77 +117,87 @@ class Rollout:
     Args:
         config: the run's config.
         envs: N emulators, see ``envs.make_envs``.
+        purpose: TRAINING or EVALUATION, which have different random streams.
     """
 
-    def __init__(self, config: Config, envs: VectorEnv[Any, Any, Any]):
+    def __init__(self, config: Config, envs: VectorEnv[Any, Any, Any], purpose: int = TRAINING):
         self.config = config
         self.envs = envs
+        self.purpose = purpose
         self._observations = np.empty(0, np.int8)
-        self._waiting = _Steps()
+        self._steps = _Steps()
         self._start_games()
 
     def collect(self, policy: Actor, update: int) -> Batch:
         """Play rollout number ``update`` and return its batch."""
         self._begin(update)
-        noise = Noise(self.config.seed, update, self.envs.num_envs)
-        steps, episodes = self._waiting, []
-        first_new, frames, points = len(steps.actions), 0, 0
+        noise = Noise(self.config.seed, update, self.envs.num_envs, self.purpose)
         active = np.ones(self.envs.num_envs, bool)
-        while not self._finished(len(steps.actions) - first_new, active, points):
-            observations = SparseFrames.from_dense(self._observations)
-            actions = policy.act(observations, noise.draw())  # (N,)
-            chosen = np.where(active, actions.numpy(), -1)
-            self._observations, rewards, terminations, truncations, infos = self.envs.step(chosen)
-            rewards, dones = rewards * active, (terminations | truncations) & active
-            steps.observations.append(observations)
-            steps.actions.append(actions)
-            steps.rewards.append(rewards)
-            steps.dones.append(dones)
-            steps.unused.append(active.copy())
-            frames += int(infos["hold"][active].sum())
-            points += np.count_nonzero(rewards) + np.count_nonzero(dones)
+        episodes: list[Episode] = []
+        moments, steps, frames, points = 0, 0, 0, 0
+        while not self._finished(moments, points, active):
+            rewards, dones, holds = self._step(policy, noise.draw(), active)
             episodes += self._keep_score(rewards, dones, active)
+            moments += 1
+            steps += int(active.sum())
+            frames += int(holds[active].sum())
+            points += int(np.count_nonzero(rewards))
             if self.config.until == "episodes":
-                active &= ~dones
-        played = int(sum(row.sum() for row in steps.unused[first_new:]))
-        return self._cut(steps, episodes, played, frames)
+                active = active & ~dones
+        return self._cut(episodes=episodes, points=points, steps=steps, frames=frames)
+
+    def _step(
+        self, policy: Actor, noise: Tensor, active: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+        """One decision of every active emulator, remembered; returns rewards, dones and holds, each (N,)."""
+        observations = SparseFrames.from_dense(self._observations)
+        actions = policy.act(observations, noise)  # (N,)
+        chosen = np.where(active, actions.numpy(), -1)
+        self._observations, rewards, terminations, truncations, infos = self.envs.step(chosen)
+        rewards, dones = rewards * active, (terminations | truncations) & active
+        self._steps.observations.append(observations)
+        self._steps.actions.append(actions)
+        self._steps.rewards.append(rewards)
+        self._steps.dones.append(dones)
+        self._steps.unused.append(active)
+        return rewards, dones, infos["hold"]
 
     def _begin(self, update: int) -> None:
         if update % self.config.reseed_every == 0:
-            seeds = emulator_seeds(self.config.seed, update, self.envs.num_envs)
-            self._observations, _ = self.envs.reset(seed=seeds)
-            self._waiting = _Steps()
+            seeds = emulator_seeds(self.config.seed, update, self.envs.num_envs, self.purpose)
+            self._observations, _ = self.envs.reset(seed=seeds)  # type: ignore[arg-type]  # one each, as ale-py takes them
+            self._steps = _Steps()
             self._start_games()
         elif self.config.until == "episodes":
             self._observations, _ = self.envs.reset()
 
-    def _finished(self, moments: int, active: NDArray[np.bool_], points: int) -> bool:
+    def _finished(self, moments: int, points: int, active: NDArray[np.bool_]) -> bool:
         if self.config.until == "episodes":
             return not active.any()
         return moments >= self.config.horizon and points > 0  # a batch without an ended point would be empty
 
     def _start_games(self) -> None:
         n = self.envs.num_envs
-        self._score, self._length, self._points = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
+        self._score, self._length = np.zeros(n), np.zeros(n, int)
 
     def _keep_score(
         self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], active: NDArray[np.bool_]
     ) -> list[Episode]:
         self._score += rewards
         self._length += active
-        self._points += rewards != 0
         ended = np.flatnonzero(dones)
-        episodes = [Episode(float(self._score[i]), int(self._length[i]), int(self._points[i])) for i in ended]
-        for tally in (self._score, self._length, self._points):
-            tally[ended] = 0
+        episodes = [Episode(int(i), float(self._score[i]), int(self._length[i])) for i in ended]
+        self._score[ended] = 0
+        self._length[ended] = 0
         return episodes
 
-    def _cut(self, steps: _Steps, episodes: list[Episode], played: int, frames: int) -> Batch:
+    def _cut(self, **counts: Any) -> Batch:
         """Take the rows whose point has ended; the others wait."""
+        steps = self._steps
         rewards, dones, unused = (np.stack(rows) for rows in (steps.rewards, steps.dones, steps.unused))  # (T, N)
         ended = (rewards != 0) | dones
-        known = np.logical_or.accumulate(ended[::-1])[::-1]  # this point's end has been seen
-        ready = torch.from_numpy(unused & known)  # (T, N)
+        known = np.logical_or.accumulate(ended[::-1])[::-1]  # an end lies ahead: the return is known
+        ready = torch.from_numpy(unused & known)
         returns = discounted_returns(
             torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=True
         )
@@ -184,19 +205,9 @@ class Rollout:
             observations=SparseFrames.cat(steps.observations)[ready.flatten()],
             actions=torch.stack(steps.actions)[ready],
             returns=self._standardized(returns, ready),
-            episodes=episodes,
-            steps=played,
-            frames=frames,
+            **counts,
         )
-        waits = unused & ~known
-        first = int(np.argmax(waits.any(axis=1))) if waits.any() else len(waits)
-        self._waiting = _Steps(
-            steps.observations[first:],
-            steps.actions[first:],
-            steps.rewards[first:],
-            steps.dones[first:],
-            list(waits[first:]),
-        )
+        self._steps = steps.waiting(unused & ~known)
         return batch
 
     def _standardized(self, returns: Tensor, ready: Tensor) -> Tensor:

@@ -58,7 +58,6 @@ class Scores:
     def add(self, episode: Episode) -> None:
         """Count one more game."""
         self.games += 1
-        self.points += episode.points
         self.last100.append(episode.score)
         self.ema = episode.score if self.ema is None else 0.99 * self.ema + 0.01 * episode.score
 
@@ -160,6 +159,7 @@ class Tracker:
         began = time.perf_counter()
         for episode in update.batch.episodes:
             self.scores.add(episode)
+        self.scores.points += update.batch.points
         self._recent.append((time.monotonic(), steps))
         values = self._values(update)
         for tag, value in values.items():
@@ -220,7 +220,9 @@ class Tracker:
 
     def _show(self, steps: int, sps: float) -> None:
         mean100 = self.scores.mean100
-        mean = f"mean100 {mean100:+.2f}" if mean100 is not None else f"mean100 after {100 - self.scores.games} more games"
+        mean = (
+            f"mean100 {mean100:+.2f}" if mean100 is not None else f"mean100 after {100 - self.scores.games} more games"
+        )
         summary = f"{self.scores.games} games  {self.scores.points} points  {mean}  {sps:,.0f} steps/s"
         if self._progress:
             self._progress.update(self._task, completed=steps, description=summary)
@@ -232,7 +234,9 @@ class Tracker:
             self.say(f"{now / 60:6.1f} min  {steps:,} steps  {summary}  {max(left, 0) / 60:.0f} min left")
 
 
-def weight_picture(W1: torch.Tensor, rows: int = 5, columns: int = 8) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def weight_picture(
+    W1: torch.Tensor, rows: int = 5, columns: int = 8
+) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     """The first 40 hidden units' weights as 80×80 pictures, white positive and black negative, as in the blog's figure.
 
     Args:
@@ -247,5 +251,3 @@ def weight_picture(W1: torch.Tensor, rows: int = 5, columns: int = 8) -> np.ndar
     grid = tiles.view(rows, columns, 80, 80).permute(0, 2, 1, 3).reshape(rows * 80, columns * 80)
     picture: np.ndarray[tuple[int, int], np.dtype[np.uint8]] = ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
     return picture
-
-

@@ -83,11 +83,11 @@ class Trainer:
         distribution = self.policy.distribution(batch.observations)
         log_probs = distribution.log_prob(actions)  # (B,)
         policy_loss = surrogate_loss(log_probs, returns, reduction=config.reduction)  # ()
-        entropy = distribution.entropy().mean()  # ()
+        entropy = distribution.entropy().mean()  # type: ignore[no-untyped-call]  # ()
         loss = policy_loss - config.entropy_bonus * entropy
 
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         grad_norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
         learning_rate = self._schedule()
         self.optimizer.step()
@@ -95,8 +95,14 @@ class Trainer:
         with torch.no_grad():
             log_ratio = self.policy.log_prob(batch.observations, actions) - log_probs
             approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
-        numbers = (policy_loss, entropy, grad_norm, approx_kl, distribution.probs.mean())
-        return Learned(*(number.item() for number in numbers), learning_rate)
+        return Learned(
+            policy_loss=policy_loss.item(),
+            entropy=entropy.item(),
+            grad_norm=grad_norm.item(),
+            approx_kl=approx_kl.item(),
+            prob_up=distribution.probs.mean().item(),
+            learning_rate=learning_rate,
+        )
 
     def _schedule(self) -> float:
         """Set this update's learning rate."""
@@ -123,7 +129,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def make_policy(config: Config) -> KarpathyPolicy:
-    """The untrained network, its weights drawn from the config's seed alone."""
+    """The untrained network; its weights come from the config's seed alone."""
     return KarpathyPolicy(config.hidden, generator=torch.Generator().manual_seed(config.seed))
 
 
