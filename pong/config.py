@@ -18,7 +18,7 @@ class Config(BaseModel):
     The defaults are those of configs/pong.toml.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str = Field("pong", pattern=r"^[A-Za-z0-9_.-]+$", description="what the run is called")
     seed: int = Field(1, ge=0, description="the root of every random stream")
@@ -60,7 +60,9 @@ class Config(BaseModel):
     stop_at_mean100: float | None = Field(None, description="end earlier, once the mean of 100 games reaches this")
 
     @model_validator(mode="after")
-    def _episodes_for_episodes(self) -> "Config":
+    def _consistent(self) -> "Config":
+        if self.hold == "2-4" and self.noop_max > 0:
+            raise ValueError("noop_max needs a fixed hold; set hold = 4 or noop_max = 0")
         if self.standardize == "episode" and self.until != "episodes":
             raise ValueError(
                 'standardize = "episode" needs whole games; set until = "episodes" or standardize = "batch"'

@@ -1,17 +1,21 @@
 """From a config to a ``gymnasium.vector.VectorEnv``: N Pong emulators with native luminance screens.
 
-Both classes here play the game of ``ale_py.AtariVectorEnv`` without its resizing, stacking or reward clipping. Actions
-are 1 = UP, 0 = DOWN and −1 = no decision for this emulator. A finished game restarts in the same step.
+Two fleets of ale-py's emulators, for a fixed and for a random hold, without resizing, stacking or reward clipping.
+Actions are 1 = UP, 0 = DOWN and −1 = no decision for this emulator. A finished game restarts in the same step.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+import ctypes
+import signal
+import sys
+from functools import partial
 from typing import Any
 
 import ale_py
 import gymnasium
 import numpy as np
+from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from pong.config import Config
@@ -35,18 +39,22 @@ def make_envs(config: Config) -> VectorEnv[Any, Any, Any]:
     Returns:
         A vector environment with observations (N, 6400) int8 in {−1, 0, 1}, see ``frames.DifferenceFrames``.
     """
-    task: dict[str, Any] = {
-        "repeat_action_probability": config.sticky,
-        "noop_max": config.noop_max,
-        "max_num_frames_per_episode": config.max_frames or NO_CAP,
-    }
+    max_frames = config.max_frames or NO_CAP
     if config.hold == "2-4":
-        return DifferenceFrames(RandomHoldPong(config.num_envs, **task))
-    return DifferenceFrames(FixedHoldPong(config.num_envs, config.hold, num_threads=config.emulator_threads, **task))
+        return DifferenceFrames(RandomHoldPong(config.num_envs, sticky=config.sticky, max_frames=max_frames))
+    fleet = FixedHoldPong(
+        config.num_envs,
+        config.hold,
+        sticky=config.sticky,
+        noop_max=config.noop_max,
+        max_frames=max_frames,
+        num_threads=config.emulator_threads,
+    )
+    return DifferenceFrames(fleet)
 
 
 class _Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
-    """What both fleets share: spaces, and emulators with native luminance screens."""
+    """What both fleets share: their spaces, and that a finished game restarts in the same step."""
 
     def __init__(self, num_envs: int):
         self.num_envs = num_envs
@@ -55,22 +63,6 @@ class _Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-
-    @staticmethod
-    def _emulators(num_envs: int, **task: Any) -> AtariVectorEnv:
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        return AtariVectorEnv(
-            "pong",
-            num_envs,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-            img_height=210,
-            img_width=160,
-            stack_num=1,
-            maxpool=False,
-            use_fire_reset=False,
-            reward_clipping=False,
-            **task,
-        )
 
 
 class FixedHoldPong(_Pong):
@@ -81,14 +73,34 @@ class FixedHoldPong(_Pong):
     Args:
         num_envs: emulators N.
         hold: emulated frames per decision.
+        sticky: probability that a frame repeats the previous action.
+        noop_max: up to so many NOOPs at the start of a game.
+        max_frames: emulated frames after which a game is cut off.
         num_threads: C++ threads; 0 takes one per core.
-        task: passed on to ``AtariVectorEnv``: repeat_action_probability, noop_max, max_num_frames_per_episode.
     """
 
-    def __init__(self, num_envs: int, hold: int, *, num_threads: int = 0, **task: Any):
+    def __init__(
+        self, num_envs: int, hold: int, *, sticky: float, noop_max: int, max_frames: int, num_threads: int = 0
+    ):
         super().__init__(num_envs)
         self._hold = hold
-        self._fleet = self._emulators(num_envs, frameskip=hold, num_threads=num_threads, **task)
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        self._fleet = AtariVectorEnv(
+            "pong",
+            num_envs,
+            num_threads=num_threads,
+            max_num_frames_per_episode=max_frames,
+            repeat_action_probability=sticky,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            img_height=210,  # the native screen, neither resized nor stacked
+            img_width=160,
+            stack_num=1,
+            frameskip=hold,
+            maxpool=False,
+            noop_max=noop_max,
+            reward_clipping=False,
+            use_fire_reset=False,
+        )
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], Any]:
         """New games; ``seed`` is None to let the emulators' random streams run on, or (N,) int, each at least 1."""
@@ -103,54 +115,75 @@ class FixedHoldPong(_Pong):
 
 
 class RandomHoldPong(_Pong):
-    """N emulators, each decision held for 2, 3 or 4 frames as gym's ``Pong-v0`` does, drawn anew for each emulator.
+    """N emulators, each decision held for 2, 3 or 4 frames, drawn anew each time: gym's ``Pong-v0`` itself.
 
-    Every emulator has a thread of its own and is stepped frame by frame; one that has no decision (−1) costs nothing.
+    ``AtariVectorEnv`` can only hold a fixed number of frames, so these are N of ale-py's ordinary emulators, each in a
+    process of its own. One that has no decision (−1) costs nothing.
 
     Args:
         num_envs: emulators N.
-        task: as for ``FixedHoldPong``.
+        sticky: probability that a frame repeats the previous action.
+        max_frames: emulated frames after which a game is cut off.
     """
 
-    def __init__(self, num_envs: int, **task: Any):
+    def __init__(self, num_envs: int, *, sticky: float, max_frames: int):
         super().__init__(num_envs)
-        self._fleet = [self._emulators(1, frameskip=1, num_threads=1, **task) for _ in range(num_envs)]
-        self._screens = np.zeros((num_envs, 210, 160), np.uint8)
-        self._streams: list[np.random.Generator] = [np.random.default_rng() for _ in range(num_envs)]
+        emulator = partial(_WaitingPong, sticky, max_frames)
+        self._fleet = AsyncVectorEnv([emulator] * num_envs, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], Any]:
         """New games; ``seed`` (N,) int seeds each emulator and its stream of holds, None lets both run on."""
-        if seed is not None:
-            self._streams = [np.random.default_rng(int(s)) for s in seed]
-        seeds = [None] * self.num_envs if seed is None else list(np.reshape(seed, (self.num_envs, 1)))
-        with ThreadPoolExecutor() as pool:  # seeding loads the ROM anew, slow enough to do side by side
-            results = pool.map(lambda emulator, its_seed: emulator.reset(seed=its_seed), self._fleet, seeds)
-            self._screens = np.concatenate([screens[:, 0] for screens, _ in results])
-        return self._screens.copy(), {}
+        screens, infos = self._fleet.reset(seed=None if seed is None else [int(one) for one in seed])
+        return screens.copy(), infos
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         """One decision of each emulator: screens (N, 210, 160), rewards, terminations, truncations, infos."""
-        rewards = np.zeros(self.num_envs, np.float32)
-        terminations = np.zeros(self.num_envs, bool)
-        truncations = np.zeros(self.num_envs, bool)
-        playing = [i for i, action in enumerate(actions) if action >= 0]
-        holds = np.zeros(self.num_envs, np.int64)
-        holds[playing] = [self._streams[i].integers(2, 5) for i in playing]
-        held = ALE_ACTIONS[actions][:, None]  # (N, 1), each row is one emulator's batch
-        frames_left = holds.tolist()
-        for i in playing:
-            self._fleet[i].send(held[i])
-        while playing:
-            again = []
-            for i in playing:
-                screen, reward, terminated, truncated, _ = self._fleet[i].recv()
-                rewards[i] += reward[0]
-                terminations[i], truncations[i] = terminated[0], truncated[0]
-                frames_left[i] -= 1
-                if frames_left[i] == 0 or terminated[0] or truncated[0]:
-                    self._screens[i] = screen[0, 0]
-                else:
-                    self._fleet[i].send(held[i])
-                    again.append(i)
-            playing = again
-        return self._screens.copy(), rewards, terminations, truncations, {"hold": holds}
+        screens, rewards, terminations, truncations, infos = self._fleet.step(actions)
+        return screens.copy(), rewards.astype(np.float32), terminations, truncations, {"hold": infos["hold"]}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the emulators' processes."""
+        self._fleet.close(**kwargs)
+
+
+class _WaitingPong(gymnasium.Wrapper[NDArray[np.uint8], int, NDArray[np.uint8], int]):
+    """One ``Pong-v0`` emulator that stays where it is when the action is −1."""
+
+    def __init__(self, sticky: float, max_frames: int):
+        _leave_signals_to_the_parent()
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        super().__init__(
+            AtariEnv(
+                "pong",
+                obs_type="grayscale",
+                frameskip=(2, 5),  # 5 is not included
+                repeat_action_probability=sticky,
+                max_num_frames_per_episode=max_frames,
+            )
+        )
+        self._hold = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        self._screen, _ = self.env.reset(seed=seed, options=options)
+        return self._screen, {"hold": self._hold}  # after a game's last decision the vector environment asks here
+
+    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        if action < 0:
+            return self._screen, 0.0, False, False, {"hold": 0}
+        before = self._frame
+        self._screen, reward, terminated, truncated, _ = self.env.step(int(ALE_ACTIONS[action]))
+        self._hold = self._frame - before
+        return self._screen, float(reward), terminated, truncated, {"hold": self._hold}
+
+    @property
+    def _frame(self) -> int:
+        return int(self.unwrapped.ale.getFrameNumber())  # type: ignore[attr-defined]
+
+
+def _leave_signals_to_the_parent() -> None:
+    """An emulator's process ignores Ctrl-C, which its parent answers, and ends when its parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

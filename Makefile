@@ -1,0 +1,51 @@
+# `make` lists what there is. PYTHON picks the interpreter (3.11 to 3.13), CONFIG the recipe, ARGS anything more.
+PYTHON ?= python3
+CONFIG ?= configs/pong.toml
+ARGS ?=
+RUNS ?= runs
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train eval toy tensorboard test check smoke clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo '  e.g. make train CONFIG=configs/karpathy.toml ARGS="--seed 3"'
+
+setup: $(VENV)/.ready ## create .venv and install the locked packages and this project
+
+# Done anew only when the lock or pyproject changes.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+train: setup ## learn Pong: CONFIG=configs/pong.toml ARGS="--seed 3"
+	$(BIN)/python -m pong train $(CONFIG) $(ARGS)
+
+eval: setup ## play fresh games with frozen weights: RUN=runs/… ARGS="--greedy"
+	$(BIN)/python -m pong eval $(RUN) $(ARGS)
+
+toy: setup ## the log-derivative trick with numbers: ARGS="T3"
+	$(BIN)/python -m pong toy $(ARGS)
+
+tensorboard: setup ## watch the runs in a browser
+	$(BIN)/tensorboard --logdir $(RUNS) $(ARGS)
+
+test: setup ## the whole test suite, on the CPU
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## lint, format, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+smoke: setup ## two tiny updates of real Pong; checks the log and the run folder
+	$(BIN)/python scripts/smoke.py $(ARGS)
+
+clean: ## remove .venv and caches, never runs/
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

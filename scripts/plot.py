@@ -1,0 +1,115 @@
+"""Draw the learning curves of finished runs, and write the table that README shows.
+
+    python scripts/plot.py results/pong-s* --name pong
+
+writes results/pong.png and results/pong.md from each run's metrics.csv, config.toml, run.json and eval*.json.
+"""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib.pyplot as plt
+import tyro
+
+from pong.config import load_config
+
+THRESHOLDS = (0, 10, 18)
+MEAN100 = "charts/episodic_return_mean100"
+
+
+@dataclass
+class Run:
+    """A run folder, read."""
+
+    name: str
+    seed: int
+    rows: list[dict[str, float]]
+    hardware: str
+    evaluations: list[dict[str, float]]
+
+    def column(self, key: str) -> list[float]:
+        return [row[key] for row in self.rows]
+
+    def reached(self, score: float) -> dict[str, float] | None:
+        """The first row whose mean of 100 games is at least ``score``."""
+        return next((row for row in self.rows if row[MEAN100] >= score), None)
+
+
+def read(folder: Path) -> Run:
+    config = load_config(folder / "config.toml")
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    hardware = f"{about['cpu_count']} CPU cores" + ("" if about["device"] == "cpu" else f", {about['device']}")
+    evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("eval*.json"))]
+    return Run(config.name, config.seed, rows, hardware, evaluations)
+
+
+def table(runs: list[Run]) -> str:
+    """One Markdown row a run."""
+    lines = [
+        "| recipe | seed | hardware | updates | games | agent steps | minutes "
+        "| mean100 ≥ 0 after | last mean100 | fresh games |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for run in runs:
+        last, zero = run.rows[-1], run.reached(0)
+        after = f"{zero['step'] / 1e6:.2f} M steps, {zero['minutes']:.0f} min" if zero else "not reached"
+        fresh = ", ".join(
+            f"{e['mean']:+.1f} ± {e['standard_error']:.1f} {'greedy' if e['greedy'] else 'sampled'} (n = {e['n']})"
+            for e in run.evaluations
+        )
+        lines.append(
+            f"| {run.name} | {run.seed} | {run.hardware} | {last['update']:.0f} | {last['games']:,.0f} "
+            f"| {last['step'] / 1e6:.2f} M | {last['minutes']:.0f} | {after} | {last[MEAN100]:+.1f} | {fresh or '–'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(runs: list[Run], path: Path) -> None:
+    """Mean of 100 games over agent steps and over minutes, one line a run."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    for axis, key, scale, label in (
+        (axes[0], "step", 1e6, "agent steps, millions"),
+        (axes[1], "minutes", 1, "minutes"),
+    ):
+        for run in runs:
+            x = [value / scale for value in run.column(key)]
+            axis.plot(x, run.column(MEAN100), label=f"{run.name}, seed {run.seed}", linewidth=1.4)
+        for score in THRESHOLDS:
+            axis.axhline(score, color="grey", linewidth=0.6, linestyle=":")
+        axis.set_xlabel(label)
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.2)
+    top = max(value for run in runs for value in run.column(MEAN100) if not math.isnan(value))
+    axes[0].set_ylim(-21.5, max(2.0, top + 1.5))
+    axes[0].set_ylabel("score, mean of the last 100 games")
+    axes[0].legend(frameon=False)
+    hardware = " / ".join(sorted({run.hardware for run in runs}))
+    figure.suptitle(f"Pong from pixels, −log π·R only ({hardware})", fontsize=11)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(
+    folders: tyro.conf.Positional[list[Path]], *, name: Annotated[str, tyro.conf.arg(help="of the files")]
+) -> None:
+    """Draw finished runs and tabulate them.
+
+    Args:
+        folders: run folders.
+        name: writes results/NAME.png and results/NAME.md.
+    """
+    runs = [read(folder) for folder in folders]
+    draw(runs, Path("results") / f"{name}.png")
+    text = table(runs)
+    (Path("results") / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
