@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval toy tensorboard test check smoke clean
+.PHONY: help setup train eval toy tensorboard test check smoke plots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ check: setup ## lint, format, types, tests
 
 smoke: setup ## two tiny updates of real Pong; checks the log and the run folder
 	$(BIN)/python scripts/smoke.py $(ARGS)
+
+plots: setup ## draw results/ again from its CSV files
+	$(BIN)/python scripts/plot.py results/pong-s* results/karpathy-s* --name learning
 
 clean: ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

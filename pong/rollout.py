@@ -127,6 +127,8 @@ class Rollout:
         self._observations = np.empty(0, np.int8)
         self._steps = _Steps()
         self._start_games()
+        # The cores belong to the emulators; and sums must not depend on how many there are.
+        torch.set_num_threads(1)
 
     def collect(self, policy: Actor, update: int) -> Batch:
         """Play rollout number ``update`` and return its batch."""
