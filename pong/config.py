@@ -15,7 +15,7 @@ class InputError(Exception):
 class Config(BaseModel):
     """Everything that defines a run. A run is a function of this and nothing else.
 
-    The defaults are those of configs/pong.toml.
+    A key that a file leaves out takes the default written here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -31,10 +31,10 @@ class Config(BaseModel):
     max_frames: int = Field(108_000, ge=0, description="emulated frames after which a game is cut off; 0: never")
 
     # The batch
-    num_envs: int = Field(64, ge=1, le=4096, description="emulators; with until=episodes the games per update")
+    num_envs: int = Field(32, ge=1, le=4096, description="emulators; with until=episodes the games per update")
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
     horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
-    reseed_every: int = Field(100, ge=1, description="updates between fresh emulators; checkpoints fall there")
+    reseed_every: int = Field(200, ge=1, description="updates between fresh emulators; checkpoints fall there")
     emulator_threads: int = Field(0, ge=0, description="C++ threads; 0: one per core")
 
     # The policy
@@ -48,7 +48,7 @@ class Config(BaseModel):
 
     # The optimiser
     optimizer: Literal["adam", "rmsprop"] = Field("adam", description="which rule makes a step of a gradient")
-    learning_rate: float = Field(1e-3, gt=0, description="at the start")
+    learning_rate: float = Field(3e-3, gt=0, description="at the start")
     learning_rate_end: float | None = Field(None, ge=0, description="at total_steps, reached linearly; none: constant")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
