@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"pong: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"pong: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("pong: interrupted", file=sys.stderr)
         return 130
@@ -70,17 +73,19 @@ def train(arguments: list[str]) -> int:
     folder = create_run_folder(config, run_dir, choose_device(config.device), ["pong", "train", *arguments])
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{folder}: {config.name}, seed {config.seed}; starting the emulators …", markup=False)
-    trainer = Trainer(config)
-    with Tracker(config, folder, console) as tracker, _stop_requested() as stop:
+    with (
+        contextlib.closing(Trainer(config)) as trainer,
+        Tracker(config, folder, console) as tracker,
+        _stop_requested() as stop,
+    ):
         saved = None
         for update in trainer.run():
             tracker.track(update, trainer.steps, trainer.policy)
-            mean100 = tracker.scores.mean100
-            reached = config.stop_at_mean100 is not None and (mean100 or -math.inf) >= config.stop_at_mean100
-            if reached or stop() or update.number % config.reseed_every == 0 or trainer.steps >= config.total_steps:
+            last = stop() or trainer.steps >= config.total_steps or tracker.scores.reached(config.stop_at_mean100)
+            if last or update.number % config.reseed_every == 0:
                 counters = tracker.counters(trainer.updates, trainer.steps)
                 saved = checkpoint.save(folder / "checkpoints", config, counters, trainer.policy, trainer.optimizer)
-            if reached or stop():
+            if last:
                 break
         tracker.say(f"saved {saved}")
     return 130 if stop() else 0
@@ -122,6 +127,8 @@ def evaluate(arguments: list[str]) -> int:
         raise InputError(f"eval: --episodes {flags.episodes}: give at least 1")
     if flags.seed < 0:
         raise InputError(f"eval: --seed {flags.seed}: give 0 or more")
+    if flags.json is not None and (flags.json.is_dir() or not flags.json.parent.is_dir()):
+        raise InputError(f"eval: --json {flags.json}: give a file in a folder that exists")
 
     from pong import checkpoint
     from pong.evaluate import Greedy

@@ -3,7 +3,7 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,11 +21,11 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str = Field("pong", pattern=r"^[A-Za-z0-9_.-]+$", description="what the run is called")
-    seed: int = Field(1, ge=0, description="the root of every random stream")
+    seed: int = Field(1, ge=0, lt=2**63, description="the root of every random stream")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network lives; auto: cuda if there")
 
     # The task
-    hold: int | Literal["2-4"] = Field(4, description="emulated frames per decision; 2-4: uniform in {2, 3, 4}")
+    hold: Annotated[int, Field(ge=1)] | Literal["2-4"] = Field(4, description="frames a decision is held; 2-4: random")
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
     noop_max: int = Field(0, ge=0, description="up to so many NOOPs at the start of a game")
     max_frames: int = Field(108_000, ge=0, description="emulated frames after which a game is cut off; 0: never")

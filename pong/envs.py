@@ -5,6 +5,8 @@ Actions are 1 = UP, 0 = DOWN and −1 = no decision for this emulator. A finishe
 """
 
 import ctypes
+import multiprocessing
+import os
 import signal
 import sys
 from functools import partial
@@ -183,7 +185,9 @@ class _WaitingPong(gymnasium.Wrapper[NDArray[np.uint8], int, NDArray[np.uint8], 
 
 
 def _leave_signals_to_the_parent() -> None:
-    """An emulator's process ignores Ctrl-C, which its parent answers, and ends when its parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """An emulator's process does not hear a signal meant for the run, which its parent answers, and dies with it."""
+    if not multiprocessing.current_process().daemon:  # AsyncVectorEnv also builds one in the parent, to look at it
+        return
+    os.setpgrp()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,5 +1,6 @@
 """Games with frozen weights, on emulators of their own."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -79,7 +80,8 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
     config = config.model_copy(update=changes)
     rollout = Rollout(config, make_envs(config), EVALUATION)
     finished: list[Episode] = []
-    for wave in range(waves):
-        wanted = min(num_envs, episodes - len(finished))
-        finished += [e for e in rollout.collect(policy, wave).episodes if e.emulator < wanted]
+    with contextlib.closing(rollout.envs):
+        for wave in range(waves):
+            wanted = min(num_envs, episodes - len(finished))
+            finished += [e for e in rollout.collect(policy, wave).episodes if e.emulator < wanted]
     return Evaluation(finished)

@@ -104,6 +104,8 @@ class SparseFrames:
     @classmethod
     def from_dense(cls, frames: NDArray[np.int8]) -> "SparseFrames":
         """Compress difference frames (B, 6400) int8 in {−1, 0, 1}."""
+        if frames.ndim != 2 or frames.shape[1] != PIXELS:
+            raise ValueError(f"frames must be (B, {PIXELS}), got {frames.shape}")
         changed = frames != 0
         rows_and_columns = np.flatnonzero(changed)
         signs = frames.ravel()[rows_and_columns]
@@ -125,6 +127,8 @@ class SparseFrames:
 
     def __getitem__(self, keep: Tensor) -> "SparseFrames":
         """The rows where ``keep``, (B,) bool, is True."""
+        if keep.dtype != torch.bool or keep.shape != self.counts.shape:
+            raise ValueError(f"keep must be ({len(self)},) bool, got {tuple(keep.shape)} {keep.dtype}")
         pixels = keep.repeat_interleave(self.counts)
         return SparseFrames(self.columns[pixels], self.signs[pixels], self.counts[keep])
 

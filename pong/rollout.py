@@ -136,14 +136,15 @@ class Rollout:
         noise = Noise(self.config.seed, update, self.envs.num_envs, self.purpose)
         active = np.ones(self.envs.num_envs, bool)
         episodes: list[Episode] = []
-        moments, steps, frames, points = 0, 0, 0, 0
-        while not self._finished(moments, points, active):
+        moments, steps, frames, points, known = 0, 0, 0, 0, False
+        while not self._finished(moments, known, active):
             rewards, dones, holds = self._step(policy, noise.draw(), active)
             episodes += self._keep_score(rewards, dones, active)
             moments += 1
             steps += int(active.sum())
             frames += int(holds[active].sum())
             points += int(np.count_nonzero(rewards))
+            known = known or bool(rewards.any() or dones.any())
             if self.config.until == "episodes":
                 active = active & ~dones
         return self._cut(episodes=episodes, points=points, steps=steps, frames=frames)
@@ -173,10 +174,10 @@ class Rollout:
         elif self.config.until == "episodes":
             self._observations, _ = self.envs.reset()
 
-    def _finished(self, moments: int, points: int, active: NDArray[np.bool_]) -> bool:
+    def _finished(self, moments: int, known: bool, active: NDArray[np.bool_]) -> bool:
         if self.config.until == "episodes":
             return not active.any()
-        return moments >= self.config.horizon and points > 0  # a batch without an ended point would be empty
+        return moments >= self.config.horizon and known  # without a known return the batch would be empty
 
     def _start_games(self) -> None:
         n = self.envs.num_envs

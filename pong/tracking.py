@@ -66,6 +66,10 @@ class Scores:
         """Mean score of the last 100 games, None before the hundredth."""
         return float(np.mean(self.last100)) if len(self.last100) == 100 else None
 
+    def reached(self, goal: float | None) -> bool:
+        """Whether the mean of 100 games is at least ``goal``; None is never reached."""
+        return goal is not None and self.mean100 is not None and self.mean100 >= goal
+
 
 def create_run_folder(config: Config, folder: Path | None, device: torch.device, command: list[str]) -> Path:
     """Make the run's folder with config.toml (as resolved) and run.json (versions, git revision, device, command).

@@ -64,6 +64,10 @@ class Trainer:
         self.updates = 0
         self.steps = 0
 
+    def close(self) -> None:
+        """End the emulators."""
+        self.rollout.envs.close()
+
     def run(self) -> Iterator[Update]:
         """Train until ``total_steps``, yielding each update; between two yields everything is consistent."""
         while self.steps < self.config.total_steps:
@@ -76,7 +80,11 @@ class Trainer:
             yield Update(self.updates, batch, learned, played - began, time.perf_counter() - played)
 
     def _learn(self, batch: Batch) -> Learned:
-        """One step on −log π·R over the batch."""
+        """One step on −log π·R over the batch.
+
+        Raises:
+            FloatingPointError: the gradient holds NaN or infinity.
+        """
         config = self.config
         actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
 
@@ -89,6 +97,8 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         grad_norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
+        if not torch.isfinite(grad_norm):  # before the step, so that the weights stay good
+            raise FloatingPointError(f"update {self.updates + 1}: the gradient is not finite; lower learning_rate")
         learning_rate = self._schedule()
         self.optimizer.step()
 

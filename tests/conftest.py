@@ -1,0 +1,134 @@
+"""Shared by the tests: the original environment, and one recorded update of configs/karpathy.toml."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import gymnasium
+import karpathy_numpy
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import VectorWrapper
+from numpy.typing import NDArray
+
+from pong.config import Config, load_config
+from pong.rollout import emulator_seeds
+from pong.train import Trainer, Update
+
+torch.set_num_threads(1)  # the tests' matrices are small: more threads wait longer for each other than they compute
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(scope="session")
+def pong_v0():
+    """gymnasium's own ``Pong-v0``: ``pong_v0()`` is unmodified, ``pong_v0(frameskip=1)`` overrides one setting."""
+    gymnasium.register_envs(ale_py)
+
+    def make(**settings: Any) -> gymnasium.Env[Any, Any]:
+        with warnings.catch_warnings(action="ignore"):  # it says that v4 and v5 are newer; we know, and want v0
+            return gymnasium.make("Pong-v0", disable_env_checker=True, **settings)
+
+    return make
+
+
+class Recorder(VectorWrapper):
+    """Remembers every step of a vector environment, one entry per moment, each (N,)."""
+
+    def __init__(self, env: Any):
+        super().__init__(env)
+        self.actions: list[NDArray[np.int64]] = []  # −1: no decision
+        self.rewards: list[NDArray[np.float32]] = []
+        self.holds: list[NDArray[np.int64]] = []
+
+    def step(self, actions: Any) -> Any:
+        result = self.env.step(actions)
+        self.actions.append(actions.copy())
+        self.rewards.append(result[1].copy())
+        self.holds.append(result[4]["hold"].copy())
+        return result
+
+
+@dataclass(frozen=True)
+class Game:
+    """One emulator's game, T steps from its first screen to 21 points, as gymnasium's own Pong-v0 shows it.
+
+    Attributes:
+        x: (T, 6400) int8, the network's inputs, from the colour screens by karpathy_numpy.
+        y: (T,) int64, the actions of the recorded game, 1 = UP.
+        rewards: (T,) float64, as Pong-v0 pays them.
+        over: whether Pong-v0's game ends with the last step and with no other.
+        holds: (T,) int64, frames each action was held in the recorded game.
+        rows: (B,) bool, this game's rows of the recorded batch.
+    """
+
+    x: NDArray[np.int8]
+    y: NDArray[np.int64]
+    rewards: NDArray[np.float64]
+    over: bool
+    holds: NDArray[np.int64]
+    rows: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RecordedUpdate:
+    """The first update of a training by configs/karpathy.toml, from the outside.
+
+    Attributes:
+        config: karpathy.toml with three games per update instead of ten.
+        before: (W1, W2) float32, the weights that played.
+        update: what the trainer yielded.
+        after: (W1, W2) float32, the weights after the step.
+        rewards: (T, N) float32, as the environments gave them.
+        active: (T, N) bool, which emulators had a decision.
+        games: one per emulator.
+    """
+
+    config: Config
+    before: tuple[NDArray[np.float32], NDArray[np.float32]]
+    update: Update
+    after: tuple[NDArray[np.float32], NDArray[np.float32]]
+    rewards: NDArray[np.float32]
+    active: NDArray[np.bool_]
+    games: list[Game]
+
+
+@pytest.fixture(scope="session")
+def recorded(pong_v0) -> RecordedUpdate:
+    """Three games and one step, played and learned once for all tests."""
+    changes = {"num_envs": 3, "device": "cpu"}
+    config = load_config(CONFIGS / "karpathy.toml").model_copy(update=changes)
+    trainer = Trainer(config)
+    trainer.rollout.envs = recorder = Recorder(trainer.rollout.envs)
+    weights = [trainer.policy.W1, trainer.policy.W2]
+    before = tuple(w.detach().numpy().copy() for w in weights)
+    update = next(trainer.run())
+    after = tuple(w.detach().numpy().copy() for w in weights)
+    recorder.close()
+
+    actions, holds = np.stack(recorder.actions), np.stack(recorder.holds)  # (T, N)
+    active = actions >= 0
+    owners = np.nonzero(active)[1]  # (B,): a batch's rows are in the order of moments, then of emulators
+    games = []
+    for i, seed in enumerate(emulator_seeds(config.seed, 0, config.num_envs)):
+        played = active[:, i]
+        game = replay(pong_v0(), int(seed), actions[played, i])
+        games.append(Game(*game, holds=holds[played, i], rows=owners == i))
+    return RecordedUpdate(config, before, update, after, np.stack(recorder.rewards), active, games)
+
+
+def replay(env: Any, seed: int, actions: NDArray[np.int64]) -> Any:
+    """The gist's loop with the actions given: returns Game's fields from x to over."""
+    frames, rewards, dones = [], [], []
+    screen, _ = env.reset(seed=seed)
+    for action in actions:
+        frames.append(karpathy_numpy.preprocess(screen, np.float32))
+        screen, reward, terminated, _, _ = env.step(2 if action == 1 else 3)
+        rewards.append(reward)
+        dones.append(terminated)
+    env.close()
+    x = karpathy_numpy.difference_frames(frames).astype(np.int8)
+    return x, actions, np.array(rewards, float), dones[-1] and sum(dones) == 1
