@@ -65,9 +65,11 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"update-{counters.updates:06d}{SUFFIX}"
     temporary = path.with_suffix(".tmp")
-    save_file(
-        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, {"pong": json.dumps(about)}
-    )
+    try:
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, temporary, {"pong": json.dumps(about)})
+    except SafetensorError as error:  # what the operating system refused
+        raise OSError(f"checkpoint {path} can't be written: {error}") from None
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -83,20 +85,23 @@ def load(where: Path) -> Checkpoint:
     path = _find(where)
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["pong"])
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"checkpoint {path} can't be read: {error}; choose an earlier one in its folder") from None
-    except (KeyError, json.JSONDecodeError):
+    try:
+        about = json.loads(metadata["pong"])
+        if about["format"] != FORMAT:
+            found = about["format"]
+            raise InputError(f"checkpoint {path} has format {found}, this version reads {FORMAT}; update pong")
+        return Checkpoint(
+            config=validate(about["config"], str(path)),
+            counters=Counters(**about["counters"]),
+            policy=_under("policy.", tensors),
+            optimizer=_by_parameter(_under("optimizer.", tensors)),
+        )
+    except (KeyError, TypeError, ValueError):
         raise InputError(f"checkpoint {path} was not written by pong; give a file from a run's checkpoints/") from None
-    if about["format"] != FORMAT:
-        raise InputError(f"checkpoint {path} has format {about['format']}, this version reads {FORMAT}; update pong")
-    return Checkpoint(
-        config=validate(about["config"], str(path)),
-        counters=Counters(**about["counters"]),
-        policy=_under("policy.", tensors),
-        optimizer=_by_parameter(_under("optimizer.", tensors)),
-    )
 
 
 def _find(where: Path) -> Path:
@@ -104,10 +109,10 @@ def _find(where: Path) -> Path:
         return where
     if not where.exists():
         raise InputError(f"{where} does not exist; give a run folder (runs/…) or a checkpoint file")
-    found = sorted(where.glob(f"checkpoints/update-*{SUFFIX}"))
+    found = list(where.glob(f"checkpoints/update-*{SUFFIX}"))
     if not found:
         raise InputError(f"{where} holds no checkpoints/update-*{SUFFIX}; train longer or choose another run")
-    return found[-1]
+    return max(found, key=lambda file: (len(file.name), file.name))  # 999999 before 1000000
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

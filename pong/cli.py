@@ -138,11 +138,15 @@ def evaluate(arguments: list[str]) -> int:
     loaded = checkpoint.load(flags.run)
     config = validate({**loaded.config.model_dump(), "device": flags.device}, source="command line")
     policy = make_policy(config).to(choose_device(config.device))
-    policy.load_state_dict(loaded.policy)
+    try:
+        policy.load_state_dict(loaded.policy)
+    except RuntimeError as error:
+        raise InputError(f"{flags.run}: the weights don't fit its config: {' '.join(str(error).split())}") from None
     result = play(Greedy(policy) if flags.greedy else policy, config, flags.episodes, seed=flags.seed)
+    spread = f"± {result.standard_error:.2f} (mean ± standard error)" if result.n > 1 else "(one game)"
     how = "greedy" if flags.greedy else "sampled"
     print(
-        f"{result.mean:+.2f} ± {result.standard_error:.2f} (mean ± standard error), n = {result.n} games, {how}, "
+        f"{result.mean:+.2f} {spread}, n = {result.n} games, {how}, "
         f"seed {flags.seed}, sticky {config.sticky}, hold {config.hold}, update {loaded.counters.updates}"
     )
     if flags.json is not None:

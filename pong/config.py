@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+INT32 = 2**31 - 1  # the emulator's largest number
+
 
 class InputError(Exception):
     """Something the user gave is wrong; the message is the one line to show, with the remedy."""
@@ -25,17 +27,17 @@ class Config(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network lives; auto: cuda if there")
 
     # The task
-    hold: Annotated[int, Field(ge=1)] | Literal["2-4"] = Field(4, description="frames a decision is held; 2-4: random")
+    hold: Annotated[int, Field(ge=1, le=INT32)] | Literal["2-4"] = Field(4, description="frames a decision, or 2-4")
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
-    noop_max: int = Field(0, ge=0, description="up to so many NOOPs at the start of a game")
-    max_frames: int = Field(108_000, ge=0, description="emulated frames after which a game is cut off; 0: never")
+    noop_max: int = Field(0, ge=0, le=INT32, description="up to so many NOOPs at the start of a game")
+    max_frames: int = Field(108_000, ge=0, le=INT32, description="frames after which a game is cut off; 0: never")
 
     # The batch
     num_envs: int = Field(32, ge=1, le=4096, description="emulators; with until=episodes the games per update")
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
     horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
     reseed_every: int = Field(200, ge=1, description="updates between fresh emulators; checkpoints fall there")
-    emulator_threads: int = Field(0, ge=0, description="C++ threads; 0: one per core")
+    emulator_threads: int = Field(0, ge=0, le=INT32, description="C++ threads; 0: one per core")
 
     # The policy
     hidden: int = Field(200, ge=1, description="units of the hidden layer")
@@ -101,7 +103,8 @@ def validate(values: dict[str, Any], source: str) -> Config:
         key = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             raise InputError(f"{source}: unknown key {key!r}; the keys are {', '.join(Config.model_fields)}") from None
-        raise InputError(f"{source}: {key} = {values.get(key)!r}: {first['msg']}") from None
+        messages = [one["msg"] for one in error.errors() if one["loc"][:1] == (key,)]  # one for each type it may have
+        raise InputError(f"{source}: {key} = {values.get(key)!r}: {', or '.join(messages)}") from None
 
 
 def to_toml(config: Config) -> str:

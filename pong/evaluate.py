@@ -67,6 +67,8 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
         episodes: games, at least 1.
         seed: of the emulators and the sampled actions.
     """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
     waves = math.ceil(episodes / PARALLEL)
     num_envs = math.ceil(episodes / waves)
     changes = {

@@ -1,0 +1,225 @@
+"""The config: shipped files, the round trip through TOML, and what it refuses, in one line."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pong.config import Config, InputError, load_config, to_toml, validate
+
+exact = settings(deadline=None, derandomize=True)  # the same examples on every machine
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHIPPED = sorted(CONFIGS.glob("*.toml"))
+
+
+def load(tmp_path, text):
+    path = tmp_path / "some.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path)
+
+
+def complaint(tmp_path, text):
+    """The error of loading that text: one line that names the file."""
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, text)
+    message = str(caught.value)
+    assert str(tmp_path / "some.toml") in message
+    assert "\n" not in message
+    return message
+
+
+# --- shipped files ----------------------------------------------------------------------------------------------------
+
+
+def test_there_are_the_recipes():
+    assert {"karpathy.toml", "pong.toml"} <= {path.name for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_config_loads_under_its_own_name(path):
+    assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_config_says_what_it_is(path):
+    assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+# gist a4166c7fe253700972fcbc77e4ea32c5 (pg-pong.py, 2016-05-30) and gym's Pong-v0 of May 2016; the network's shape and
+# initial weights, the pixels and the sampling are tested with the policy and the frames
+KARPATHY_2016 = {
+    "hold": "2-4",  # Pong-v0: frameskip=(2, 5), the upper end excluded
+    "sticky": 0.25,  # Pong-v0: repeat_action_probability
+    "noop_max": 0,
+    "max_frames": 0,  # no cap in the gist's loop
+    "num_envs": 10,  # batch_size = 10
+    "until": "episodes",
+    "reseed_every": 10,  # updates of 10 games: save.p every 100
+    "hidden": 200,  # H = 200
+    "gamma": 0.99,  # gamma = 0.99
+    "standardize": "episode",  # discounted_epr -= np.mean(…); /= np.std(…)
+    "reduction": "sum",  # grad_buffer[k] += grad[k], never divided
+    "entropy_bonus": 0.0,
+    "optimizer": "rmsprop",
+    "learning_rate": 1e-4,  # learning_rate = 1e-4
+    "learning_rate_end": None,
+    "rmsprop_decay": 0.99,  # decay_rate = 0.99
+    "epsilon": 1e-5,  # np.sqrt(rmsprop_cache[k]) + 1e-5
+    "stop_at_mean100": None,
+}
+
+
+def test_karpathy_toml_is_2016_constant_for_constant():
+    config = load_config(CONFIGS / "karpathy.toml").model_dump()
+    assert {key: config[key] for key in KARPATHY_2016} == KARPATHY_2016
+    # what is left says nothing of the algorithm: Adam is not used, and a rollout of whole games has no horizon
+    assert config.keys() - KARPATHY_2016.keys() == {
+        *("name", "seed", "device", "horizon", "emulator_threads", "adam_beta1", "adam_beta2", "total_steps"),
+    }
+
+
+# --- round trip -------------------------------------------------------------------------------------------------------
+
+finite = {"allow_nan": False, "allow_infinity": False}
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.from_regex(r"[A-Za-z0-9_.-]+", fullmatch=True),
+        "seed": st.integers(0, 2**62),
+        "hold": st.one_of(st.integers(1, 60), st.just("2-4")),
+        "sticky": st.floats(0, 1, exclude_max=True),
+        "gamma": st.floats(0, 1),
+        "learning_rate": st.floats(0, exclude_min=True, **finite),
+        "learning_rate_end": st.one_of(st.none(), st.floats(0, **finite)),
+        "stop_at_mean100": st.one_of(st.none(), st.floats(**finite)),
+        "until": st.sampled_from(["steps", "episodes"]),
+        "optimizer": st.sampled_from(["adam", "rmsprop"]),
+    },
+)
+
+
+@exact
+@given(CHANGES)
+def test_to_toml_and_back(tmp_path_factory, changes):
+    path = tmp_path_factory.getbasetemp() / "round-trip.toml"
+    config = Config(**changes)
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert load_config(path) == config
+
+
+def test_a_file_gives_its_name_unless_it_sets_one(tmp_path):
+    assert load(tmp_path, "").name == "some"
+    assert load(tmp_path, 'name = "other"').name == "other"
+
+
+def test_whole_numbers_are_real_numbers(tmp_path):
+    assert load(tmp_path, "gamma = 1\nstop_at_mean100 = 18") == Config(name="some", gamma=1.0, stop_at_mean100=18.0)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+REFUSED = {  # TOML: what the line must say
+    "learning_rte = 1e-3": ["unknown key 'learning_rte'", "learning_rate"],
+    "[train]\nseed = 3": ["unknown key 'train'"],
+    # wrong types: nothing is converted
+    "seed = '3'": ["seed = '3'", "integer"],
+    "seed = 3.0": ["seed = 3.0", "integer"],
+    "seed = true": ["seed = True", "integer"],
+    "gamma = '0.99'": ["gamma = '0.99'", "number"],
+    "name = 3": ["name = 3", "string"],
+    "device = 0": ["device = 0", "'auto', 'cpu' or 'cuda'"],
+    # out of range
+    "seed = -1": ["seed = -1", "greater than or equal to 0"],
+    "gamma = 1.01": ["gamma = 1.01", "less than or equal to 1"],
+    "gamma = nan": ["gamma = nan", "finite"],
+    "sticky = 1.0": ["sticky = 1.0", "less than 1"],
+    "learning_rate = 0": ["learning_rate = 0", "greater than 0"],
+    "learning_rate = inf": ["learning_rate = inf", "finite"],
+    "learning_rate_end = -1e-9": ["learning_rate_end = -1e-09", "greater than or equal to 0"],
+    "entropy_bonus = -0.1": ["entropy_bonus = -0.1", "greater than or equal to 0"],
+    "entropy_bonus = inf": ["entropy_bonus = inf", "finite"],
+    "stop_at_mean100 = nan": ["stop_at_mean100 = nan", "finite"],
+    "num_envs = 0": ["num_envs = 0", "greater than or equal to 1"],
+    "num_envs = 5000": ["num_envs = 5000", "less than or equal to 4096"],
+    "horizon = 0": ["horizon = 0", "greater than or equal to 1"],
+    "reseed_every = 0": ["reseed_every = 0", "greater than or equal to 1"],
+    "total_steps = 0": ["total_steps = 0", "greater than or equal to 1"],
+    "hidden = 0": ["hidden = 0", "greater than or equal to 1"],
+    "epsilon = 0.0": ["epsilon = 0.0", "greater than 0"],
+    "adam_beta1 = 1.0": ["adam_beta1 = 1.0", "less than 1"],
+    "adam_beta2 = 1.0": ["adam_beta2 = 1.0", "less than 1"],
+    "rmsprop_decay = -0.1": ["rmsprop_decay = -0.1", "greater than or equal to 0"],
+    "noop_max = -1": ["noop_max = -1", "greater than or equal to 0"],
+    "max_frames = -1": ["max_frames = -1", "greater than or equal to 0"],
+    "emulator_threads = -1": ["emulator_threads = -1", "greater than or equal to 0"],
+    # no such choice
+    "until = 'game'": ["until = 'game'", "'steps' or 'episodes'"],
+    "standardize = 'all'": ["standardize = 'all'", "'batch', 'episode' or 'none'"],
+    "reduction = 'none'": ["reduction = 'none'", "'sum' or 'mean'"],
+    "optimizer = 'sgd'": ["optimizer = 'sgd'", "'adam' or 'rmsprop'"],
+    "name = 'a b'": ["name = 'a b'", "pattern"],
+    "name = ''": ["name = ''", "pattern"],
+    # hold is a number of frames, or the one word
+    "hold = 0": ["hold = 0", "greater than or equal to 1"],
+    "hold = -4": ["hold = -4", "greater than or equal to 1"],
+    "hold = 2.5": ["hold = 2.5", "integer"],
+    "hold = true": ["hold = True", "integer"],
+    "hold = '2-5'": ["hold = '2-5'", "'2-4'"],
+    # what the emulator (32 bits) or torch's generator (64) can't take
+    "max_frames = 3_000_000_000": ["max_frames = 3000000000", "less than"],
+    "noop_max = 3_000_000_000": ["noop_max = 3000000000", "less than"],
+    "hold = 3_000_000_000": ["hold = 3000000000", "less than"],
+    "emulator_threads = 3_000_000_000": ["emulator_threads = 3000000000", "less than"],
+    "seed = 100_000_000_000_000_000_000": ["seed = 100000000000000000000", "less than"],
+    # keys that contradict each other
+    "hold = '2-4'\nnoop_max = 30": ["noop_max", "hold = 4"],
+    "standardize = 'episode'": ['standardize = "episode"', 'until = "episodes"'],
+    # no TOML
+    "seed 3": ["can't be read as TOML", "line 1"],
+    "seed = 3\nseed = 4\n": ["can't be read as TOML", "overwrite"],
+}
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.items(), ids=REFUSED)
+def test_refused_in_one_line(tmp_path, text, words):
+    message = complaint(tmp_path, text)
+    for word in words:
+        assert word in message
+
+
+def test_whole_games_may_be_standardised_one_by_one(tmp_path):
+    assert load(tmp_path, "standardize = 'episode'\nuntil = 'episodes'").standardize == "episode"
+
+
+def test_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^config file nowhere\.toml does not exist$"):
+        load_config(Path("nowhere.toml"))
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.toml").touch()
+    with pytest.raises(InputError, match=r"^config file nowhere\.toml does not exist; there are configs/mine\.toml$"):
+        load_config(Path("nowhere.toml"))
+
+
+def test_no_text_file(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path} can't be read"):
+        load_config(tmp_path)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"binary\.toml can't be read"):
+        load_config(tmp_path / "binary.toml")
+
+
+def test_the_source_is_named():
+    with pytest.raises(InputError, match=r"^command line: gamma = 2: "):
+        validate({"gamma": 2}, source="command line")
+
+
+def test_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().seed = 2
+
+
+def test_every_key_is_explained():
+    assert [key for key, about in Config.model_fields.items() if not about.description] == []

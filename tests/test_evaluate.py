@@ -1,0 +1,227 @@
+"""Evaluation: exactly the games asked for, whole ones, the same for the same seed, and their statistics by hand."""
+
+import math
+from math import sqrt
+
+import numpy as np
+import pytest
+import torch
+
+from pong.config import Config
+from pong.evaluate import Evaluation, Greedy, evaluate
+from pong.frames import PIXELS, SparseFrames
+from pong.policies import KarpathyPolicy
+from pong.rollout import EVALUATION, Episode, emulator_seeds
+from pong.train import make_policy
+
+CONFIG = Config(num_envs=64, seed=7, hidden=4, device="cpu", max_frames=0)
+
+
+class Games:
+    """N emulators that pay 1 for UP and −1 for DOWN; the game number g of emulator i takes 1 + (i + g) % 4 steps."""
+
+    made: list["Games"]
+
+    def __init__(self, config):
+        self.config = config
+        self.num_envs = config.num_envs
+        self.seeds = []
+        self.closed = False
+        self.games = np.zeros(self.num_envs, int)
+        self.played = np.zeros(self.num_envs, int)
+        type(self).made.append(self)
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds.append(None if seed is None else [int(s) for s in seed])
+        self.played[:] = 0
+        return self._observe(), {}
+
+    def step(self, actions):
+        self.played += actions >= 0  # one without a decision waits
+        ends = (self.played == 1 + (np.arange(self.num_envs) + self.games) % 4) & (actions >= 0)
+        self.games += ends
+        self.played[ends] = 0
+        rewards = np.where(actions == 1, 1, -1).astype(np.float32)
+        return self._observe(), rewards, ends, np.zeros(self.num_envs, bool), {"hold": np.full(self.num_envs, 4)}
+
+    def close(self):
+        self.closed = True
+
+    def _observe(self):
+        return np.ones((self.num_envs, PIXELS), np.int8)
+
+
+@pytest.fixture
+def games(monkeypatch):
+    """Evaluations play ``Games`` instead of Pong, at most three at a time; gives the list of those made."""
+    monkeypatch.setattr(Games, "made", [], raising=False)
+    monkeypatch.setattr("pong.evaluate.make_envs", Games)
+    monkeypatch.setattr("pong.evaluate.PARALLEL", 3)
+    return Games.made
+
+
+class Up:
+    """Always plays UP."""
+
+    def act(self, x, noise):
+        return torch.ones(len(x), dtype=torch.int64)
+
+
+class Coin:
+    """Plays nothing but the noise."""
+
+    def act(self, x, noise):
+        return (noise < 0.5).long()
+
+
+# --- statistics by hand -----------------------------------------------------------------------------------------------
+
+
+def of(*scores):
+    return Evaluation([Episode(0, score, 1) for score in scores])
+
+
+def test_mean_and_standard_error():
+    # 1 2 3 6: mean 3, squares of the differences 4 1 0 9, 14 over n − 1 = 3, its root over √4
+    result = of(1.0, 2.0, 3.0, 6.0)
+    assert (result.n, result.scores) == (4, [1.0, 2.0, 3.0, 6.0])
+    assert result.mean == 3
+    assert result.standard_error == pytest.approx(sqrt(14 / 3) / 2, rel=1e-12)
+
+
+def test_equal_games_have_no_error():
+    assert (of(-21.0, -21.0).mean, of(-21.0, -21.0).standard_error) == (-21, 0)
+
+
+def test_a_single_game_has_no_standard_error():
+    assert of(5.0).mean == 5
+    assert math.isnan(of(5.0).standard_error)
+
+
+# --- which games are played -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 7, 8])
+def test_exactly_n_games(games, n):
+    result = evaluate(Up(), CONFIG, n)
+    assert result.n == len(result.scores) == n
+    (envs,) = games
+    assert envs.num_envs <= 3
+    # every game is whole: UP earns a point a step
+    assert all(episode.score == episode.length > 0 for episode in result.episodes)
+    # and is the next of its emulator: of n games, each emulator plays n/num_envs, one more or one less
+    played = np.bincount([episode.emulator for episode in result.episodes], minlength=envs.num_envs)
+    assert played.max() - played.min() <= 1
+
+
+def test_seven_games_three_at_a_time(games):
+    # waves of 3, 3 and 1, whose lengths 1 + (i + g) % 4 are 1 2 3, 2 3 4 and 3
+    result = evaluate(Up(), CONFIG, 7)
+    assert sorted((episode.emulator, episode.length) for episode in result.episodes) == [
+        *((0, 1), (0, 2), (0, 3)),
+        *((1, 2), (1, 3)),
+        *((2, 3), (2, 4)),
+    ]
+    assert result.mean == 18 / 7
+    # it seeds once, from the evaluation's own seed and stream, and lets the emulators run on
+    assert games[0].seeds == [emulator_seeds(0, 0, 3, EVALUATION).tolist(), None, None]
+
+
+def test_the_emulators_are_closed(games):
+    class Broken:
+        def act(self, x, noise):
+            raise RuntimeError("on purpose")
+
+    evaluate(Up(), CONFIG, 4)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        evaluate(Broken(), CONFIG, 4)
+    assert [envs.closed for envs in games] == [True, True]
+
+
+def test_no_games_is_an_error_that_says_so(games):
+    with pytest.raises(ValueError, match="episodes"):
+        evaluate(Up(), CONFIG, 0)
+
+
+def test_the_task_is_the_configs(games):
+    config = CONFIG.model_copy(update={"hold": "2-4", "sticky": 0.5, "noop_max": 7, "max_frames": 1234})
+    evaluate(Up(), config, 1)
+    evaluate(Up(), CONFIG, 1)
+    first, second = (envs.config for envs in games)
+    assert (first.hold, first.sticky, first.noop_max, first.max_frames) == ("2-4", 0.5, 7, 1234)
+    assert second.max_frames == 108_000  # a policy that never misses would play on for ever
+    assert first.until == "episodes"
+
+
+# --- a function of the seed -------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_is_the_same_evaluation(games):
+    first, again, other = (evaluate(Coin(), CONFIG, 7, seed=seed) for seed in (5, 5, 6))
+    assert first == again
+    assert first.scores != other.scores
+    assert games[0].seeds[0] != games[2].seeds[0]
+
+
+def test_the_configs_own_seed_plays_no_part(games):
+    other = CONFIG.model_copy(update={"seed": 8, "num_envs": 2, "horizon": 5, "reseed_every": 1, "gamma": 0.5})
+    assert evaluate(Coin(), CONFIG, 7) == evaluate(Coin(), other, 7)
+
+
+def test_real_games_repeat_themselves(monkeypatch):
+    """Two games of 60 steps, cut off by max_frames, twice: lengths, scores and what the policy saw."""
+    config = Config(hidden=4, device="cpu", emulator_threads=1, max_frames=240)
+    policy = make_policy(config)
+    seen = []
+
+    class Watcher:
+        def act(self, x, noise):
+            seen.append(x.columns)
+            return policy.act(x, noise)
+
+    first = evaluate(Watcher(), config, 2, seed=3)
+    n = len(seen)
+    again = evaluate(Watcher(), config, 2, seed=3)
+    assert first == again
+    assert first.n == 2
+    assert {episode.length for episode in first.episodes} == {60}  # 240 frames, 4 at a time
+    assert all(a.equal(b) for a, b in zip(seen[:n], seen[n:], strict=True))
+    assert len(torch.cat(seen)) > 100  # it saw something
+
+
+# --- greedy -----------------------------------------------------------------------------------------------------------
+
+
+def policy_with_logit(z):
+    """σ(z) = P(UP) where every pixel is 1."""
+    policy = KarpathyPolicy(1)
+    with torch.no_grad():
+        policy.W1.fill_(1 / PIXELS)
+        policy.W2.fill_(z)
+    return policy
+
+
+@pytest.mark.parametrize(("z", "action"), [(0.01, 1), (-0.01, 0)])
+def test_greedy_takes_the_likelier_action(z, action):
+    policy = policy_with_logit(z)
+    x = SparseFrames.from_dense(np.ones((1, PIXELS), np.int8))
+    for noise in (0.0, 0.25, 0.999):
+        assert Greedy(policy).act(x, torch.tensor([noise])).tolist() == [action]
+    assert policy.act(x, torch.tensor([0.0])).tolist() == [1]  # sampling would look at the noise
+    assert policy.act(x, torch.tensor([0.999])).tolist() == [0]
+
+
+def test_greedy_games(games):
+    for z, sign in ((0.01, 1), (-0.01, -1)):
+        greedy = evaluate(Greedy(policy_with_logit(z)), CONFIG, 7)
+        assert all(episode.score == sign * episode.length for episode in greedy.episodes)
+    sampled = evaluate(policy_with_logit(0.01), CONFIG, 7)
+    assert any(abs(episode.score) < episode.length for episode in sampled.episodes)
+
+
+def test_nothing_is_learned(games):
+    policy = policy_with_logit(0.5)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    evaluate(policy, CONFIG, 4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
+    assert all(parameter.grad is None for parameter in policy.parameters())

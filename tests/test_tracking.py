@@ -1,0 +1,313 @@
+"""What a run leaves behind: its folder, metrics.csv and TensorBoard with values worked out by hand, a picture."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pong.config import Config, InputError, load_config
+from pong.frames import PIXELS, SparseFrames
+from pong.policies import KarpathyPolicy
+from pong.rollout import Batch, Episode
+from pong.tracking import COUNTERS, TAGS, Tracker, create_run_folder, weight_picture
+from pong.train import Learned, Update
+
+CPU = torch.device("cpu")
+CONFIG = Config(name="tracked", seed=4, hidden=2, total_steps=1_000, learning_rate_end=0.0, device="cpu")
+POLICY = KarpathyPolicy(2, generator=torch.Generator().manual_seed(0))
+NO_FRAMES = SparseFrames.from_dense(np.zeros((0, PIXELS), np.int8))
+
+
+def update(number, episodes=(), points=0, **learned):
+    """An update in which those games ended, given as (score, length)."""
+    games = [Episode(0, score, length) for score, length in episodes]
+    batch = Batch(NO_FRAMES, torch.zeros(0), torch.zeros(0), games, points=points, steps=100, frames=400)
+    values = {
+        **{"policy_loss": -0.5, "entropy": 0.625, "grad_norm": 2.0, "approx_kl": 0.125},
+        **{"prob_up": 0.375, "learning_rate": 0.25, **learned},
+    }
+    return Update(number, batch, Learned(**values), rollout_seconds=3.0, learn_seconds=0.75)
+
+
+def tracker(folder, terminal=False, config=CONFIG):
+    """A tracker and what its console shows."""
+    shown = io.StringIO()
+    return Tracker(
+        config, folder, Console(file=shown, force_terminal=terminal, width=120, soft_wrap=not terminal)
+    ), shown
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_config_and_circumstances(tmp_path):
+    command = ["pong", "train", "configs/pong.toml", "--seed", "4"]
+    folder = create_run_folder(CONFIG, tmp_path / "deep" / "run", CPU, command)
+    assert folder == tmp_path / "deep" / "run"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.toml", "run.json"]
+    assert load_config(folder / "config.toml") == CONFIG
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert about.keys() == {"command", "started", "git_revision", "device", "cpu_count", "python", "versions"}
+    assert about["command"] == command
+    assert about["device"] == "cpu"
+    assert about["versions"]["torch"] == torch.__version__
+    assert {"ale-py", "gymnasium", "numpy"} <= about["versions"].keys()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", about["started"])
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", about["git_revision"])
+
+
+def test_without_a_folder_a_name_is_made_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = create_run_folder(CONFIG, None, CPU, [])
+    assert re.fullmatch(r"runs/tracked-s4-\d{8}-\d{6}", str(folder))
+    assert (tmp_path / folder / "config.toml").exists()
+
+
+def test_a_folder_with_a_run_is_left_alone(tmp_path):
+    folder = create_run_folder(CONFIG, tmp_path / "run", CPU, ["first"])
+    before = (folder / "run.json").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"run already holds a run; choose another --run-dir$"):
+        create_run_folder(CONFIG, folder, CPU, ["second"])
+    assert (folder / "run.json").read_text(encoding="utf-8") == before
+
+
+def test_an_empty_folder_may_be_used(tmp_path):
+    assert create_run_folder(CONFIG, tmp_path, CPU, []) == tmp_path
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_file_is_no_folder(tmp_path, below):
+    (tmp_path / "file").write_text("precious", encoding="utf-8")
+    with pytest.raises(InputError, match=r"can't be written: .*; choose another --run-dir$"):
+        create_run_folder(CONFIG, tmp_path / "file" / below, CPU, [])
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "precious"
+
+
+# --- metrics.csv and TensorBoard --------------------------------------------------------------------------------------
+
+# One hundred games of −21 would end it all at −21; the last two make it interesting.
+UPDATES = [
+    (update(1, points=9), 100),
+    (update(2, [(-21.0, 1000), (-19.0, 1400)], points=40, entropy=0.5), 200),
+    (update(3, [(-20.0, 1200)] * 97, points=7), 350),
+    (update(4, [(1.0, 2000)], points=1, approx_kl=1e-7), 400),
+    (update(5, [(21.0, 800)], points=2), 1_000),
+]
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    """The folder of a tracked run, its rows {column: text}, its events {tag: [(step, value)]} and its tags."""
+    folder = tmp_path_factory.mktemp("tracked")
+    with tracker(folder)[0] as track:
+        for turn, steps in UPDATES:
+            track.track(turn, steps, POLICY)
+            if turn.number == 2:  # metrics.csv is up to date while the run goes on
+                assert len((folder / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 3
+        counters = track.counters(5, 1_000)
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return counters, header, [dict(zip(header, row, strict=True)) for row in rows], scalars, events
+
+
+EMA = {
+    # from the first game's score: −21, then 0.99·−21 + 0.01·−19
+    2: -20.98,
+    # 97 games of −20: the distance to −20 shrinks by 0.99 each
+    3: -20 - 0.98 * 0.99**97,
+}
+EMA[4] = 0.99 * EMA[3] + 0.01 * 1
+EMA[5] = 0.99 * EMA[4] + 0.01 * 21
+MEAN100 = {
+    4: (-21 - 19 - 97 * 20 + 1) / 100,  # the hundredth game
+    5: (-19 - 97 * 20 + 1 + 21) / 100,  # the first one drops out
+}
+
+
+def test_one_row_an_update(tracked):
+    _, header, rows, *_ = tracked
+    assert header == [*COUNTERS, *TAGS] == ["update", "step", "games", "points", "minutes", *TAGS]
+    assert [[row[key] for key in COUNTERS[:4]] for row in rows] == [
+        ["1", "100", "0", "9"],
+        ["2", "200", "2", "49"],
+        ["3", "350", "99", "56"],
+        ["4", "400", "100", "57"],
+        ["5", "1000", "101", "59"],
+    ]
+    assert all(0 <= float(row["minutes"]) < 1 for row in rows)
+
+
+def test_counters_for_a_checkpoint(tracked):
+    counters, *_ = tracked
+    assert (counters.updates, counters.steps, counters.games, counters.points) == (5, 1_000, 101, 59)
+
+
+def column(rows, tag):
+    return [float(row[tag]) if row[tag] else None for row in rows]
+
+
+VALUES = {
+    "charts/episodic_return": [None, -20.0, -20.0, 1.0, 21.0],
+    "charts/episodic_length": [None, 1200.0, 1200.0, 2000.0, 800.0],
+    "charts/episodic_return_mean100": [None, None, None, MEAN100[4], MEAN100[5]],
+    "charts/episodic_return_ema": [None, EMA[2], EMA[3], EMA[4], EMA[5]],
+    "charts/learning_rate": [0.25] * 5,
+    "losses/policy_loss": [-0.5] * 5,
+    "losses/entropy": [0.625, 0.5, 0.625, 0.625, 0.625],
+    "losses/grad_norm": [2.0] * 5,
+    "losses/approx_kl": [0.125, 0.125, 0.125, 1e-7, 0.125],
+    "policy/prob_up": [0.375] * 5,
+    "time/rollout_seconds": [3.0] * 5,
+    "time/learn_seconds": [0.75] * 5,
+}
+
+
+@pytest.mark.parametrize(("tag", "values"), VALUES.items(), ids=VALUES)
+def test_values_in_csv_and_tensorboard(tracked, tag, values):
+    _, _, rows, scalars, _ = tracked
+    there = [(steps, value) for (_, steps), value in zip(UPDATES, values, strict=True) if value is not None]
+    assert column(rows, tag) == [None if value is None else pytest.approx(value, rel=1e-5) for value in values]
+    assert scalars[tag] == [(steps, pytest.approx(value, rel=1e-6)) for steps, value in there]  # x axis: agent steps
+
+
+def test_every_tag_is_in_tensorboard(tracked):
+    *_, scalars, _ = tracked
+    assert set(TAGS) <= scalars.keys()
+    assert VALUES.keys() | {"charts/SPS", "time/track_seconds"} == set(TAGS)
+    assert scalars["charts/games"] == list(zip((100, 200, 350, 400, 1_000), (0, 2, 99, 100, 101), strict=True))
+    assert scalars["charts/points"] == list(zip((100, 200, 350, 400, 1_000), (9, 49, 56, 57, 59), strict=True))
+
+
+def test_tracking_times_itself(tracked):
+    _, _, rows, *_ = tracked
+    first, *others = column(rows, "time/track_seconds")
+    assert first == 0  # of the update before
+    assert all(seconds > 0 for seconds in others)
+
+
+def test_the_config_the_picture_and_the_hyperparameters_are_there(tracked):
+    *_, scalars, events = tracked
+    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert 'name = "tracked"' in text
+    assert [(image.step, image.width, image.height) for image in events.Images("policy/W1")] == [(100, 640, 400)]
+    assert scalars["hparam/mean100"] == [(0, pytest.approx(MEAN100[5]))]
+    assert scalars["hparam/games"] == [(0, 101)]
+
+
+def test_steps_per_second_are_recent(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("pong.tracking.time.monotonic", lambda: now[0])
+    with tracker(tmp_path)[0] as track:
+        for number in range(1, 41):  # twenty updates at 100 steps in 10 s, then twenty at 100 steps in 1 s
+            now[0] += 10 if number <= 20 else 1
+            track.track(update(number), 100 * number, POLICY)
+    with (tmp_path / "metrics.csv").open(encoding="utf-8") as file:
+        rates = column(list(csv.DictReader(file)), "charts/SPS")
+    assert rates[:20] == [10] * 20
+    assert rates[29] == pytest.approx(2000 / 110, rel=1e-5)  # the last 20 updates: ten slow ones and ten fast ones
+    assert rates[39] == 100  # the slow ones are forgotten
+
+
+def test_a_run_that_fails_keeps_what_it_has(tmp_path):
+    with contextlib.suppress(RuntimeError), tracker(tmp_path)[0] as track:
+        track.track(update(1), 100, POLICY)
+        raise RuntimeError("on purpose")
+    assert len((tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 2
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("pong.tracking.time.monotonic", lambda: now[0])
+    track, shown = tracker(tmp_path, config=CONFIG.model_copy(update={"total_steps": 10_000}))
+    with track:
+        for number in range(1, 11):
+            now[0] += 6
+            track.track(update(number, [(-21.0, 1000)], points=21), 1000 * number, POLICY)
+        track.say("saved [here]")
+    lines = shown.getvalue().splitlines()
+    # at 6 s, then the first ones 20 s later: 30 s and 54 s; and the end
+    assert [line.split(" steps ")[0].strip() for line in lines[:-1]] == [
+        "0.1 min  1,000",
+        "0.5 min  5,000",
+        "0.9 min  9,000",
+        "1.0 min  10,000",
+    ]
+    assert lines[1].endswith("5 games  105 points  mean100 after 95 more games  167 steps/s  0 min left")
+    assert lines[-1] == "saved [here]"  # no markup
+    assert "\x1b" not in shown.getvalue()
+
+
+def test_the_mean_is_shown_once_there_is_one(tmp_path):
+    track, shown = tracker(tmp_path)
+    with track:
+        track.track(update(1, [(3.0, 1000)] * 100), 1_000, POLICY)
+    assert "mean100 +3.00" in shown.getvalue()
+
+
+def test_a_bar_on_a_terminal(tmp_path):
+    track, shown = tracker(tmp_path, terminal=True)
+    with track:
+        track.track(update(1, points=12), 250, POLICY)
+        track.say("saved somewhere")
+    text = shown.getvalue()
+    assert "\x1b[" in text  # it redraws itself
+    assert " 25%" in text
+    assert "12 points" in text
+    assert re.search(r"^.*saved somewhere", text, re.MULTILINE)
+    assert " min left" not in text  # no plain lines among it
+
+
+# --- the picture of W1 ------------------------------------------------------------------------------------------------
+
+WHITE, GREY, BLACK = 255, 128, 0
+
+
+def test_forty_units_in_five_rows_of_eight():
+    W1 = torch.zeros(41, PIXELS)
+    for unit in range(41):
+        W1[unit, unit] = unit + 1  # each to its own range: white, however small
+        W1[unit, 6399] = -(unit + 1) / 2
+    picture = weight_picture(W1)
+    assert (picture.shape, picture.dtype) == ((400, 640), np.uint8)
+    tiles = picture.reshape(5, 80, 8, 80).swapaxes(1, 2).reshape(40, PIXELS)  # tile k is row k // 8, column k % 8
+    for unit, tile in enumerate(tiles):
+        assert tile[unit] == WHITE
+        assert tile[6399] == 64  # (−½ + 1)·127.5 = 63.75
+        assert np.count_nonzero(tile != GREY) == 2
+
+
+def test_white_is_positive_and_black_negative():
+    W1 = torch.zeros(1, PIXELS)
+    W1[0, 81], W1[0, 82] = 1e-5, -1e-5  # second row, second and third column
+    picture = weight_picture(W1)
+    assert (picture[1, 1], picture[1, 2]) == (WHITE, BLACK)
+    assert np.count_nonzero(picture != GREY) == 2
+
+
+def test_missing_and_empty_units_are_grey():
+    W1 = torch.zeros(3, PIXELS)
+    W1[0] = 1
+    picture = weight_picture(W1)
+    assert (picture[:80, :80] == WHITE).all()
+    assert (picture[:80, 80:] == GREY).all()  # two units of zeros, five missing
+    assert (picture[80:] == GREY).all()
+
+
+def test_the_picture_leaves_the_weights_alone():
+    W1 = torch.nn.Parameter(torch.randn(2, PIXELS, generator=torch.Generator().manual_seed(0)))
+    before = W1.detach().clone()
+    weight_picture(W1)
+    assert torch.equal(W1, before)
