@@ -78,16 +78,18 @@ def train(arguments: list[str]) -> int:
         Tracker(config, folder, console) as tracker,
         _stop_requested() as stop,
     ):
-        saved = None
+
+        def save() -> Path:
+            counters = tracker.counters(trainer.updates, trainer.steps)
+            return checkpoint.save(folder / "checkpoints", config, counters, trainer.policy, trainer.optimizer)
+
         for update in trainer.run():
             tracker.track(update, trainer.steps, trainer.policy)
-            last = stop() or trainer.steps >= config.total_steps or tracker.scores.reached(config.stop_at_mean100)
-            if last or update.number % config.reseed_every == 0:
-                counters = tracker.counters(trainer.updates, trainer.steps)
-                saved = checkpoint.save(folder / "checkpoints", config, counters, trainer.policy, trainer.optimizer)
-            if last:
+            if stop() or tracker.scores.reached(config.stop_at_mean100):
                 break
-        tracker.say(f"saved {saved}")
+            if update.number % config.reseed_every == 0:
+                save()
+        tracker.say(f"saved {save()}")
     return 130 if stop() else 0
 
 
@@ -122,13 +124,7 @@ def _train_flags(defaults: Config) -> type:
 
 def evaluate(arguments: list[str]) -> int:
     """Play games with frozen weights and print mean ± standard error."""
-    flags = _parse(EvalFlags, arguments, prog="pong eval")
-    if flags.episodes < 1:
-        raise InputError(f"eval: --episodes {flags.episodes}: give at least 1")
-    if flags.seed < 0:
-        raise InputError(f"eval: --seed {flags.seed}: give 0 or more")
-    if flags.json is not None and (flags.json.is_dir() or not flags.json.parent.is_dir()):
-        raise InputError(f"eval: --json {flags.json}: give a file in a folder that exists")
+    flags = _eval_input(arguments)
 
     from pong import checkpoint
     from pong.evaluate import Greedy
@@ -169,6 +165,17 @@ def evaluate(arguments: list[str]) -> int:
         except OSError as error:
             raise InputError(f"eval: --json {flags.json} can't be written: {error.strerror}") from None
     return 0
+
+
+def _eval_input(arguments: list[str]) -> EvalFlags:
+    flags = _parse(EvalFlags, arguments, prog="pong eval")
+    if flags.episodes < 1:
+        raise InputError(f"eval: --episodes {flags.episodes}: give at least 1")
+    if flags.seed < 0:
+        raise InputError(f"eval: --seed {flags.seed}: give 0 or more")
+    if flags.json is not None and (flags.json.is_dir() or not flags.json.parent.is_dir()):
+        raise InputError(f"eval: --json {flags.json}: give a file in a folder that exists")
+    return flags
 
 
 def toy(arguments: list[str]) -> int:

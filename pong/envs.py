@@ -20,12 +20,12 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from pong.config import Config
+from pong.config import INT32, Config
 from pong.frames import DifferenceFrames
 
 UP, DOWN, NOOP = 2, 3, 0  # in ALE's minimal action set for Pong
 ALE_ACTIONS = np.array([DOWN, UP, NOOP])  # indexed by our actions 0, 1, −1
-NO_CAP = 2**31 - 1  # emulated frames, more than a year of play
+NO_CAP = INT32  # emulated frames, more than a year of play
 
 StepResult = tuple[
     NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, NDArray[Any]]
