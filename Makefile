@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval toy tensorboard test check smoke plots clean
+.PHONY: help setup train eval toy tensorboard test test-gpu check smoke bench gpu-report plots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ tensorboard: setup ## watch the runs in a browser
 test: setup ## the whole test suite, on the CPU
 	$(BIN)/python -m pytest $(ARGS)
 
+test-gpu: setup ## the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu -rs $(ARGS)
+
 check: setup ## lint, format, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,6 +49,12 @@ check: setup ## lint, format, types, tests
 
 smoke: setup ## two tiny updates of real Pong; checks the log and the run folder
 	$(BIN)/python scripts/smoke.py $(ARGS)
+
+bench: setup ## training against the emulators' own speed and the loop of 2016: ARGS="--json FILE"
+	PYTHONPATH=. $(BIN)/python scripts/bench.py $(ARGS)
+
+gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, training into OUT=results/gpu
+	PYTHONPATH=. $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
 plots: setup ## draw results/ again from its CSV files
 	$(BIN)/python scripts/plot.py results/pong-s* results/karpathy-s* --name learning

@@ -5,7 +5,7 @@ No pickle is written or read, so loading a stranger's checkpoint executes nothin
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pong.baseline import Baseline
 from pong.config import Config, InputError, validate
 
 FORMAT = 1
@@ -24,31 +25,42 @@ SUFFIX = ".safetensors"
 class Counters:
     """How far a run has come."""
 
-    updates: int
-    steps: int  # agent steps
-    games: int
-    points: int
+    updates: int = 0
+    steps: int = 0  # agent steps
+    games: int = 0
+    points: int = 0
+    ema: float | None = None  # running mean of the scores
+    last100: tuple[float, ...] = ()  # scores of the last games, at most 100
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint.
+    """A loaded checkpoint; by default that of a run which has not begun.
 
     Attributes:
         config: of the run.
         counters: how far it had come.
         policy: the policy's ``state_dict``.
         optimizer: the ``state`` part of the optimiser's ``state_dict``, by parameter number and name.
+        baseline: the baseline network's ``state_dict``; empty without one.
+        baseline_optimizer: as ``optimizer``.
     """
 
     config: Config
-    counters: Counters
-    policy: dict[str, Tensor]
-    optimizer: dict[int, dict[str, Tensor]]
+    counters: Counters = Counters()
+    policy: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    baseline: dict[str, Tensor] = field(default_factory=dict)
+    baseline_optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def save(
-    folder: Path, config: Config, counters: Counters, policy: torch.nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    config: Config,
+    counters: Counters,
+    policy: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    baseline: Baseline | None = None,
 ) -> Path:
     """Write ``update-NNNNNN.safetensors`` into a folder, whole or not at all.
 
@@ -58,9 +70,9 @@ def save(
     Raises:
         OSError: the file can't be written; what was saved before is untouched.
     """
-    tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors = _tensors("policy.", policy, "optimizer.", optimizer)
+    if baseline:
+        tensors |= _tensors("baseline.", baseline.network, "baseline_optimizer.", baseline.optimizer)
     about = {"format": FORMAT, "config": config.model_dump(), "counters": asdict(counters)}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"update-{counters.updates:06d}{SUFFIX}"
@@ -96,12 +108,27 @@ def load(where: Path) -> Checkpoint:
             raise InputError(f"checkpoint {path} has format {found}, this version reads {FORMAT}; update pong")
         return Checkpoint(
             config=validate(about["config"], str(path)),
-            counters=Counters(**about["counters"]),
+            counters=_counters(about["counters"]),
             policy=_under("policy.", tensors),
             optimizer=_by_parameter(_under("optimizer.", tensors)),
+            baseline=_under("baseline.", tensors),
+            baseline_optimizer=_by_parameter(_under("baseline_optimizer.", tensors)),
         )
     except (KeyError, TypeError, ValueError):
         raise InputError(f"checkpoint {path} was not written by pong; give a file from a run's checkpoints/") from None
+
+
+def _counters(values: dict[str, Any]) -> Counters:
+    return Counters(**{**values, "last100": tuple(values.get("last100", ()))})
+
+
+def exists(folder: Path) -> bool:
+    """Whether a run folder holds a checkpoint."""
+    return bool(_checkpoints(folder))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return list(folder.glob(f"checkpoints/update-*{SUFFIX}"))
 
 
 def _find(where: Path) -> Path:
@@ -109,10 +136,19 @@ def _find(where: Path) -> Path:
         return where
     if not where.exists():
         raise InputError(f"{where} does not exist; give a run folder (runs/…) or a checkpoint file")
-    found = list(where.glob(f"checkpoints/update-*{SUFFIX}"))
+    found = _checkpoints(where)
     if not found:
         raise InputError(f"{where} holds no checkpoints/update-*{SUFFIX}; train longer or choose another run")
     return max(found, key=lambda file: (len(file.name), file.name))  # 999999 before 1000000
+
+
+def _tensors(
+    names: str, module: torch.nn.Module, optimizer_names: str, optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    tensors = {f"{names}{name}": tensor for name, tensor in module.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"{optimizer_names}{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    return tensors
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,19 +5,24 @@ import dataclasses
 import io
 import json
 import math
+import os
 import signal
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from pong.config import Config, InputError, load_config, validate
+from pong.config import Config, InputError, RunError, load_config, validate
+
+if TYPE_CHECKING:
+    from pong.ranks import Ranks
 
 USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device auto|cpu|cuda] [--run-dir DIR] [--KEY …]
-       pong eval RUN|CHECKPOINT [--episodes N] [--greedy] [--seed N] [--device auto|cpu|cuda] [--json FILE]
+       pong train --resume RUN
+       pong eval RUN|CHECKPOINT [--episodes N] [--greedy] [--seed N] [--json FILE]
        pong toy [T1|T3|T10]
 
 `pong COMMAND --help` explains the options. Exit status: 0 done, 2 bad input, 1 anything else, 130 interrupted."""
@@ -33,7 +38,6 @@ class EvalFlags:
     episodes: Annotated[int, tyro.conf.arg(help="games")] = 100
     greedy: Annotated[bool, tyro.conf.arg(help="take the likelier action instead of sampling")] = False
     seed: Annotated[int, tyro.conf.arg(help="of the emulators and the sampled actions")] = 0
-    device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto"
     json: Annotated[Path | None, tyro.conf.arg(help="also write the scores to this file")] = None
 
 
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"pong: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, RunError) as error:
         print(f"pong: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -60,40 +64,88 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def train(arguments: list[str]) -> int:
-    """Train a config; keys of the config are flags."""
-    config, run_dir = _train_input(arguments)
+@dataclasses.dataclass(frozen=True)
+class TrainInput:
+    """What a train command asks for."""
 
-    from rich.console import Console  # here, so that help and bad input answer at once
+    config: Config
+    run_dir: Path | None = None
+    resume: bool = False  # the run in run_dir
+    restarted: bool = False  # by torchrun, after a failure
+
+
+def train(arguments: list[str]) -> int:
+    """Train a config; keys of the config are flags. Under ``torchrun``, together with the other ranks."""
+    asked = _train_input(arguments)
+
+    from pong.ranks import Ranks  # here, so that help and bad input answer at once
+
+    ranks = Ranks.from_environment()
+    with ranks.together():
+        return _train(asked, ranks, ["pong", "train", *arguments])
+
+
+def _train(asked: TrainInput, ranks: "Ranks", command: list[str]) -> int:
+    from rich.console import Console
 
     from pong import checkpoint
     from pong.tracking import Tracker, create_run_folder
-    from pong.train import Trainer, choose_device
+    from pong.train import Trainer, check_ranks, choose_device
 
-    folder = create_run_folder(config, run_dir, choose_device(config.device), ["pong", "train", *arguments])
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{folder}: {config.name}, seed {config.seed}; starting the emulators …", markup=False)
-    with (
-        contextlib.closing(Trainer(config)) as trainer,
-        Tracker(config, folder, console) as tracker,
-        _stop_requested() as stop,
-    ):
+    check_ranks(asked.config, ranks)
+    config, folder, loaded = asked.config, asked.run_dir, checkpoint.Checkpoint(asked.config)
+    if ranks.rank == 0:  # it alone reads and writes files
+        if not (asked.resume and folder):
+            folder = create_run_folder(config, folder, choose_device(config.device), command)
+        elif checkpoint.exists(folder) or not asked.restarted:
+            loaded = checkpoint.load(folder)
+            _same(config, loaded.config, folder)
+    loaded = ranks.gather(loaded)[0]
+    counters = loaded.counters
+    console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
+    begun = f"going on after update {counters.updates}" if asked.resume else "starting the emulators …"
+    console.print(f"{folder}: {config.name}, seed {config.seed}; {begun}", markup=False)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_stop_requested())
+        trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
+        if loaded.policy:
+            trainer.take_up(loaded)
+        tracker = None
+        if folder and ranks.rank == 0:
+            tracker = stack.enter_context(Tracker(config, folder, console, counters))
 
-        def save() -> Path:
-            counters = tracker.counters(trainer.updates, trainer.steps)
-            return checkpoint.save(folder / "checkpoints", config, counters, trainer.policy, trainer.optimizer)
+        saved = counters.updates
+
+        def save() -> None:
+            nonlocal saved
+            if tracker and folder and trainer.updates > saved:
+                saved = trainer.updates
+                now = tracker.counters(trainer.updates, trainer.steps)
+                parts = trainer.policy, trainer.optimizer, trainer.baseline
+                path = checkpoint.save(folder / "checkpoints", config, now, *parts)
+                tracker.say(f"saved {path}")
 
         for update in trainer.run():
-            tracker.track(update, trainer.steps, trainer.policy)
-            if stop() or tracker.scores.reached(config.stop_at_mean100):
+            enough = stop()
+            if tracker:
+                tracker.track(update, trainer.steps, trainer.policy)
+                enough = enough or tracker.scores.reached(config.stop_at_mean100)
+            if any(ranks.gather(enough)):
                 break
             if update.number % config.reseed_every == 0:
                 save()
-        tracker.say(f"saved {save()}")
+        save()
     return 130 if stop() else 0
 
 
-def _train_input(arguments: list[str]) -> tuple[Config, Path | None]:
+def _train_input(arguments: list[str]) -> TrainInput:
+    if arguments[:1] == ["--resume"]:
+        if len(arguments) != 2:
+            raise InputError("train: --resume takes a run folder and nothing more, such as: pong train --resume runs/…")
+        folder = Path(arguments[1])
+        if not (folder / "config.toml").exists():
+            raise InputError(f"train: --resume {folder}: no run is there; give a run folder (runs/…)")
+        return TrainInput(load_config(folder / "config.toml"), folder, resume=True)
     if arguments[:1] in (["-h"], ["--help"]):
         defaults = Config()
     elif not arguments or arguments[0].startswith("-"):
@@ -104,7 +156,19 @@ def _train_input(arguments: list[str]) -> tuple[Config, Path | None]:
         arguments = arguments[1:]
     values = dataclasses.asdict(_parse(_train_flags(defaults), arguments, prog="pong train CONFIG.toml"))
     run_dir = values.pop("run_dir")
-    return validate(values, source="command line"), run_dir
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    resume = restarted and run_dir is not None and (run_dir / "config.toml").exists()
+    return TrainInput(validate(values, source="command line"), run_dir, resume, restarted)
+
+
+def _same(config: Config, saved: Config, folder: Path) -> None:
+    """Refuse to go on with another config than the checkpoint's."""
+    for key, value in saved.model_dump().items():
+        if getattr(config, key) != value:
+            raise InputError(
+                f"{folder}: {key} = {getattr(config, key)!r}, but the checkpoint was trained with {value!r}; "
+                "set it back, or start a new run"
+            )
 
 
 def _train_flags(defaults: Config) -> type:
@@ -129,11 +193,11 @@ def evaluate(arguments: list[str]) -> int:
     from pong import checkpoint
     from pong.evaluate import Greedy
     from pong.evaluate import evaluate as play
-    from pong.train import choose_device, make_policy
+    from pong.train import make_policy
 
     loaded = checkpoint.load(flags.run)
-    config = validate({**loaded.config.model_dump(), "device": flags.device}, source="command line")
-    policy = make_policy(config).to(choose_device(config.device))
+    config = loaded.config
+    policy = make_policy(config)
     try:
         policy.load_state_dict(loaded.policy)
     except RuntimeError as error:

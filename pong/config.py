@@ -14,6 +14,10 @@ class InputError(Exception):
     """Something the user gave is wrong; the message is the one line to show, with the remedy."""
 
 
+class RunError(Exception):
+    """A run can't go on; the message is the one line to show. What it saved is good."""
+
+
 class Config(BaseModel):
     """Everything that defines a run. A run is a function of this and nothing else.
 
@@ -37,7 +41,7 @@ class Config(BaseModel):
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
     horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
     reseed_every: int = Field(200, ge=1, description="updates between fresh emulators; checkpoints fall there")
-    emulator_threads: int = Field(0, ge=0, le=INT32, description="C++ threads; 0: one per core")
+    processes: int = Field(0, ge=0, le=4096, description="that play; 0: one per core; does not change what is played")
 
     # The policy
     hidden: int = Field(200, ge=1, description="units of the hidden layer")
@@ -46,7 +50,11 @@ class Config(BaseModel):
     gamma: float = Field(0.99, ge=0, le=1, description="discount per decision; starts anew at every point")
     standardize: Literal["batch", "episode", "none"] = Field("batch", description="over what returns are standardised")
     reduction: Literal["sum", "mean"] = Field("mean", description="over the rows of a batch")
+    baseline: Literal["none", "network"] = Field("none", description="what is subtracted from the returns")
+    baseline_learning_rate: float = Field(1e-3, gt=0, description="of the baseline's own Adam")
+    baseline_passes: int = Field(2, ge=1, description="gradient steps of the baseline on each batch")
     entropy_bonus: float = Field(0.003, ge=0, description="weight of the mean entropy (nats) in the objective")
+    entropy_bonus_end: float | None = Field(None, ge=0, description="at total_steps, reached linearly; none: constant")
 
     # The optimiser
     optimizer: Literal["adam", "rmsprop"] = Field("adam", description="which rule makes a step of a gradient")
@@ -63,8 +71,10 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if self.hold == "2-4" and self.noop_max > 0:
-            raise ValueError("noop_max needs a fixed hold; set hold = 4 or noop_max = 0")
+        if 0 < self.max_frames <= self.noop_max:
+            raise ValueError("a game would end before its first decision; set max_frames above noop_max, or to 0")
+        if self.standardize == "episode" and self.baseline != "none":
+            raise ValueError('a baseline predicts points; set standardize = "batch" or baseline = "none"')
         if self.standardize == "episode" and self.until != "episodes":
             raise ValueError(
                 'standardize = "episode" needs whole games; set until = "episodes" or standardize = "batch"'

@@ -1,193 +1,176 @@
-"""From a config to a ``gymnasium.vector.VectorEnv``: N Pong emulators with native luminance screens.
+"""From a config to emulators: ale-py's own, unmodified, with native luminance screens and without resizing or clipping.
 
-Two fleets of ale-py's emulators, for a fixed and for a random hold, without resizing, stacking or reward clipping.
 Actions are 1 = UP, 0 = DOWN and −1 = no decision for this emulator. A finished game restarts in the same step.
 """
 
-import ctypes
-import multiprocessing
-import os
-import signal
-import sys
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import ale_py
 import gymnasium
 import numpy as np
 from ale_py.env import AtariEnv
-from ale_py.vector_env import AtariVectorEnv
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from pong.config import INT32, Config
-from pong.frames import DifferenceFrames
+from pong.frames import SparseFrames, play_field
 
-UP, DOWN, NOOP = 2, 3, 0  # in ALE's minimal action set for Pong
-ALE_ACTIONS = np.array([DOWN, UP, NOOP])  # indexed by our actions 0, 1, −1
+UP, DOWN = 2, 3  # in ALE's minimal action set for Pong
+ALE_ACTIONS = (DOWN, UP)  # indexed by our actions 0, 1
 NO_CAP = INT32  # emulated frames, more than a year of play
 
-StepResult = tuple[
-    NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, NDArray[Any]]
-]
 
+class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
+    """N emulators of this process, stepped one after the other.
 
-def make_envs(config: Config) -> VectorEnv[Any, Any, Any]:
-    """Build the emulators that a config describes, giving difference frames.
+    Observations are screens (N, 210, 160) uint8, which the next step overwrites. ``infos["frames"]`` (N,) int64 counts
+    the frames emulated for each decision. An emulator without a decision (−1) stands still and costs nothing.
 
     Args:
-        config: the run's config; ``hold``, ``sticky``, ``noop_max`` and ``max_frames`` define the task.
-
-    Returns:
-        A vector environment with observations (N, 6400) int8 in {−1, 0, 1}, see ``frames.DifferenceFrames``.
+        num_envs: emulators N.
+        hold: frames that each decision is held for; "2-4" draws 2, 3 or 4 anew each time, as gym's ``Pong-v0`` does.
+        sticky: probability that a frame repeats the previous action.
+        noop_max: a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out.
+        max_frames: emulated frames after which a game is cut off.
     """
-    max_frames = config.max_frames or NO_CAP
-    if config.hold == "2-4":
-        return DifferenceFrames(RandomHoldPong(config.num_envs, sticky=config.sticky, max_frames=max_frames))
-    fleet = FixedHoldPong(
-        config.num_envs,
-        config.hold,
-        sticky=config.sticky,
-        noop_max=config.noop_max,
-        max_frames=max_frames,
-        num_threads=config.emulator_threads,
-    )
-    return DifferenceFrames(fleet)
 
-
-class _Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
-    """What both fleets share: their spaces, and that a finished game restarts in the same step."""
-
-    def __init__(self, num_envs: int):
+    def __init__(
+        self,
+        num_envs: int,
+        hold: int | Literal["2-4"] = 4,
+        *,
+        sticky: float = 0.25,
+        noop_max: int = 0,
+        max_frames: int = NO_CAP,
+    ):
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.num_envs = num_envs
         self.single_observation_space = gymnasium.spaces.Box(0, 255, (210, 160), np.uint8)
         self.single_action_space = gymnasium.spaces.Discrete(2)
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-
-
-class FixedHoldPong(_Pong):
-    """N emulators on C++ threads, each decision held for the same number of frames.
-
-    They move in lockstep: an emulator without a decision (−1) can't wait, it plays NOOP meanwhile.
-
-    Args:
-        num_envs: emulators N.
-        hold: emulated frames per decision.
-        sticky: probability that a frame repeats the previous action.
-        noop_max: up to so many NOOPs at the start of a game.
-        max_frames: emulated frames after which a game is cut off.
-        num_threads: C++ threads; 0 takes one per core.
-    """
-
-    def __init__(
-        self, num_envs: int, hold: int, *, sticky: float, noop_max: int, max_frames: int, num_threads: int = 0
-    ):
-        super().__init__(num_envs)
-        self._hold = hold
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        self._fleet = AtariVectorEnv(
-            "pong",
-            num_envs,
-            num_threads=num_threads,
-            max_num_frames_per_episode=max_frames,
-            repeat_action_probability=sticky,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-            img_height=210,  # the native screen, neither resized nor stacked
-            img_width=160,
-            stack_num=1,
-            frameskip=hold,
-            maxpool=False,
-            noop_max=noop_max,
-            reward_clipping=False,
-            use_fire_reset=False,
-        )
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], Any]:
-        """New games; ``seed`` is None to let the emulators' random streams run on, or (N,) int, each at least 1."""
-        screens, infos = self._fleet.reset(seed=seed)
-        return screens[:, 0], infos
-
-    def step(self, actions: NDArray[np.int64]) -> StepResult:
-        """One decision of each emulator: screens (N, 210, 160), rewards, terminations, truncations, infos."""
-        screens, rewards, terminations, truncations, _ = self._fleet.step(ALE_ACTIONS[actions])
-        holds = np.full(self.num_envs, self._hold)
-        return screens[:, 0], rewards.astype(np.float32), terminations, truncations, {"hold": holds}
-
-
-class RandomHoldPong(_Pong):
-    """N emulators, each decision held for 2, 3 or 4 frames, drawn anew each time: gym's ``Pong-v0`` itself.
-
-    ``AtariVectorEnv`` can only hold a fixed number of frames, so these are N of ale-py's ordinary emulators, each in a
-    process of its own. One that has no decision (−1) costs nothing.
-
-    Args:
-        num_envs: emulators N.
-        sticky: probability that a frame repeats the previous action.
-        max_frames: emulated frames after which a game is cut off.
-    """
-
-    def __init__(self, num_envs: int, *, sticky: float, max_frames: int):
-        super().__init__(num_envs)
-        emulator = partial(_WaitingPong, sticky, max_frames)
-        self._fleet = AsyncVectorEnv([emulator] * num_envs, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], Any]:
-        """New games; ``seed`` (N,) int seeds each emulator and its stream of holds, None lets both run on."""
-        screens, infos = self._fleet.reset(seed=None if seed is None else [int(one) for one in seed])
-        return screens.copy(), infos
-
-    def step(self, actions: NDArray[np.int64]) -> StepResult:
-        """One decision of each emulator: screens (N, 210, 160), rewards, terminations, truncations, infos."""
-        screens, rewards, terminations, truncations, infos = self._fleet.step(actions)
-        return screens.copy(), rewards.astype(np.float32), terminations, truncations, {"hold": infos["hold"]}
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """End the emulators' processes."""
-        self._fleet.close(**kwargs)
-
-
-class _WaitingPong(gymnasium.Wrapper[NDArray[np.uint8], int, NDArray[np.uint8], int]):
-    """One ``Pong-v0`` emulator that stays where it is when the action is −1."""
-
-    def __init__(self, sticky: float, max_frames: int):
-        _leave_signals_to_the_parent()
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        super().__init__(
+        self._noop_max = noop_max
+        self._emulators = [
             AtariEnv(
                 "pong",
                 obs_type="grayscale",
-                frameskip=(2, 5),  # 5 is not included
+                frameskip=(2, 5) if hold == "2-4" else hold,  # 5 is not included
                 repeat_action_probability=sticky,
                 max_num_frames_per_episode=max_frames,
             )
-        )
-        self._hold = 0
+            for _ in range(num_envs)
+        ]
+        self._screens = np.zeros((num_envs, 210, 160), np.uint8)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        self._screen, _ = self.env.reset(seed=seed, options=options)
-        return self._screen, {"hold": self._hold}  # after a game's last decision the vector environment asks here
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], Any]:
+        """New games.
 
-    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
-        if action < 0:
-            return self._screen, 0.0, False, False, {"hold": 0}
-        before = self._frame
-        self._screen, reward, terminated, truncated, _ = self.env.step(int(ALE_ACTIONS[action]))
-        self._hold = self._frame - before
-        return self._screen, float(reward), terminated, truncated, {"hold": self._hold}
+        Args:
+            seed: of each emulator with all its random streams, (N,); an int stands for seed, seed + 1, …; None lets
+                the streams run on.
+            options: not used.
+        """
+        seeds = np.arange(seed, seed + self.num_envs) if isinstance(seed, int) else seed
+        for i, emulator in enumerate(self._emulators):
+            self._screens[i] = self._new_game(emulator, None if seeds is None else int(seeds[i]))
+        return self._screens, {}
 
-    @property
-    def _frame(self) -> int:
-        return int(self.unwrapped.ale.getFrameNumber())  # type: ignore[attr-defined]
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """One decision of each emulator: screens, rewards, terminations, truncations, infos.
+
+        Raises:
+            ValueError: the actions are not (N,).
+        """
+        if actions.shape != (self.num_envs,):
+            raise ValueError(f"actions must be ({self.num_envs},), got {actions.shape}")
+        rewards, frames = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.int64)
+        terminations, truncations = np.zeros((2, self.num_envs), np.bool_)
+        for i in np.flatnonzero(actions >= 0):
+            emulator = self._emulators[i]
+            before = emulator.ale.getFrameNumber()
+            screen, rewards[i], terminations[i], truncations[i], _ = emulator.step(ALE_ACTIONS[actions[i]])
+            frames[i] = emulator.ale.getFrameNumber() - before
+            self._screens[i] = self._new_game(emulator) if terminations[i] or truncations[i] else screen
+        return self._screens, rewards, terminations, truncations, {"frames": frames}
+
+    def _new_game(self, emulator: AtariEnv, seed: int | None = None) -> NDArray[np.uint8]:
+        screen: NDArray[np.uint8] = emulator.reset(seed=seed)[0]
+        if self._noop_max:
+            for _ in range(emulator.np_random.integers(1, self._noop_max + 1)):
+                emulator.ale.act(ale_py.Action.NOOP)
+            screen = emulator.ale.getScreenGrayscale()
+        return screen
 
 
-def _leave_signals_to_the_parent() -> None:
-    """An emulator's process does not hear a signal meant for the run, which its parent answers, and dies with it."""
-    if not multiprocessing.current_process().daemon:  # AsyncVectorEnv also builds one in the parent, to look at it
-        return
-    os.setpgrp()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+@dataclass(frozen=True)
+class Played:
+    """What a decision led to, in each of N environments.
+
+    Attributes:
+        observations: N rows, what the policy sees next.
+        rewards: (N,) float32.
+        dones: (N,) bool, the episode ended; the observation is already the next one's first.
+        frames: (N,) int64, emulated for this decision.
+    """
+
+    observations: SparseFrames
+    rewards: NDArray[np.float32]
+    dones: NDArray[np.bool_]
+    frames: NDArray[np.int64]
+
+
+class Fleet:
+    """Pong emulators with what a policy sees of them: difference frames, kept sparse.
+
+    Args:
+        envs: N emulators that show screens.
+    """
+
+    def __init__(self, envs: Pong):
+        self.envs = envs
+        self.num_envs = envs.num_envs
+
+    def reset(self, seeds: NDArray[np.int64] | None = None) -> SparseFrames:
+        """New games, their difference frames all zero; ``seeds`` (N,) or None to let the random streams run on."""
+        self._field = play_field(self.envs.reset(seed=seeds)[0])
+        return SparseFrames.between(self._field, self._field)
+
+    def step(self, actions: NDArray[np.int64]) -> Played:
+        """One decision of each emulator: actions (N,), 1 UP, 0 DOWN, −1 none."""
+        screens, rewards, terminations, truncations, infos = self.envs.step(actions)
+        before, self._field, dones = self._field, play_field(screens), terminations | truncations
+        return Played(SparseFrames.between(before, self._field, fresh=dones), rewards, dones, infos["frames"])
+
+    def close(self) -> None:
+        """End the emulators."""
+        self.envs.close()
+
+
+def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
+    """The emulators that a config describes, with what a policy sees of them.
+
+    Args:
+        config: the run's config.
+        num_envs: how many, if not as many as the config says.
+    """
+    return Fleet(make_envs(config, num_envs))
+
+
+def make_envs(config: Config, num_envs: int | None = None) -> Pong:
+    """The emulators that a config describes, as a vector environment of screens.
+
+    Args:
+        config: the run's config; ``hold``, ``sticky``, ``noop_max`` and ``max_frames`` define the task.
+        num_envs: how many, if not as many as the config says.
+    """
+    return Pong(
+        num_envs or config.num_envs,
+        config.hold,
+        sticky=config.sticky,
+        noop_max=config.noop_max,
+        max_frames=config.max_frames or NO_CAP,
+    )

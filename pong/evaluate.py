@@ -8,7 +8,6 @@ import numpy as np
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import make_envs
 from pong.frames import SparseFrames
 from pong.policies import KarpathyPolicy
 from pong.rollout import EVALUATION, Actor, Episode, Rollout
@@ -54,6 +53,10 @@ class Greedy:
         """The likelier action of each row, (N,) int64."""
         return self.policy.act_greedily(x)
 
+    def share_memory(self) -> None:
+        """Move the weights to where other processes see them change."""
+        self.policy.share_memory()
+
 
 def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> Evaluation:
     """Play fresh games of a config's task and score them.
@@ -62,7 +65,7 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
     favour short ones.
 
     Args:
-        policy: plays; a ``Greedy`` one doesn't sample. Nothing is learned.
+        policy: plays, on the CPU; a ``Greedy`` one doesn't sample. Nothing is learned.
         config: names the task (``hold``, ``sticky``, …); its seed plays no part.
         episodes: games, at least 1.
         seed: of the emulators and the sampled actions.
@@ -80,10 +83,10 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
         "max_frames": config.max_frames or MAX_FRAMES,
     }
     config = config.model_copy(update=changes)
-    rollout = Rollout(config, make_envs(config), EVALUATION)
+    rollout = Rollout(config, policy, EVALUATION)
     finished: list[Episode] = []
-    with contextlib.closing(rollout.envs):
+    with contextlib.closing(rollout):
         for wave in range(waves):
             wanted = min(num_envs, episodes - len(finished))
-            finished += [e for e in rollout.collect(policy, wave).episodes if e.emulator < wanted]
+            finished += [e for e in rollout.collect(wave).episodes if e.emulator < wanted]
     return Evaluation(finished)

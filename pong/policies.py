@@ -43,7 +43,7 @@ class KarpathyPolicy(nn.Module):
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B,) of UP for difference frames x: (B, 6400) floating, or the same rows as ``SparseFrames``."""
         h = torch.relu(self._first_layer(x))  # (B, hidden)
-        return h @ self.W2  # (B,)
+        return (h * self.W2).sum(-1)  # (B,); h @ W2 would round a row differently in larger and smaller batches
 
     def _first_layer(self, x: Tensor | SparseFrames) -> Tensor:
         if isinstance(x, Tensor):
@@ -51,7 +51,7 @@ class KarpathyPolicy(nn.Module):
         if self.W1.is_cuda:  # a GPU multiplies the zeros faster than it looks them up
             return x.to(self.W1.device).dense(self.W1.dtype) @ self.W1.T
         signs = x.signs.to(self.W1.dtype)
-        return F.embedding_bag(x.columns, self.W1.T, x.offsets(), mode="sum", per_sample_weights=signs)
+        return F.embedding_bag(x.columns, self.W1.T, x.offsets, mode="sum", per_sample_weights=signs)
 
     def distribution(self, x: Tensor | SparseFrames) -> Bernoulli:
         """π(·|x): a Bernoulli over {DOWN 0, UP 1} for each of the B rows."""
@@ -61,12 +61,12 @@ class KarpathyPolicy(nn.Module):
         """Log π(a|x), (B,) in nats, of actions (B,) in {0, 1}."""
         return self.distribution(x).log_prob(actions)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
         """Sample actions (B,) int64 on the CPU: UP where ``noise`` (B,), uniform on [0, 1), lies below P(UP)."""
         return (noise < torch.sigmoid(self(x)).cpu()).long()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act_greedily(self, x: Tensor | SparseFrames) -> Tensor:
         """The likelier action of each row, (B,) int64 on the CPU."""
         logits: Tensor = self(x)

@@ -1,16 +1,18 @@
 """Playing: a frozen policy in N emulators until the rollout ends, then the rows whose return is known."""
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config
-from pong.frames import SparseFrames
+from pong.envs import Played, make_fleet
+from pong.frames import PIXELS, SparseFrames
+from pong.ranks import Ranks, cores, deal
 from pong.returns import discounted_returns, standardize
 
 TRAINING, EVALUATION = 0, 1  # what random streams are for
@@ -22,6 +24,10 @@ class Actor(Protocol):
 
     def act(self, x: SparseFrames, noise: Tensor) -> Tensor:
         """Actions (N,) int64 from observations and noise (N,), uniform on [0, 1)."""
+        ...
+
+    def share_memory(self) -> object:
+        """Move the weights to where other processes see them change."""
         ...
 
 
@@ -41,12 +47,27 @@ class Batch:
     Attributes:
         observations: B difference frames.
         actions: (B,) int64 in {0, 1}.
-        returns: (B,) float32, discounted points, standardised as the config says.
-        episodes: the games that ended in this rollout.
-        points: rallies that ended in it.
-        steps: decisions made in it.
-        frames: frames emulated in it.
+        returns: (B,) float32, discounted points; with standardize = "episode" in their game's standard deviations.
+        share: B over the rows of all ranks together: 1 without others.
+        episodes: the games that ended in this rollout, on all ranks; by emulator, and then in time.
+        points: rallies that ended in it, on all ranks.
+        steps: decisions made in it, on all ranks.
+        frames: frames emulated in it, on all ranks.
     """
+
+    observations: SparseFrames
+    actions: Tensor
+    returns: Tensor
+    share: float
+    episodes: list[Episode]
+    points: int
+    steps: int
+    frames: int
+
+
+@dataclass
+class Part:
+    """One player's part of a rollout; the attributes are those of ``Batch``."""
 
     observations: SparseFrames
     actions: Tensor
@@ -57,34 +78,14 @@ class Batch:
     frames: int
 
 
-@dataclass
-class _Steps:
-    """A stretch of play, one entry per moment; each (N,) over the emulators."""
-
-    observations: list[SparseFrames] = field(default_factory=list)
-    actions: list[Tensor] = field(default_factory=list)  # int64
-    rewards: list[NDArray[np.float32]] = field(default_factory=list)
-    dones: list[NDArray[np.bool_]] = field(default_factory=list)
-    unused: list[NDArray[np.bool_]] = field(default_factory=list)  # decisions no batch has held yet
-
-    def waiting(self, unused: NDArray[np.bool_]) -> "_Steps":
-        """The stretch from the first unused decision on; ``unused`` is (T, N)."""
-        moments = np.flatnonzero(unused.any(axis=1))
-        first = int(moments[0]) if len(moments) else len(unused)
-        rest = slice(first, None)
-        return _Steps(
-            self.observations[rest], self.actions[rest], self.rewards[rest], self.dones[rest], list(unused[rest])
-        )
-
-
 class Noise:
     """Uniform numbers that decide the actions: one stream for each (seed, update, emulator)."""
 
     BLOCK = 256  # moments drawn at a time
 
-    def __init__(self, seed: int, update: int, num_envs: int, purpose: int = TRAINING):
-        self._streams = [_random_stream(seed, update, i, purpose, ACTIONS) for i in range(num_envs)]
-        self._block = np.empty((0, num_envs), np.float32)
+    def __init__(self, seed: int, update: int, emulators: Sequence[int], purpose: int = TRAINING):
+        self._streams = [_random_stream(seed, update, i, purpose, ACTIONS) for i in emulators]
+        self._block = np.empty((0, len(emulators)), np.float32)
         self._next = 0
 
     def draw(self) -> Tensor:
@@ -96,9 +97,9 @@ class Noise:
         return torch.from_numpy(self._block[self._next - 1])
 
 
-def emulator_seeds(seed: int, update: int, num_envs: int, purpose: int = TRAINING) -> NDArray[np.int64]:
+def emulator_seeds(seed: int, update: int, emulators: Sequence[int], purpose: int = TRAINING) -> NDArray[np.int64]:
     """What to seed each emulator with, (N,) int64 in [1, 2³¹), from (seed, update, emulator)."""
-    streams = [_random_stream(seed, update, i, purpose, EMULATOR) for i in range(num_envs)]
+    streams = [_random_stream(seed, update, i, purpose, EMULATOR) for i in emulators]
     return np.array([stream.integers(1, 2**31) for stream in streams])
 
 
@@ -106,117 +107,194 @@ def _random_stream(seed: int, update: int, emulator: int, *purpose: int) -> np.r
     return np.random.default_rng(np.random.SeedSequence((seed, update, emulator, *purpose)))
 
 
+class Player:
+    """Plays some of the emulators, and keeps what it played until a batch takes it.
+
+    A stretch of play has an entry per moment, each (n,) over the player's emulators.
+
+    Args:
+        config: the run's config.
+        emulators: which of the run's emulators; random streams belong to an emulator, not to its player.
+        purpose: TRAINING or EVALUATION, which have different random streams.
+        actor: decides.
+    """
+
+    def __init__(self, config: Config, emulators: range, purpose: int, actor: Actor):
+        self.config = config
+        self.emulators = emulators
+        self.purpose = purpose
+        self.actor = actor
+        self.fleet = make_fleet(config, len(emulators))
+        self._seen: SparseFrames | None = None
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        n = len(self.emulators)
+        self._score, self._length = np.zeros(n), np.zeros(n, int)  # of the games under way
+        self._observations: list[SparseFrames] = []
+        self._actions: list[Tensor] = []  # int64
+        self._rewards: list[NDArray[np.float32]] = []
+        self._dones: list[NDArray[np.bool_]] = []
+        self._unused: list[NDArray[np.bool_]] = []  # decisions no batch has held yet
+
+    def begin(self, update: int) -> None:
+        """Get ready to play rollout number ``update``."""
+        if self._seen is None or update % self.config.reseed_every == 0:
+            self._seen = self.fleet.reset(emulator_seeds(self.config.seed, update, self.emulators, self.purpose))
+            self._start_afresh()
+        elif self.config.until == "episodes":
+            self._seen = self.fleet.reset()
+        self._noise = Noise(self.config.seed, update, self.emulators, self.purpose)
+        self._active = np.ones(len(self.emulators), bool)
+
+    def go_on(self) -> None:
+        """Get ready to play the same rollout on."""
+
+    def finish(self) -> Part:
+        """Play it and hand out the rows whose point has ended."""
+        self._episodes: list[Episode] = []
+        points, steps, frames, moments = 0, 0, 0, 0
+        while self._active.any() and (self.config.until == "episodes" or moments < self.config.horizon):
+            played = self._step()
+            moments += 1
+            points += int(np.count_nonzero(played.rewards))
+            steps += int(np.count_nonzero(self._active))
+            frames += int(played.frames.sum())
+            self._keep_score(played)
+            if self.config.until == "episodes":
+                self._active = self._active & ~played.dones
+        return Part(*self._cut(), self._episodes, points, steps, frames)
+
+    def close(self) -> None:
+        """End the emulators."""
+        self.fleet.close()
+
+    def _step(self) -> Played:
+        """One decision of every active emulator, remembered."""
+        assert self._seen is not None, "begin first"
+        actions = self.actor.act(self._seen, self._noise.draw())  # (n,)
+        played = self.fleet.step(np.where(self._active, actions.numpy(), -1))
+        self._observations.append(self._seen)
+        self._actions.append(actions)
+        self._rewards.append(played.rewards)
+        self._dones.append(played.dones)
+        self._unused.append(self._active)
+        self._seen = played.observations
+        return played
+
+    def _keep_score(self, played: Played) -> None:
+        self._score += played.rewards
+        self._length += self._active
+        for i in np.flatnonzero(played.dones):
+            self._episodes.append(Episode(self.emulators[i], float(self._score[i]), int(self._length[i])))
+            self._score[i] = self._length[i] = 0
+
+    def _cut(self) -> tuple[SparseFrames, Tensor, Tensor]:
+        """Take the rows whose point has ended: observations, actions, returns; the others wait."""
+        rewards, dones, unused = (np.stack(rows) for rows in (self._rewards, self._dones, self._unused))  # (T, n)
+        ended = (rewards != 0) | dones
+        known = np.logical_or.accumulate(ended[::-1])[::-1]  # an end lies ahead: the return is known
+        emulators, moments = np.nonzero(
+            (unused & known).T
+        )  # each emulator's rows together: a player more changes nothing
+        ready = (torch.from_numpy(moments), torch.from_numpy(emulators))
+        returns = discounted_returns(
+            torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=True
+        )
+        if self.config.standardize == "episode":
+            for game in np.split(np.stack((moments, emulators)), np.flatnonzero(np.diff(emulators)) + 1, axis=1):
+                returns[*game] = standardize(returns[*game])
+        observations = SparseFrames.cat(self._observations)[ready[0] * len(self.emulators) + ready[1]]
+        rows = observations, torch.stack(self._actions)[ready], returns[ready]
+        self._keep(unused & ~known)
+        return rows
+
+    def _keep(self, unused: NDArray[np.bool_]) -> None:
+        """Forget all before the first unused decision; ``unused`` is (T, n)."""
+        moments = np.flatnonzero(unused.any(axis=1))
+        first = int(moments[0]) if len(moments) else len(unused)
+        self._unused = list(unused[first:])
+        for entries in (self._observations, self._actions, self._rewards, self._dones):
+            del entries[:first]
+
+
 class Rollout:
-    """Plays N emulators with one policy and hands out a ``Batch`` per update.
+    """Plays the emulators with one policy and hands out a ``Batch`` per update.
 
     A rollout ends after ``horizon`` moments ("steps"), or once every emulator has finished one game ("episodes"). A row
     enters a batch when its point has ended; the unfinished rally waits for the next batch. Every ``reseed_every``
     updates the emulators start afresh from (seed, update, emulator), so that a run can be taken up again there; the
     rallies and games this cuts short are dropped.
 
+    The emulators are dealt out to processes, one per core, and these to ranks. What is played does not depend on how.
+
     Args:
         config: the run's config.
-        envs: N emulators, see ``envs.make_envs``.
+        actor: decides, on the CPU; a policy that changes between rollouts, or not.
         purpose: TRAINING or EVALUATION, which have different random streams.
+        ranks: this process among those that train together; each plays its share of the emulators.
     """
 
-    def __init__(self, config: Config, envs: VectorEnv[Any, Any, Any], purpose: int = TRAINING):
+    def __init__(self, config: Config, actor: Actor, purpose: int = TRAINING, ranks: Ranks | None = None):
+        from pong.players import PlayerProcess  # which is made of a Player
+
         self.config = config
-        self.envs = envs
-        self.purpose = purpose
-        self._observations = np.empty(0, np.int8)
-        self._steps = _Steps()
-        self._start_games()
-        # The cores belong to the emulators; and sums must not depend on how many there are.
-        torch.set_num_threads(1)
+        self.ranks = ranks or Ranks()
+        mine = self.ranks.share(range(config.num_envs))
+        processes = min(config.processes or max(cores() // self.ranks.local_size, 1), len(mine))
+        torch.set_num_threads(1)  # the cores belong to the players; and sums must not depend on how many there are
+        if processes == 1:
+            self.players: Sequence[Player | PlayerProcess] = [Player(config, mine, purpose, actor)]
+            return
+        actor.share_memory()
+        self.players = [PlayerProcess(config, deal(mine, k, processes), purpose, actor) for k in range(processes)]
 
-    def collect(self, policy: Actor, update: int) -> Batch:
+    def begin(self, update: int) -> None:
+        """Start playing rollout number ``update``; with players in other processes they play meanwhile."""
+        for player in self.players:
+            player.begin(update)
+
+    def finish(self) -> Batch:
+        """Wait for the rollout that was begun and return its batch.
+
+        Raises:
+            RunError: a player's process or another rank died.
+        """
+        parts = [player.finish() for player in self.players]
+        while not any(self.ranks.gather(any(len(part.returns) for part in parts))):
+            for player in self.players:  # no point has ended yet: nothing to learn from
+                player.go_on()
+            parts += [player.finish() for player in self.players]
+        return self._batch(parts)
+
+    def collect(self, update: int) -> Batch:
         """Play rollout number ``update`` and return its batch."""
-        self._begin(update)
-        noise = Noise(self.config.seed, update, self.envs.num_envs, self.purpose)
-        active = np.ones(self.envs.num_envs, bool)
-        episodes: list[Episode] = []
-        moments, steps, frames, points, known = 0, 0, 0, 0, False
-        while not self._finished(moments, known, active):
-            rewards, dones, holds = self._step(policy, noise.draw(), active)
-            episodes += self._keep_score(rewards, dones, active)
-            moments += 1
-            steps += int(active.sum())
-            frames += int(holds[active].sum())
-            points += int(np.count_nonzero(rewards))
-            known = known or bool(rewards.any() or dones.any())
-            if self.config.until == "episodes":
-                active = active & ~dones
-        return self._cut(episodes=episodes, points=points, steps=steps, frames=frames)
+        self.begin(update)
+        return self.finish()
 
-    def _step(
-        self, policy: Actor, noise: Tensor, active: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
-        """One decision of every active emulator, remembered; returns rewards, dones and holds, each (N,)."""
-        observations = SparseFrames.from_dense(self._observations)
-        actions = policy.act(observations, noise)  # (N,)
-        chosen = np.where(active, actions.numpy(), -1)
-        self._observations, rewards, terminations, truncations, infos = self.envs.step(chosen)
-        rewards, dones = rewards * active, (terminations | truncations) & active
-        self._steps.observations.append(observations)
-        self._steps.actions.append(actions)
-        self._steps.rewards.append(rewards)
-        self._steps.dones.append(dones)
-        self._steps.unused.append(active)
-        return rewards, dones, infos["hold"]
+    def close(self) -> None:
+        """End the emulators."""
+        for player in self.players:
+            player.close()
 
-    def _begin(self, update: int) -> None:
-        if update % self.config.reseed_every == 0:
-            seeds = emulator_seeds(self.config.seed, update, self.envs.num_envs, self.purpose)
-            self._observations, _ = self.envs.reset(seed=seeds)  # type: ignore[arg-type]  # one each, as ale-py takes them
-            self._steps = _Steps()
-            self._start_games()
-        elif self.config.until == "episodes":
-            self._observations, _ = self.envs.reset()
-
-    def _finished(self, moments: int, known: bool, active: NDArray[np.bool_]) -> bool:
-        if self.config.until == "episodes":
-            return not active.any()
-        return moments >= self.config.horizon and known  # without a known return the batch would be empty
-
-    def _start_games(self) -> None:
-        n = self.envs.num_envs
-        self._score, self._length = np.zeros(n), np.zeros(n, int)
-
-    def _keep_score(
-        self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], active: NDArray[np.bool_]
-    ) -> list[Episode]:
-        self._score += rewards
-        self._length += active
-        ended = np.flatnonzero(dones)
-        episodes = [Episode(int(i), float(self._score[i]), int(self._length[i])) for i in ended]
-        self._score[ended] = 0
-        self._length[ended] = 0
-        return episodes
-
-    def _cut(self, **counts: Any) -> Batch:
-        """Take the rows whose point has ended; the others wait."""
-        steps = self._steps
-        rewards, dones, unused = (np.stack(rows) for rows in (steps.rewards, steps.dones, steps.unused))  # (T, N)
-        ended = (rewards != 0) | dones
-        known = np.logical_or.accumulate(ended[::-1])[::-1]  # an end lies ahead: the return is known
-        ready = torch.from_numpy(unused & known)
-        returns = discounted_returns(
-            torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=True
+    def _batch(self, parts: list[Part]) -> Batch:
+        returns = torch.cat([part.returns for part in parts])
+        rows = [(part.observations, part.actions) for part in parts]
+        counts = [(part.episodes, part.points, part.steps, part.frames) for part in parts]
+        everyones = self.ranks.gather((len(returns), counts))
+        share = len(returns) / sum(theirs for theirs, _ in everyones)
+        if not share:  # all points ended on other ranks: a row that weighs nothing
+            nothing = SparseFrames.from_dense(np.zeros((1, PIXELS), np.int8))
+            rows, returns = [(nothing, torch.zeros(1, dtype=torch.int64))], torch.zeros(1)
+        observations, actions = zip(*rows, strict=True)
+        episodes, points, steps, frames = zip(*(one for _, theirs in everyones for one in theirs), strict=True)
+        return Batch(
+            observations=SparseFrames.cat(observations),
+            actions=torch.cat(actions),
+            returns=returns,
+            share=share,
+            episodes=sorted((one for some in episodes for one in some), key=lambda episode: episode.emulator),
+            points=sum(points),
+            steps=sum(steps),
+            frames=sum(frames),
         )
-        batch = Batch(
-            observations=SparseFrames.cat(steps.observations)[ready.flatten()],
-            actions=torch.stack(steps.actions)[ready],
-            returns=self._standardized(returns, ready),
-            **counts,
-        )
-        self._steps = steps.waiting(unused & ~known)
-        return batch
-
-    def _standardized(self, returns: Tensor, ready: Tensor) -> Tensor:
-        """The returns of the ready rows, (B,), standardised over the batch or over each emulator's game."""
-        if self.config.standardize == "episode":
-            for i in range(returns.shape[1]):
-                returns[ready[:, i], i] = standardize(returns[ready[:, i], i])
-        chosen = returns[ready]
-        return standardize(chosen) if self.config.standardize == "batch" and len(chosen) else chosen

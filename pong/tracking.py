@@ -36,6 +36,7 @@ TAGS = (
     "losses/entropy",
     "losses/grad_norm",
     "losses/approx_kl",
+    "losses/explained_variance",
     "policy/prob_up",
     "time/rollout_seconds",
     "time/learn_seconds",
@@ -49,11 +50,12 @@ IMAGE_EVERY = 50  # updates between pictures of W1
 class Scores:
     """Running tallies over the games of a run."""
 
-    def __init__(self) -> None:
-        self.games = 0
-        self.points = 0
-        self.last100: deque[float] = deque(maxlen=100)
-        self.ema: float | None = None  # 0.99·old + 0.01·new, from the first game's score, as in 2016
+    def __init__(self, counters: Counters | None = None) -> None:
+        counters = counters or Counters()
+        self.games = counters.games
+        self.points = counters.points
+        self.last100: deque[float] = deque(counters.last100, maxlen=100)
+        self.ema = counters.ema  # 0.99·old + 0.01·new, from the first game's score, as in 2016
 
     def add(self, episode: Episode) -> None:
         """Count one more game."""
@@ -115,6 +117,14 @@ def _git_revision() -> str:
         return "unknown"
 
 
+def _rows_up_to(update: int, file: Path) -> list[list[str]]:
+    """The rows of an interrupted run's metrics.csv that its checkpoint knows of."""
+    if not update or not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as lines:
+        return [row for row in list(csv.reader(lines))[1:] if row and row[0].isdigit() and int(row[0]) <= update]
+
+
 class Tracker:
     """Writes each update to TensorBoard, metrics.csv and the terminal.
 
@@ -122,18 +132,24 @@ class Tracker:
         config: the run's config.
         folder: the run's folder, see ``create_run_folder``.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
+        counters: how far the run had come, if it is taken up again: what was written later is taken back.
     """
 
-    def __init__(self, config: Config, folder: Path, console: Console | None = None):
+    def __init__(self, config: Config, folder: Path, console: Console | None = None, counters: Counters | None = None):
+        counters = counters or Counters()
         self.config = config
-        self.scores = Scores()
+        self.scores = Scores(counters)
         self._console = console or Console(soft_wrap=True, highlight=False)
-        self._writer = SummaryWriter(str(folder))
-        self._file = (folder / "metrics.csv").open("w", newline="", encoding="utf-8", buffering=1)
+        self._writer = SummaryWriter(str(folder), purge_step=counters.steps + 1 if counters.updates else None)
+        before = _rows_up_to(counters.updates, folder / "metrics.csv")
+        minutes = float(before[-1][COUNTERS.index("minutes")]) if before else 0.0
+        with (folder / "metrics.tmp").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([(*COUNTERS, *TAGS), *before])
+        (folder / "metrics.tmp").replace(folder / "metrics.csv")
+        self._file = (folder / "metrics.csv").open("a", newline="", encoding="utf-8", buffering=1)
         self._csv = csv.writer(self._file)
-        self._csv.writerow((*COUNTERS, *TAGS))
-        self._began = time.monotonic()
-        self._recent: deque[tuple[float, int]] = deque([(self._began, 0)], maxlen=SPS_WINDOW + 1)
+        self._began = time.monotonic() - 60 * minutes
+        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), counters.steps)], maxlen=SPS_WINDOW + 1)
         self._track_seconds = 0.0
         self._last_line = -LINE_SECONDS
         self._progress = self._make_progress() if self._console.is_terminal else None
@@ -181,7 +197,8 @@ class Tracker:
 
     def counters(self, updates: int, steps: int) -> Counters:
         """How far the run has come, for a checkpoint."""
-        return Counters(updates, steps, self.scores.games, self.scores.points)
+        scores = self.scores
+        return Counters(updates, steps, scores.games, scores.points, scores.ema, tuple(scores.last100))
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -202,6 +219,7 @@ class Tracker:
             learned.entropy,
             learned.grad_norm,
             learned.approx_kl,
+            learned.explained_variance,
             learned.prob_up,
             update.rollout_seconds,
             update.learn_seconds,
@@ -225,7 +243,9 @@ class Tracker:
     def _show(self, steps: int, sps: float) -> None:
         mean100 = self.scores.mean100
         mean = (
-            f"mean100 {mean100:+.2f}" if mean100 is not None else f"mean100 after {100 - self.scores.games} more games"
+            f"mean100 {mean100:+.2f}"
+            if mean100 is not None
+            else f"mean100 after {100 - len(self.scores.last100)} more games"
         )
         summary = f"{self.scores.games} games  {self.scores.points} points  {mean}  {sps:,.0f} steps/s"
         if self._progress:

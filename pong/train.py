@@ -1,15 +1,21 @@
 """The loop: play, take log π of what was played, turn it into the surrogate loss, step, track."""
 
+import copy
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
+from pong.baseline import Baseline
+from pong.checkpoint import Checkpoint
 from pong.config import Config, InputError
-from pong.envs import make_envs
+from pong.frames import SparseFrames
 from pong.losses import surrogate_loss
-from pong.policies import KarpathyPolicy
+from pong.policies import Bernoulli, KarpathyPolicy
+from pong.ranks import Ranks
+from pong.returns import standardize
 from pong.rollout import Batch, Rollout
 
 
@@ -24,6 +30,7 @@ class Learned:
         approx_kl: KL(before ‖ after the step) estimated on the batch, nats.
         prob_up: mean P(UP) over the batch.
         learning_rate: of this step.
+        explained_variance: share of the returns' variance that the baseline foretold; None without one.
     """
 
     policy_loss: float
@@ -32,6 +39,7 @@ class Learned:
     approx_kl: float
     prob_up: float
     learning_rate: float
+    explained_variance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,83 +58,175 @@ class Trainer:
 
     Args:
         config: the run's config.
+        ranks: the processes that train this policy together, each with its share of the emulators.
 
     Raises:
-        InputError: the config asks for a device that is not there.
+        InputError: the config asks for a device that is not there, or for fewer emulators than there are processes.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, ranks: Ranks | None = None):
         self.config = config
-        self.device = choose_device(config.device)
-        self.policy = make_policy(config).to(self.device)
+        self.ranks = ranks or Ranks()
+        check_ranks(config, self.ranks)
+        self.device = choose_device(config.device, self.ranks.local_rank)
+        self.actor = make_policy(config)  # plays on the CPU: a few rows are decided sooner there than sent to a GPU
+        self.rollout = Rollout(config, self.actor, ranks=self.ranks)
+        self.policy = self.actor if self.device.type == "cpu" else copy.deepcopy(self.actor).to(self.device)
         self.optimizer = make_optimizer(config, self.policy)
-        self.rollout = Rollout(config, make_envs(config))
+        self.baseline = make_baseline(config, self.device, self.ranks) if config.baseline == "network" else None
         self.updates = 0
         self.steps = 0
 
+    def take_up(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same config.
+
+        Raises:
+            InputError: its weights or its optimiser's state don't fit.
+        """
+        learners = [(self.policy, checkpoint.policy, self.optimizer, checkpoint.optimizer)]
+        if self.baseline:
+            baseline = self.baseline
+            learners.append((baseline.network, checkpoint.baseline, baseline.optimizer, checkpoint.baseline_optimizer))
+        for network, weights, optimizer, state in learners:
+            try:
+                network.load_state_dict(weights)
+            except RuntimeError as error:
+                raise InputError(f"the checkpoint does not fit its config: {' '.join(str(error).split())}") from None
+            load_optimizer(optimizer, state)
+        self._show_players()
+        self.updates, self.steps = checkpoint.counters.updates, checkpoint.counters.steps
+
     def close(self) -> None:
         """End the emulators."""
-        self.rollout.envs.close()
+        self.rollout.close()
 
     def run(self) -> Iterator[Update]:
-        """Train until ``total_steps``, yielding each update; between two yields everything is consistent."""
+        """Train until ``total_steps``, yielding each update; between two yields everything is consistent.
+
+        The players begin the next rollout as soon as the policy has taken its step. All that does not change the
+        policy, what the caller does with an update included, is done while they play.
+        """
+        if self.steps < self.config.total_steps:
+            self.rollout.begin(self.updates)
         while self.steps < self.config.total_steps:
             began = time.perf_counter()
-            batch = self.rollout.collect(self.policy, self.updates)
+            batch = self.rollout.finish()
             played = time.perf_counter()
-            learned = self._learn(batch)
+            observations = batch.observations.to(self.device)
+            actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
+            unexplained = returns - self.baseline.predict(observations) if self.baseline else returns
+            advantages = self._standardize(unexplained, batch.share)
+            step = self._step(observations, actions, advantages, batch.share)
             self.updates += 1
             self.steps += batch.steps
+            if self.steps < self.config.total_steps:
+                self.rollout.begin(self.updates)
+            learned = self._measure(step, observations, actions, batch.share)
+            if self.baseline:
+                learned = replace(learned, explained_variance=self._explained(returns, unexplained, batch.share))
+                self.baseline.fit(observations, returns, batch.share)
             yield Update(self.updates, batch, learned, played - began, time.perf_counter() - played)
 
-    def _learn(self, batch: Batch) -> Learned:
-        """One step on −log π·R over the batch.
+    def _standardize(self, returns: Tensor, share: float) -> Tensor:
+        """Returns, less the baseline if there is one, in standard deviations over the batch of all ranks; (B,)."""
+        if self.config.standardize != "batch":
+            return returns
+        everyones = self.ranks.gather(returns.cpu() if share else returns[:0].cpu())
+        if not share:
+            return torch.zeros_like(returns)
+        before = sum(len(theirs) for theirs in everyones[: self.ranks.rank])
+        return standardize(torch.cat(everyones))[before : before + len(returns)].to(self.device)
+
+    def _step(self, observations: SparseFrames, actions: Tensor, advantages: Tensor, share: float) -> "_Step":
+        """One step on −log π·R over the batch, the same on every rank.
 
         Raises:
             FloatingPointError: the gradient holds NaN or infinity.
         """
-        config = self.config
-        actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
-
-        distribution = self.policy.distribution(batch.observations)
+        config, done = self.config, self.steps / self.config.total_steps
+        distribution = self.policy.distribution(observations)
         log_probs = distribution.log_prob(actions)  # (B,)
-        policy_loss = surrogate_loss(log_probs, returns, reduction=config.reduction)  # ()
+        policy_loss = surrogate_loss(log_probs, advantages, reduction=config.reduction)  # ()
         entropy = distribution.entropy().mean()  # type: ignore[no-untyped-call]  # ()
-        loss = policy_loss - config.entropy_bonus * entropy
+        if config.reduction == "mean":
+            policy_loss = policy_loss * share
+        loss = policy_loss - between(config.entropy_bonus, config.entropy_bonus_end, done) * entropy * share
 
         self.optimizer.zero_grad()
         loss.backward()
-        grad_norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
+        gradient = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        self.ranks.add_up(gradient)
+        grad_norm = torch.nn.utils.get_total_norm(gradient)
         if not torch.isfinite(grad_norm):  # before the step, so that the weights stay good
             raise FloatingPointError(f"update {self.updates + 1}: the gradient is not finite; lower learning_rate")
-        learning_rate = self._schedule()
+        learning_rate = between(config.learning_rate, config.learning_rate_end, done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         self.optimizer.step()
+        self._show_players()
+        return _Step(policy_loss.detach(), entropy.detach(), log_probs.detach(), distribution, grad_norm, learning_rate)
 
-        with torch.no_grad():
-            log_ratio = self.policy.log_prob(batch.observations, actions) - log_probs
-            approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
+    def _show_players(self) -> None:
+        """Let the players see the policy's new weights."""
+        if self.actor is not self.policy:
+            self.actor.load_state_dict(self.policy.state_dict())
+
+    @torch.no_grad()
+    def _measure(self, step: "_Step", observations: SparseFrames, actions: Tensor, share: float) -> Learned:
+        """What the step looked like, over the batch of all ranks."""
+        log_ratio = self.policy.log_prob(observations, actions) - step.log_probs
+        approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
+        means = (step.entropy, approx_kl, step.distribution.probs.mean())
+        sums = torch.stack([step.policy_loss, *(share * mean for mean in means)])
+        self.ranks.add_up([sums])
+        policy_loss, entropy, approx_kl_, prob_up = sums.tolist()
         return Learned(
-            policy_loss=policy_loss.item(),
-            entropy=entropy.item(),
-            grad_norm=grad_norm.item(),
-            approx_kl=approx_kl.item(),
-            prob_up=distribution.probs.mean().item(),
-            learning_rate=learning_rate,
+            policy_loss=policy_loss,
+            entropy=entropy,
+            grad_norm=step.grad_norm.item(),
+            approx_kl=approx_kl_,
+            prob_up=prob_up,
+            learning_rate=step.learning_rate,
         )
 
-    def _schedule(self) -> float:
-        """Set this update's learning rate."""
-        config = self.config
-        rate = config.learning_rate
-        if config.learning_rate_end is not None:
-            rate += (config.learning_rate_end - rate) * self.steps / config.total_steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+    def _explained(self, returns: Tensor, unexplained: Tensor, share: float) -> float | None:
+        """Share of the returns' variance that the baseline foretold, over all ranks; None if there was no variance."""
+        moments = torch.stack([share * x.double() ** k for x in (returns, unexplained) for k in (1, 2)]).mean(1)
+        self.ranks.add_up([moments])
+        mean, square, mean_left, square_left = moments.tolist()
+        variance = square - mean**2
+        return 1 - (square_left - mean_left**2) / variance if variance > 1e-9 else None
 
 
-def choose_device(name: str) -> torch.device:
-    """The device a config names; "auto" is the GPU where there is one.
+@dataclass(frozen=True)
+class _Step:
+    """A gradient step, to be measured."""
+
+    policy_loss: Tensor
+    entropy: Tensor
+    log_probs: Tensor
+    distribution: Bernoulli
+    grad_norm: Tensor
+    learning_rate: float
+
+
+def between(first: float, last: float | None, done: float) -> float:
+    """On the line from ``first`` to ``last``; ``done`` in [0, 1] says how far. Without a last one it stays."""
+    return first if last is None else first + (last - first) * done
+
+
+def check_ranks(config: Config, ranks: Ranks) -> None:
+    """Refuse more processes than there are emulators.
+
+    Raises:
+        InputError: some process would have none.
+    """
+    if config.num_envs < ranks.size:
+        raise InputError(f"num_envs = {config.num_envs} is too few for {ranks.size} ranks; give each one or more")
+
+
+def choose_device(name: str, number: int = 0) -> torch.device:
+    """The device a config names; "auto" is the GPU where there is one, and of several GPUs the one with that number.
 
     Raises:
         InputError: "cuda" where PyTorch sees no GPU.
@@ -135,12 +235,39 @@ def choose_device(name: str) -> torch.device:
         raise InputError("device = 'cuda', but PyTorch sees no CUDA device here; use --device auto or cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(name, number % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
 
 
 def make_policy(config: Config) -> KarpathyPolicy:
     """The untrained network; its weights come from the config's seed alone."""
     return KarpathyPolicy(config.hidden, generator=torch.Generator().manual_seed(config.seed))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Tensor]]) -> None:
+    """Give a fresh optimiser the state of a saved one, by parameter number and name.
+
+    Raises:
+        InputError: it is another optimiser's, or of other shapes: torch itself would not notice.
+    """
+    names = {"step", "square_avg"} if isinstance(optimizer, torch.optim.RMSprop) else {"step", "exp_avg", "exp_avg_sq"}
+    parameters = dict(enumerate(optimizer.param_groups[0]["params"]))
+    state: dict[int, dict[str, Tensor]] = {}
+    for number, values in saved.items():
+        like = parameters.get(number, torch.empty(0))
+        if set(values) != names or any(v.shape != like.shape for name, v in values.items() if name != "step"):
+            raise InputError(f"the checkpoint does not fit its config: optimiser state {number}, {', '.join(values)}")
+        # Each tensor laid out in memory as the optimiser itself makes it.
+        state[number] = {
+            name: value.clone() if name == "step" else torch.empty_like(like, requires_grad=False).copy_(value)
+            for name, value in values.items()
+        }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def make_baseline(config: Config, device: torch.device, ranks: Ranks) -> Baseline:
+    """The untrained baseline network."""
+    network = KarpathyPolicy(config.hidden, generator=torch.Generator().manual_seed(config.seed)).to(device)
+    return Baseline(network, learning_rate=config.baseline_learning_rate, passes=config.baseline_passes, ranks=ranks)
 
 
 def make_optimizer(config: Config, policy: torch.nn.Module) -> torch.optim.Optimizer:
@@ -150,4 +277,4 @@ def make_optimizer(config: Config, policy: torch.nn.Module) -> torch.optim.Optim
             policy.parameters(), lr=config.learning_rate, alpha=config.rmsprop_decay, eps=config.epsilon
         )
     betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.Adam(policy.parameters(), lr=config.learning_rate, betas=betas, eps=config.epsilon)
+    return torch.optim.Adam(policy.parameters(), lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)

@@ -48,7 +48,7 @@ class Recorder(VectorWrapper):
         result = self.env.step(actions)
         self.actions.append(actions.copy())
         self.rewards.append(result[1].copy())
-        self.holds.append(result[4]["hold"].copy())
+        self.holds.append(result[4]["frames"].copy())
         return result
 
 
@@ -62,7 +62,7 @@ class Game:
         rewards: (T,) float64, as Pong-v0 pays them.
         over: whether Pong-v0's game ends with the last step and with no other.
         holds: (T,) int64, frames each action was held in the recorded game.
-        rows: (B,) bool, this game's rows of the recorded batch.
+        rows: (T,) int64, this game's rows of the recorded batch, in time.
     """
 
     x: NDArray[np.int8]
@@ -70,7 +70,7 @@ class Game:
     rewards: NDArray[np.float64]
     over: bool
     holds: NDArray[np.int64]
-    rows: NDArray[np.bool_]
+    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RecordedUpdate:
         before: (W1, W2) float32, the weights that played.
         update: what the trainer yielded.
         after: (W1, W2) float32, the weights after the step.
-        rewards: (T, N) float32, as the environments gave them.
+        rewards: (T, N) float32, as the emulators gave them.
         active: (T, N) bool, which emulators had a decision.
         games: one per emulator.
     """
@@ -99,24 +99,25 @@ class RecordedUpdate:
 @pytest.fixture(scope="session")
 def recorded(pong_v0) -> RecordedUpdate:
     """Three games and one step, played and learned once for all tests."""
-    changes = {"num_envs": 3, "device": "cpu"}
+    changes = {"num_envs": 3, "processes": 1, "device": "cpu"}
     config = load_config(CONFIGS / "karpathy.toml").model_copy(update=changes)
     trainer = Trainer(config)
-    trainer.rollout.envs = recorder = Recorder(trainer.rollout.envs)
+    (player,) = trainer.rollout.players
+    player.fleet.envs = recorder = Recorder(player.fleet.envs)
     weights = [trainer.policy.W1, trainer.policy.W2]
     before = tuple(w.detach().numpy().copy() for w in weights)
     update = next(trainer.run())
     after = tuple(w.detach().numpy().copy() for w in weights)
-    recorder.close()
+    trainer.close()
 
     actions, holds = np.stack(recorder.actions), np.stack(recorder.holds)  # (T, N)
     active = actions >= 0
-    owners = np.nonzero(active)[1]  # (B,): a batch's rows are in the order of moments, then of emulators
+    owners = np.nonzero(active.T)[0]  # (B,): a batch holds each emulator's rows together
     games = []
-    for i, seed in enumerate(emulator_seeds(config.seed, 0, config.num_envs)):
+    for i, seed in enumerate(emulator_seeds(config.seed, 0, range(config.num_envs))):
         played = active[:, i]
         game = replay(pong_v0(), int(seed), actions[played, i])
-        games.append(Game(*game, holds=holds[played, i], rows=owners == i))
+        games.append(Game(*game, holds=holds[played, i], rows=np.flatnonzero(owners == i)))
     return RecordedUpdate(config, before, update, after, np.stack(recorder.rewards), active, games)
 
 

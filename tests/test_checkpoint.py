@@ -10,13 +10,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pong import checkpoint
+from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, Counters
 from pong.config import Config, InputError
 from pong.policies import KarpathyPolicy
-from pong.train import make_optimizer, make_policy
+from pong.ranks import Ranks
+from pong.train import Trainer, make_optimizer, make_policy
 
 CONFIG = Config(name="kept", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")
-COUNTERS = Counters(updates=20, steps=12_345, games=67, points=890)
+SCORES = (-21.0, -19.0, 3.0)
+COUNTERS = Counters(updates=20, steps=12_345, games=67, points=890, ema=-20.1 - 1e-14, last100=SCORES)  # to the bit
 
 
 def learner(seed=3, steps=2, **changes):
@@ -24,12 +27,18 @@ def learner(seed=3, steps=2, **changes):
     config = CONFIG.model_copy(update={"seed": seed, **changes})
     policy = make_policy(config)
     optimizer = make_optimizer(config, policy)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        for parameter in policy.parameters():
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+    for step in range(steps):
+        for parameter, gradient in zip(policy.parameters(), gradients(policy, seed + step), strict=True):
+            parameter.grad = gradient
         optimizer.step()
     return config, policy, optimizer
+
+
+def gradients(policy, seed=0):
+    """Random gradients, laid out as autograd would: like their parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    random = [torch.randn(parameter.shape, generator=generator) for parameter in policy.parameters()]
+    return [torch.empty_like(p).copy_(values).detach() for p, values in zip(policy.parameters(), random, strict=True)]
 
 
 def save(folder, counters=COUNTERS, **changes):
@@ -74,19 +83,34 @@ def test_what_is_saved_is_loaded(tmp_path, optimizer):
         assert_same(loaded.optimizer[number], {k: torch.as_tensor(v) for k, v in state[number].items()})
 
 
+def test_a_baseline_is_kept_apart_from_the_policy(tmp_path):
+    config, policy, optimizer = learner()
+    _, network, its_optimizer = learner(seed=5)
+    baseline = Baseline(network, learning_rate=1e-3, passes=1, ranks=Ranks())
+    baseline.optimizer = its_optimizer
+    loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimizer, baseline))
+    assert_same(loaded.policy, policy.state_dict())
+    assert_same(loaded.baseline, network.state_dict())
+    for state, kept in ((loaded.optimizer, optimizer), (loaded.baseline_optimizer, its_optimizer)):
+        assert state.keys() == {0, 1}
+        assert_same(state[0], kept.state_dict()["state"][0])
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_a_loaded_optimiser_takes_the_same_step(tmp_path, optimizer):
-    config, policy, optimiser = learner(optimizer=optimizer)
+def test_a_loaded_optimiser_takes_the_same_step(tmp_path, monkeypatch, optimizer):
+    """W1 is stored by columns and its file by rows, which a fused optimiser wouldn't notice."""
+    config, policy, optimiser = learner(optimizer=optimizer, processes=1)
     loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimiser))
 
-    _, other, other_optimiser = learner(seed=99, optimizer=optimizer, steps=0)
-    other.load_state_dict(loaded.policy)
-    other_optimiser.load_state_dict({**other_optimiser.state_dict(), "state": loaded.optimizer})
-    for p, o in ((policy, optimiser), (other, other_optimiser)):
-        for parameter in p.parameters():
-            parameter.grad = torch.full_like(parameter, 0.1)
+    monkeypatch.setattr("pong.rollout.make_fleet", lambda config, num_envs: None)
+    trainer = Trainer(config.model_copy(update={"seed": 99}))
+    trainer.take_up(loaded)
+    assert (trainer.updates, trainer.steps) == (COUNTERS.updates, COUNTERS.steps)
+    for p, o in ((policy, optimiser), (trainer.policy, trainer.optimizer)):
+        for parameter, gradient in zip(p.parameters(), gradients(p), strict=True):
+            parameter.grad = gradient
         o.step()
-    assert_same(other.state_dict(), policy.state_dict())
+    assert_same(trainer.policy.state_dict(), policy.state_dict())
 
 
 def test_a_loaded_policy_plays_the_same(tmp_path):
@@ -108,7 +132,10 @@ def test_the_file_is_safetensors(tmp_path):
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["pong"])
     assert about["format"] == 1
-    assert about["counters"] == {"updates": 20, "steps": 12345, "games": 67, "points": 890}
+    assert about["counters"] == {
+        **{"updates": 20, "steps": 12345, "games": 67, "points": 890},
+        **{"ema": -20.1 - 1e-14, "last100": [-21.0, -19.0, 3.0]},
+    }
     assert about["config"]["name"] == "kept"
     # 8 bytes of length, a JSON header, numbers: nothing that could be executed
     content = path.read_bytes()
@@ -117,18 +144,24 @@ def test_the_file_is_safetensors(tmp_path):
     assert sorted(file.name for file in path.parent.iterdir()) == [path.name]  # no temporary file stays
 
 
+def test_a_run_that_has_not_begun():
+    begin = Checkpoint(CONFIG)
+    assert begin.counters == Counters(updates=0, steps=0, games=0, points=0, ema=None, last100=())
+    assert (begin.policy, begin.optimizer) == ({}, {})
+
+
 # --- which checkpoint -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("updates", [[2, 10, 9], [999_999, 1_000_000]], ids=str)
 def test_a_run_folder_gives_its_newest(tmp_path, updates):
     for number in updates:
-        save(tmp_path / "checkpoints", Counters(number, 0, 0, 0))
+        save(tmp_path / "checkpoints", Counters(number))
     assert checkpoint.load(tmp_path).counters.updates == max(updates)
 
 
 def test_a_file_gives_itself(tmp_path):
-    paths = [save(tmp_path / "checkpoints", Counters(number, 0, 0, 0)) for number in (1, 2)]
+    paths = [save(tmp_path / "checkpoints", Counters(number)) for number in (1, 2)]
     assert checkpoint.load(paths[0]).counters.updates == 1
 
 
@@ -184,6 +217,8 @@ FOREIGN = {
     "a config that is none": {"pong": about(config=[1])},
     "no counters": {"pong": about(counters=None)},
     "other counters": {"pong": about(counters={"epochs": 3})},
+    "counters that are none": {"pong": about(counters=[1])},
+    "scores that are none": {"pong": about(counters={"last100": 3})},
 }
 
 
@@ -207,6 +242,11 @@ def test_a_newer_format(tmp_path):
     # whatever else the future keeps in there
     path = foreign(tmp_path / "model.safetensors", pong=json.dumps({"format": 2, "brain": "huge"}))
     assert "format 2, this version reads 1" in complaint(path)
+
+
+def test_a_file_from_before_scores_were_kept(tmp_path):
+    path = foreign(tmp_path / "model.safetensors", pong=about())
+    assert checkpoint.load(path).counters == Counters(1, 1, 1, 1, ema=None, last100=())
 
 
 def test_a_truncated_file(tmp_path):
@@ -244,13 +284,13 @@ def test_a_failed_save_leaves_the_last_one(tmp_path, monkeypatch, what, failure)
     path = save(folder)
     whole = path.read_bytes()
     monkeypatch.setattr(what, failure)
-    for counters in (COUNTERS, Counters(21, 0, 0, 0)):  # of the same update, and of the next
+    for counters in (COUNTERS, Counters(21)):  # of the same update, and of the next
         with pytest.raises(OSError, match="No space left"):
             save(folder, counters, seed=8)
         assert path.read_bytes() == whole
         assert checkpoint.load(tmp_path).counters == COUNTERS  # what is half there is not taken for a checkpoint
     monkeypatch.undo()
-    save(folder, Counters(21, 0, 0, 0), seed=8)  # and is no obstacle later
+    save(folder, Counters(21), seed=8)  # and is no obstacle later
     assert checkpoint.load(tmp_path).counters.updates == 21
 
 

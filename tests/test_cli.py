@@ -1,9 +1,10 @@
-"""The command line: exit statuses, errors of one line that leave no trace, a run from start to score, and its ends."""
+"""The command line: exit statuses, one-line errors that leave no trace, a run from start to score, ends, resuming."""
 
 import contextlib
 import csv
-import ctypes
+import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,15 +18,15 @@ import torch
 
 from pong import checkpoint
 from pong.cli import main
-from pong.config import Config, load_config
-from pong.envs import make_envs
+from pong.config import RunError, load_config
+from pong.envs import Played, make_fleet
 from pong.evaluate import Evaluation
-from pong.frames import PIXELS
+from pong.frames import PIXELS, SparseFrames
 from pong.rollout import Episode
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "pong.toml")
-TINY = ["--num-envs", "2", "--horizon", "30", "--hidden", "4", "--emulator-threads", "1", "--device", "cpu"]
+TINY = ["--num-envs", "2", "--horizon", "30", "--hidden", "4", "--processes", "1", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -33,6 +34,15 @@ def elsewhere(tmp_path, monkeypatch):
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The folder of a run that has no checkpoint yet."""
+    folder = tmp_path_factory.mktemp("cli") / "begun"
+    folder.mkdir()
+    (folder / "config.toml").write_text("", encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +55,94 @@ def finished(tmp_path_factory):
     return command, folder
 
 
+def rows(folder):
+    """The rows {column: text} of a run's metrics.csv."""
+    with (Path(folder) / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# --- scripted games ---------------------------------------------------------------------------------------------------
+
+
+class Won:
+    """Emulators whose games all last one decision and are won by one point."""
+
+    open = 0
+
+    def __init__(self, config, num_envs):
+        self.num_envs = num_envs
+        Won.open += 1
+
+    def close(self):
+        Won.open -= 1
+
+    def reset(self, seeds=None):
+        return SparseFrames.from_dense(np.zeros((self.num_envs, PIXELS), np.int8))
+
+    def step(self, actions):
+        return self.played(np.ones(self.num_envs), np.ones(self.num_envs, bool))
+
+    def played(self, rewards, dones):
+        return Played(self.reset(), rewards.astype(np.float32), dones, np.full(self.num_envs, 4))
+
+
+class Drawn(Won):
+    """Emulators whose games last two decisions, won and lost."""
+
+    second = True
+
+    def step(self, actions):
+        self.second = not self.second
+        return self.played(np.full(self.num_envs, -1 if self.second else 1), np.full(self.num_envs, self.second))
+
+
+class Dice(Won):
+    """Emulators that throw dice, from their seeds: what is seen, who wins the point, whether that was the game."""
+
+    def reset(self, seeds=None):
+        if seeds is not None:
+            self.dice = [np.random.default_rng(seed) for seed in seeds]
+        seen = [die.integers(0, 50, PIXELS) for die in self.dice]
+        return SparseFrames.from_dense(np.select([np.array(seen) == 0, np.array(seen) == 1], [1, -1]).astype(np.int8))
+
+    def step(self, actions):
+        points = np.array([die.choice([-1, 0, 1]) for die in self.dice])
+        return self.played(points, np.array([die.random() < 0.3 for die in self.dice]))
+
+
+class Interrupted(Won):
+    """Emulators during whose decisions number 45 and 47, counted from 1, signals arrive."""
+
+    signals: tuple[int, ...] = ()
+    decision = 0
+
+    def step(self, actions):
+        self.decision += 1
+        if self.decision in (45, 47)[: len(self.signals)]:
+            signal.raise_signal(self.signals[(self.decision - 45) // 2])
+        return super().step(actions)
+
+
+class Dying(Won):
+    """Emulators whose process dies in their decision number 25, counted from 1."""
+
+    decision = 0
+
+    def step(self, actions):
+        self.decision += 1
+        if self.decision == 25:
+            os._exit(3)
+        return super().step(actions)
+
+
+def play(monkeypatch, games):
+    """Runs play those games instead of Pong."""
+    monkeypatch.setattr("pong.rollout.make_fleet", games)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
-# arguments: what the line must say. {run} is a finished run's folder
+# arguments: what the line must say. {run} is a finished run's folder, {begun} one without a checkpoint
 ERRORS = {
     "": ["no command", "train, eval, toy"],
     "fly": ["unknown command 'fly'", "train, eval, toy"],
@@ -73,11 +168,20 @@ ERRORS = {
     "train {config} --hold 0": ["hold = 0", "greater than or equal to 1"],
     "train {config} --hold 2-5": ["--hold", "2-5", "2-4"],
     "train {config} --until never": ["--until", "'never'", "'steps', 'episodes'"],
-    "train {config} --standardize episode": ['standardize = "episode"', 'until = "episodes"'],
+    "train {config} --baseline none --standardize episode": ['standardize = "episode"', 'until = "episodes"'],
     "train {config} --device tpu": ["--device", "'tpu'", "'auto', 'cpu', 'cuda'"],
     "train {config} --device cuda": ["device = 'cuda'", "--device auto or cpu"],
     "train {config} --run-dir {run}": ["{run} already holds a run"],
     "train {config} --run-dir {run}/run.json": ["{run}/run.json can't be written"],
+    "train {config} --processes -1": ["processes = -1"],
+    "train --resume": ["--resume takes a run folder and nothing more", "pong train --resume runs/"],
+    "train --resume {run} --total-steps 400": ["--resume takes a run folder and nothing more"],
+    "train --resume {run} {config}": ["--resume takes a run folder and nothing more"],
+    "train {config} --resume {run}": ["--resume"],
+    "train --resume nowhere": ["nowhere: no run is there"],
+    "train --resume {root}": ["{root}: no run is there"],
+    "train --resume {run}/run.json": ["{run}/run.json: no run is there"],
+    "train --resume {begun}": ["{begun} holds no checkpoints/"],
     # eval
     "eval": ["RUN|CHECKPOINT"],
     "eval nowhere": ["nowhere does not exist"],
@@ -89,11 +193,15 @@ ERRORS = {
     "eval {run} --episodes -5": ["--episodes -5", "at least 1"],
     "eval {run} --episodes many": ["--episodes", "'many'"],
     "eval {run} --seed -1": ["--seed -1", "0 or more"],
-    "eval {run} --device tpu": ["device", "'tpu'", "'auto', 'cpu'"],
-    "eval {run} --device cuda": ["device = 'cuda'", "--device auto or cpu"],
+    "eval {run} --device cpu": ["--device"],  # games are played on the CPU
     "eval {run} --json nowhere/scores.json": ["--json nowhere/scores.json"],
     "eval {run} --json {root}": ["--json {root}"],
 }
+
+
+def contents(*folders):
+    """Every file in some folders, with what is in it."""
+    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
 def no_games(*args, **kwargs):
@@ -101,13 +209,12 @@ def no_games(*args, **kwargs):
 
 
 @pytest.mark.parametrize(("arguments", "words"), ERRORS.items(), ids=ERRORS)
-def test_bad_input_is_one_line_and_leaves_nothing(elsewhere, monkeypatch, capsys, finished, arguments, words):
+def test_bad_input_is_one_line_and_leaves_nothing(elsewhere, monkeypatch, capsys, finished, begun, arguments, words):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("pong.train.make_envs", no_games)
-    monkeypatch.setattr("pong.evaluate.make_envs", no_games)
+    monkeypatch.setattr("pong.rollout.Rollout.__init__", no_games)
     _, run = finished
-    names = {"root": ROOT, "config": CONFIG, "run": run}
-    before = sorted(run.rglob("*"))
+    names = {"root": ROOT, "config": CONFIG, "run": run, "begun": begun}
+    before = contents(run, begun)
 
     assert main([argument.format(**names) for argument in arguments.split()]) == 2
 
@@ -119,7 +226,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(elsewhere, monkeypatch, capsys
     for word in words:
         assert word.format(**names) in err
     assert list(elsewhere.iterdir()) == []
-    assert sorted(run.rglob("*")) == before
+    assert contents(run, begun) == before
 
 
 def test_the_program_exits_with_mains_status(elsewhere):
@@ -175,41 +282,43 @@ def test_training_leaves_a_run(finished):
     assert (config.name, config.num_envs, config.horizon, config.total_steps) == ("pong", 2, 30, 200)
     assert config.learning_rate == load_config(Path(CONFIG)).learning_rate
 
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["update"]) for row in rows] == list(range(1, len(rows) + 1))
-    assert int(rows[-2]["step"]) < 200 <= int(rows[-1]["step"])
+    *others, last = rows(run)
+    assert [int(row["update"]) for row in (*others, last)] == list(range(1, len(others) + 2))
+    assert int(others[-1]["step"]) < 200 <= int(last["step"])
 
     (path,) = (run / "checkpoints").iterdir()  # at the end; reseed_every is far away
     loaded = checkpoint.load(path)
     assert loaded.config == config
-    last = rows[-1]
-    assert loaded.counters == checkpoint.Counters(*(int(last[key]) for key in ("update", "step", "games", "points")))
+    counters = loaded.counters
+    numbers = (counters.updates, counters.steps, counters.games, counters.points)
+    assert numbers == tuple(int(last[key]) for key in ("update", "step", "games", "points"))
+
+
+def timeless(folder):
+    """The rows of a run's metrics.csv without what a clock says."""
+    clocks = ("minutes", "charts/SPS", "time/")
+    return [{key: value for key, value in row.items() if not key.startswith(clocks)} for row in rows(folder)]
 
 
 def test_a_run_is_reproducible_from_its_own_config(finished, elsewhere, capsys):
     _, run = finished
     assert main(["train", str(run / "config.toml"), "--run-dir", "again"]) == 0
-    columns = ("step", "games", "points", "losses/policy_loss", "losses/grad_norm", "losses/approx_kl")
-    tables = []
-    for folder in (run, Path("again")):
-        with (folder / "metrics.csv").open(encoding="utf-8") as file:
-            tables.append([[row[column] for column in columns] for row in csv.DictReader(file)])
-    assert tables[0] == tables[1]
+    assert timeless("again") == timeless(run)
 
 
 def test_checkpoints_fall_where_emulators_start_afresh(elsewhere, monkeypatch, capsys):
-    monkeypatch.setattr("pong.train.make_envs", Won)
+    play(monkeypatch, Won)
     command = ["train", CONFIG, *TINY, "--horizon", "10", "--reseed-every", "2", "--total-steps", "100"]
     assert main([*command, "--run-dir", "run"]) == 0  # five updates of 20 decisions
-    saved = sorted(path.name for path in Path("run/checkpoints").iterdir())
-    assert saved == [f"update-00000{number}.safetensors" for number in (2, 4, 5)]
-    assert f"saved {Path('run/checkpoints/update-000005.safetensors')}" in capsys.readouterr().out
+    paths = [Path(f"run/checkpoints/update-00000{number}.safetensors") for number in (2, 4, 5)]
+    assert sorted(Path("run/checkpoints").iterdir()) == paths
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.startswith("saved")] == [f"saved {path}" for path in paths]
 
 
 def test_evaluating_a_run(finished, elsewhere, capsys):
     _, run = finished
-    assert main(["eval", str(run), "--episodes", "3", "--seed", "7", "--json", "scores.json", "--device", "cpu"]) == 0
+    assert main(["eval", str(run), "--episodes", "3", "--seed", "7", "--json", "scores.json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     about = json.loads(Path("scores.json").read_text(encoding="utf-8"))
@@ -231,7 +340,7 @@ def test_evaluating_a_run(finished, elsewhere, capsys):
 
 
 def test_a_checkpoint_file_evaluates_too(finished, elsewhere, monkeypatch, capsys):
-    monkeypatch.setattr("pong.evaluate.make_envs", Won)
+    play(monkeypatch, Won)
     (path,) = (finished[1] / "checkpoints").iterdir()
     assert main(["eval", str(path), "--episodes", "1", "--greedy", "--json", "scores.json"]) == 0
     out = capsys.readouterr().out
@@ -248,39 +357,6 @@ def test_the_toy_shows_itself(capsys):
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-class Won:
-    """Emulators whose games all last one decision and are won by one point."""
-
-    open = 0
-
-    def __init__(self, config):
-        self.num_envs = config.num_envs
-        Won.open += 1
-
-    def close(self):
-        Won.open -= 1
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros((self.num_envs, PIXELS), np.int8), {}
-
-    def step(self, actions):
-        won, ends = np.ones(self.num_envs, np.float32), np.ones(self.num_envs, bool)
-        return self.reset()[0], won, ends, ~ends, {"hold": np.full(self.num_envs, 4)}
-
-
-class Drawn(Won):
-    """Emulators whose games last two decisions, won and lost."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self._second = True
-
-    def step(self, actions):
-        observations, won, ends, never, infos = super().step(actions)
-        self._second = not self._second
-        return observations, -won if self._second else won, ends & self._second, never, infos
-
-
 # 52 decisions an update, 8 updates: 52 games each or 26
 @pytest.mark.parametrize(
     ("games", "threshold", "updates"),
@@ -293,30 +369,17 @@ class Drawn(Won):
     ],
 )
 def test_stopping_at_a_mean_of_100_games(elsewhere, monkeypatch, capsys, games, threshold, updates):
-    monkeypatch.setattr("pong.train.make_envs", games)
+    play(monkeypatch, games)
     command = ["train", CONFIG, *TINY, "--horizon", "26", "--total-steps", "416", "--run-dir", "run"]
     assert main([*command, f"--stop-at-mean100={threshold}"]) == 0
     assert checkpoint.load(Path("run")).counters.updates == updates
 
 
-class Interrupted(Won):
-    """Emulators during whose decisions number 45 and 47, counted from 1, signals arrive."""
-
-    signals: tuple[int, ...] = ()
-    decision = 0
-
-    def step(self, actions):
-        self.decision += 1
-        if self.decision in (45, 47)[: len(self.signals)]:
-            signal.raise_signal(self.signals[(self.decision - 45) // 2])
-        return super().step(actions)
-
-
 def interrupted(monkeypatch, *signals):
-    """The exit status of a training of 1,000 updates, 10 decisions long, that gets those signals during the fifth."""
-    monkeypatch.setattr("pong.train.make_envs", Interrupted)
+    """The exit status of a training of 8 updates, 10 decisions long, that gets those signals during the fifth."""
+    play(monkeypatch, Interrupted)
     monkeypatch.setattr(Interrupted, "signals", signals)
-    return main(["train", CONFIG, *TINY, "--horizon", "10", "--total-steps", "20000", "--run-dir", "run"])
+    return main(["train", CONFIG, *TINY, "--horizon", "10", "--total-steps", "160", "--run-dir", "run"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -340,27 +403,29 @@ def test_a_second_signal_stops_at_once(elsewhere, monkeypatch, capsys):
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_with_1(elsewhere, monkeypatch, capsys):
-    monkeypatch.setattr("pong.train.make_envs", Won)
+    play(monkeypatch, Won)
     monkeypatch.setattr("torch.nn.utils.get_total_norm", lambda gradients: torch.tensor(torch.nan))
     assert main(["train", CONFIG, *TINY, "--run-dir", "run"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("pong: update 1: ")
     assert len(err.splitlines()) == 1
+    assert not Path("run/checkpoints").exists()
 
 
-def signal_state():
-    """This process's group, its answer to Ctrl-C, and the signal it gets when its parent dies (0: none)."""
-    parent_death = ctypes.c_int()
-    ctypes.CDLL(None).prctl(2, ctypes.byref(parent_death))  # PR_GET_PDEATHSIG
-    return os.getpgrp(), signal.getsignal(signal.SIGINT), parent_death.value
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
-def test_emulators_in_processes_leave_the_runs_own_process_alone():
-    """A training must outlive its shell under nohup; gymnasium makes one emulator here, to look at its spaces."""
-    before = signal_state()
-    make_envs(Config(hold="2-4", num_envs=1)).close()
-    assert signal_state() == before
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_player_that_dies_ends_the_command_with_1(elsewhere, monkeypatch, capsys, command):
+    """Both players die in their third rollout of 10 decisions; what was saved before is good."""
+    training_command = ["train", CONFIG, *TINY, "--horizon", "10", "--reseed-every", "2", "--processes", "2"]
+    play(monkeypatch, Dying)
+    assert main([*training_command, "--run-dir", "run"]) == 1
+    if command == "eval":
+        capsys.readouterr()
+        monkeypatch.setattr(Dying, "decision", 24)
+        assert main(["eval", "run"]) == 1
+    err = capsys.readouterr().err
+    assert err == "pong: a player's process died (exit code 3); the last checkpoint is good\n"
+    assert checkpoint.load(Path("run")).counters.updates == 2
+    assert multiprocessing.active_children() == []  # the other player is ended, too
 
 
 def environment():
@@ -388,19 +453,137 @@ def training(folder, *flags):
         process.communicate()
 
 
-ENDS = [("4", signal.SIGINT), ("2-4", signal.SIGINT), ("2-4", signal.SIGTERM)]
-
-
-@pytest.mark.parametrize(("hold", "number"), ENDS)
-def test_an_interrupted_training_saves_and_says_where(elsewhere, hold, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_saves_and_says_where(elsewhere, number):
     run = elsewhere / "run"
-    with training(run, "--hold", hold) as process:
+    # rollouts so long that the signal comes while the players play
+    with training(run, "--processes", "2", "--horizon", "150", "--max-frames", "600") as process:
         os.killpg(process.pid, number)  # the whole group, as Ctrl-C in a terminal or a batch system does
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     (path,) = (run / "checkpoints").iterdir()
     assert f"saved {path}" in out
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert checkpoint.load(run).counters.steps == int(rows[-1]["step"])  # nothing that was played is lost
+    assert checkpoint.load(run).counters.steps == int(rows(run)[-1]["step"])  # nothing that was played is lost
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # its players are gone, too
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+# 24 decisions an update, about 14 points and 7 games; 24 updates
+DICE = ["--num-envs", "3", "--horizon", "8", "--total-steps", "576", "--reseed-every", "4"]
+# 200 decisions an update, 4 updates; all that can be random is
+PONG = ["--horizon", "100", "--total-steps", "800", "--reseed-every", "2", "--hold", "2-4", "--noop-max", "30"]
+
+
+def unplugged(games, decision):
+    """Those games, but the run comes to grief in that decision, counted from 1."""
+
+    def make(config, num_envs):
+        fleet = games(config, num_envs)
+        step, decisions = fleet.step, itertools.count(1)
+
+        def step_or_fail(actions):
+            if next(decisions) == decision:
+                raise RunError("the plug was pulled")
+            return step(actions)
+
+        fleet.step = step_or_fail
+        return fleet
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("games", "flags", "decision", "done", "newest"),  # updates that were done, and the newest checkpoint's
+    [
+        (Dice, [*DICE, "--baseline", "none"], 10 * 8 + 3, 10, 8),
+        (Dice, [*DICE, "--baseline", "network"], 10 * 8 + 3, 10, 8),
+        (Dice, DICE, 8 * 8 + 1, 8, 8),
+        (make_fleet, [*PONG, "--max-frames", "500"], 3 * 100 + 50, 3, 2),
+    ],
+)
+def test_a_run_that_failed_ends_as_if_it_had_not(elsewhere, monkeypatch, capsys, games, flags, decision, done, newest):
+    command = ["train", CONFIG, *TINY, *flags, "--run-dir"]
+    play(monkeypatch, games)
+    assert main([*command, "whole"]) == 0
+    play(monkeypatch, unplugged(games, decision))
+    assert main([*command, "run"]) == 1
+    before = rows("run")
+    assert len(before) == done
+    assert checkpoint.load(Path("run")).counters.updates == newest
+
+    play(monkeypatch, games)
+    assert main(["train", "--resume", "run"]) == 0
+    assert timeless("run") == timeless("whole")
+    assert (
+        rows("run")[:newest] == before[:newest]
+    )  # what was written before the checkpoint is as it was, clocks and all
+    resumed, whole = checkpoint.load(Path("run")), checkpoint.load(Path("whole"))
+    assert resumed.counters == whole.counters
+    assert resumed.counters.games > 0
+    for tensors, expected in ((resumed.policy, whole.policy), *zip(*states(resumed, whole), strict=True)):
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def states(*loaded):
+    """The optimiser's state of each parameter, in order."""
+    return [[one.optimizer[number] for number in sorted(one.optimizer)] for one in loaded]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(elsewhere, monkeypatch, capsys):
+    interrupted(monkeypatch, signal.SIGINT)  # in the fifth of 8 updates
+    about = [Path("run", name).read_bytes() for name in ("config.toml", "run.json")]
+    capsys.readouterr()
+    play(monkeypatch, Won)
+    assert main(["train", "--resume", "run"]) == 0
+    assert capsys.readouterr().out.startswith("run: pong, seed 1; going on after update 5\n")
+    counts = [[int(row[key]) for key in ("update", "step", "games", "points")] for row in rows("run")]
+    assert counts == [[number, 20 * number, 20 * number, 20 * number] for number in range(1, 9)]
+    assert {row["charts/episodic_return_mean100"] for row in rows("run")[:4]} == {""}
+    assert {row["charts/episodic_return_mean100"] for row in rows("run")[4:]} == {"1"}  # from the hundredth game on
+    assert [Path("run", name).read_bytes() for name in ("config.toml", "run.json")] == about
+
+
+def test_a_finished_run_stays_as_it_is(elsewhere, monkeypatch, capsys):
+    play(monkeypatch, Won)
+    assert main(["train", CONFIG, *TINY, "--total-steps", "180", "--run-dir", "run"]) == 0
+    kept = ("metrics.csv", "config.toml", "run.json", "checkpoints/update-000003.safetensors")
+    before = [Path("run", name).read_bytes() for name in kept]
+    assert main(["train", "--resume", "run"]) == 0
+    assert [Path("run", name).read_bytes() for name in kept] == before
+
+
+def test_a_run_goes_on_with_its_own_config_alone(elsewhere, monkeypatch, capsys):
+    interrupted(monkeypatch, signal.SIGINT)
+    config = Path("run/config.toml")
+    config.write_text(config.read_text(encoding="utf-8").replace("hidden = 4", "hidden = 5"), encoding="utf-8")
+    before = contents(Path("run"))
+    capsys.readouterr()
+    assert main(["train", "--resume", "run"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pong: run: hidden = 5, but the checkpoint was trained with 4; ")
+    assert len(err.splitlines()) == 1
+    assert contents(Path("run")) == before
+    assert Won.open == 0
+
+
+def test_torchruns_restart_takes_the_run_up(elsewhere, monkeypatch, capsys):
+    """It runs the same command again, in a folder that holds a run by then."""
+    command = ["train", CONFIG, *TINY, *DICE, "--run-dir", "run"]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    play(monkeypatch, unplugged(Dice, 83))
+    assert main(command) == 1  # in update 11
+    play(monkeypatch, Dice)
+    assert main(command) == 2  # nobody restarts this one
+    assert len(rows("run")) == 10
+
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "going on after update 8\n" in capsys.readouterr().out
+    assert [int(row["update"]) for row in rows("run")] == list(range(1, 25))
+    assert main([*command[:-1], "other"]) == 0  # a folder without a run begins one
+    assert timeless("other") == timeless("run")

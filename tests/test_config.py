@@ -61,7 +61,9 @@ KARPATHY_2016 = {
     "gamma": 0.99,  # gamma = 0.99
     "standardize": "episode",  # discounted_epr -= np.mean(…); /= np.std(…)
     "reduction": "sum",  # grad_buffer[k] += grad[k], never divided
+    "baseline": "none",
     "entropy_bonus": 0.0,
+    "entropy_bonus_end": None,
     "optimizer": "rmsprop",
     "learning_rate": 1e-4,  # learning_rate = 1e-4
     "learning_rate_end": None,
@@ -74,9 +76,10 @@ KARPATHY_2016 = {
 def test_karpathy_toml_is_2016_constant_for_constant():
     config = load_config(CONFIGS / "karpathy.toml").model_dump()
     assert {key: config[key] for key in KARPATHY_2016} == KARPATHY_2016
-    # what is left says nothing of the algorithm: Adam is not used, and a rollout of whole games has no horizon
+    # what is left says nothing of the algorithm: neither Adam nor a baseline is used, and whole games have no horizon
     assert config.keys() - KARPATHY_2016.keys() == {
-        *("name", "seed", "device", "horizon", "emulator_threads", "adam_beta1", "adam_beta2", "total_steps"),
+        *("name", "seed", "device", "horizon", "processes", "total_steps"),
+        *("adam_beta1", "adam_beta2", "baseline_learning_rate", "baseline_passes"),
     }
 
 
@@ -140,6 +143,9 @@ REFUSED = {  # TOML: what the line must say
     "learning_rate_end = -1e-9": ["learning_rate_end = -1e-09", "greater than or equal to 0"],
     "entropy_bonus = -0.1": ["entropy_bonus = -0.1", "greater than or equal to 0"],
     "entropy_bonus = inf": ["entropy_bonus = inf", "finite"],
+    "entropy_bonus_end = -0.1": ["entropy_bonus_end = -0.1", "greater than or equal to 0"],
+    "baseline_learning_rate = 0": ["baseline_learning_rate = 0", "greater than 0"],
+    "baseline_passes = 0": ["baseline_passes = 0", "greater than or equal to 1"],
     "stop_at_mean100 = nan": ["stop_at_mean100 = nan", "finite"],
     "num_envs = 0": ["num_envs = 0", "greater than or equal to 1"],
     "num_envs = 5000": ["num_envs = 5000", "less than or equal to 4096"],
@@ -153,10 +159,12 @@ REFUSED = {  # TOML: what the line must say
     "rmsprop_decay = -0.1": ["rmsprop_decay = -0.1", "greater than or equal to 0"],
     "noop_max = -1": ["noop_max = -1", "greater than or equal to 0"],
     "max_frames = -1": ["max_frames = -1", "greater than or equal to 0"],
-    "emulator_threads = -1": ["emulator_threads = -1", "greater than or equal to 0"],
+    "processes = -1": ["processes = -1", "greater than or equal to 0"],
+    "processes = 5000": ["processes = 5000", "less than or equal to 4096"],
     # no such choice
     "until = 'game'": ["until = 'game'", "'steps' or 'episodes'"],
     "standardize = 'all'": ["standardize = 'all'", "'batch', 'episode' or 'none'"],
+    "baseline = 'mean'": ["baseline = 'mean'", "'none' or 'network'"],
     "reduction = 'none'": ["reduction = 'none'", "'sum' or 'mean'"],
     "optimizer = 'sgd'": ["optimizer = 'sgd'", "'adam' or 'rmsprop'"],
     "name = 'a b'": ["name = 'a b'", "pattern"],
@@ -171,11 +179,11 @@ REFUSED = {  # TOML: what the line must say
     "max_frames = 3_000_000_000": ["max_frames = 3000000000", "less than"],
     "noop_max = 3_000_000_000": ["noop_max = 3000000000", "less than"],
     "hold = 3_000_000_000": ["hold = 3000000000", "less than"],
-    "emulator_threads = 3_000_000_000": ["emulator_threads = 3000000000", "less than"],
     "seed = 100_000_000_000_000_000_000": ["seed = 100000000000000000000", "less than"],
     # keys that contradict each other
-    "hold = '2-4'\nnoop_max = 30": ["noop_max", "hold = 4"],
     "standardize = 'episode'": ['standardize = "episode"', 'until = "episodes"'],
+    "standardize = 'episode'\nuntil = 'episodes'\nbaseline = 'network'": ['standardize = "batch"', 'baseline = "none"'],
+    "noop_max = 30\nmax_frames = 30": ["before its first decision", "max_frames above noop_max"],
     # no TOML
     "seed 3": ["can't be read as TOML", "line 1"],
     "seed = 3\nseed = 4\n": ["can't be read as TOML", "overwrite"],
@@ -191,6 +199,12 @@ def test_refused_in_one_line(tmp_path, text, words):
 
 def test_whole_games_may_be_standardised_one_by_one(tmp_path):
     assert load(tmp_path, "standardize = 'episode'\nuntil = 'episodes'").standardize == "episode"
+
+
+@pytest.mark.parametrize("max_frames", [0, 31])
+def test_any_hold_goes_with_noops(tmp_path, max_frames):
+    config = load(tmp_path, f"hold = '2-4'\nnoop_max = 30\nmax_frames = {max_frames}")
+    assert (config.hold, config.noop_max, config.max_frames) == ("2-4", 30, max_frames)
 
 
 def test_no_file(tmp_path, monkeypatch):

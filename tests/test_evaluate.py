@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from pong.config import Config
+from pong.envs import Played
 from pong.evaluate import Evaluation, Greedy, evaluate
 from pong.frames import PIXELS, SparseFrames
 from pong.policies import KarpathyPolicy
 from pong.rollout import EVALUATION, Episode, emulator_seeds
 from pong.train import make_policy
 
-CONFIG = Config(num_envs=64, seed=7, hidden=4, device="cpu", max_frames=0)
+CONFIG = Config(num_envs=64, seed=7, hidden=4, device="cpu", max_frames=0, processes=1)
 
 
 class Games:
@@ -22,40 +23,41 @@ class Games:
 
     made: list["Games"]
 
-    def __init__(self, config):
+    def __init__(self, config, num_envs):
         self.config = config
-        self.num_envs = config.num_envs
+        self.num_envs = num_envs
         self.seeds = []
         self.closed = False
         self.games = np.zeros(self.num_envs, int)
         self.played = np.zeros(self.num_envs, int)
         type(self).made.append(self)
 
-    def reset(self, *, seed=None, options=None):
-        self.seeds.append(None if seed is None else [int(s) for s in seed])
+    def reset(self, seeds=None):
+        self.seeds.append(None if seeds is None else [int(s) for s in seeds])
         self.played[:] = 0
-        return self._observe(), {}
+        return self._observe()
 
     def step(self, actions):
-        self.played += actions >= 0  # one without a decision waits
-        ends = (self.played == 1 + (np.arange(self.num_envs) + self.games) % 4) & (actions >= 0)
+        decided = actions >= 0
+        self.played += decided  # one without a decision waits
+        ends = (self.played == 1 + (np.arange(self.num_envs) + self.games) % 4) & decided
         self.games += ends
         self.played[ends] = 0
-        rewards = np.where(actions == 1, 1, -1).astype(np.float32)
-        return self._observe(), rewards, ends, np.zeros(self.num_envs, bool), {"hold": np.full(self.num_envs, 4)}
+        rewards = np.where(actions == 1, 1, -1).astype(np.float32) * decided
+        return Played(self._observe(), rewards, ends, 4 * decided)
 
     def close(self):
         self.closed = True
 
     def _observe(self):
-        return np.ones((self.num_envs, PIXELS), np.int8)
+        return SparseFrames.from_dense(np.ones((self.num_envs, PIXELS), np.int8))
 
 
 @pytest.fixture
 def games(monkeypatch):
     """Evaluations play ``Games`` instead of Pong, at most three at a time; gives the list of those made."""
     monkeypatch.setattr(Games, "made", [], raising=False)
-    monkeypatch.setattr("pong.evaluate.make_envs", Games)
+    monkeypatch.setattr("pong.rollout.make_fleet", Games)
     monkeypatch.setattr("pong.evaluate.PARALLEL", 3)
     return Games.made
 
@@ -124,7 +126,7 @@ def test_seven_games_three_at_a_time(games):
     ]
     assert result.mean == 18 / 7
     # it seeds once, from the evaluation's own seed and stream, and lets the emulators run on
-    assert games[0].seeds == [emulator_seeds(0, 0, 3, EVALUATION).tolist(), None, None]
+    assert games[0].seeds == [emulator_seeds(0, 0, range(3), EVALUATION).tolist(), None, None]
 
 
 def test_the_emulators_are_closed(games):
@@ -168,9 +170,9 @@ def test_the_configs_own_seed_plays_no_part(games):
     assert evaluate(Coin(), CONFIG, 7) == evaluate(Coin(), other, 7)
 
 
-def test_real_games_repeat_themselves(monkeypatch):
+def test_real_games_repeat_themselves():
     """Two games of 60 steps, cut off by max_frames, twice: lengths, scores and what the policy saw."""
-    config = Config(hidden=4, device="cpu", emulator_threads=1, max_frames=240)
+    config = CONFIG.model_copy(update={"max_frames": 240})
     policy = make_policy(config)
     seen = []
 
@@ -187,6 +189,15 @@ def test_real_games_repeat_themselves(monkeypatch):
     assert {episode.length for episode in first.episodes} == {60}  # 240 frames, 4 at a time
     assert all(a.equal(b) for a, b in zip(seen[:n], seen[n:], strict=True))
     assert len(torch.cat(seen)) > 100  # it saw something
+
+
+@pytest.mark.parametrize("how", [Greedy, lambda policy: policy], ids=["greedy", "sampled"])
+def test_the_number_of_processes_plays_no_part(how):
+    config = CONFIG.model_copy(update={"max_frames": 400, "hold": "2-4"})  # the lengths are random
+    actor = how(make_policy(config))
+    alone = evaluate(actor, config, 2)
+    assert len({episode.length for episode in alone.episodes}) == 2
+    assert set(evaluate(actor, config.model_copy(update={"processes": 2}), 2).episodes) == set(alone.episodes)
 
 
 # --- greedy -----------------------------------------------------------------------------------------------------------

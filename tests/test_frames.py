@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pong.frames import PIXELS, DifferenceFrames, SparseFrames, preprocess
+from pong.envs import Fleet
+from pong.frames import LUMINANCE_BACKGROUNDS, PIXELS, DifferenceFrames, SparseFrames, play_field, preprocess
 
 SCREENS = 2_000
 exact = settings(deadline=None, derandomize=True, max_examples=40)  # the same examples on every machine
@@ -21,16 +22,21 @@ exact = settings(deadline=None, derandomize=True, max_examples=40)  # the same e
 
 @pytest.fixture(scope="module")
 def seen(pong_v0):
-    """2,000 moments of the unmodified Pong-v0, more than one game, seen three ways: each (2000, 80, 80)."""
+    """2,000 moments of the unmodified Pong-v0, more than one game, seen three ways: each (2000, 80, 80).
+
+    And the play fields of their luminance screens, (2000, 80, 160).
+    """
     env = pong_v0()
     ale = env.unwrapped.ale
     actions = np.random.default_rng(0).integers(env.action_space.n, size=SCREENS)  # all six actions
-    ways = {"luminance": [], "colour": [], "reference": []}
+    ways = {"luminance": [], "colour": [], "reference": [], "field": []}
     games = 0
     env.reset(seed=0)
     for action in actions:
         colour, _, terminated, _, _ = env.step(action)
-        ways["luminance"].append(preprocess(ale.getScreenGrayscale()))
+        luminance = ale.getScreenGrayscale()
+        ways["luminance"].append(preprocess(luminance))
+        ways["field"].append(play_field(luminance[None])[0])
         ways["colour"].append(preprocess(colour))
         ways["reference"].append(karpathy_numpy.preprocess(colour, np.uint8))
         if terminated:
@@ -128,7 +134,7 @@ def row(**signs):
 
 
 class Scripted(VectorEnv):
-    """Two emulators that show what the script says, whatever the actions."""
+    """Two emulators that show what the script says, whatever the actions; each step overwrites the screens."""
 
     # per step: screens, rewards, terminations, truncations
     SCRIPT = (
@@ -147,16 +153,18 @@ class Scripted(VectorEnv):
         self.single_action_space = gymnasium.spaces.Discrete(2)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, 2)
         self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
+        self.screens = np.empty((2, 210, 160), np.uint8)
 
     def reset(self, *, seed=None, options=None):
         self.moment = 0
-        return np.stack([screen(0), screen(5)]), {"seed": seed}
+        self.screens[:] = screen(0), screen(5)
+        return self.screens, {"seed": seed}
 
     def step(self, actions):
-        screens, rewards, terminations, truncations = self.SCRIPT[self.moment]
+        self.screens[:], rewards, terminations, truncations = self.SCRIPT[self.moment]
         self.moment += 1
         ended = np.array(terminations, bool), np.array(truncations, bool)
-        return np.stack(screens), np.array(rewards, np.float32), *ended, {"actions": actions}
+        return self.screens, np.array(rewards, np.float32), *ended, {"actions": actions, "frames": 10 + actions}
 
 
 @pytest.fixture
@@ -173,6 +181,7 @@ DIFFERENCES = (
     (row(plus=[0]), row()),
     (row(plus=[4], minus=[0]), row(plus=[2], minus=[8])),
 )
+ACTIONS = ((1, 0), (-1, 1), (0, 0), (1, -1), (-1, -1), (0, 1))
 
 
 def test_differences_are_this_frame_minus_the_previous_of_the_same_game(envs):
@@ -183,6 +192,21 @@ def test_differences_are_this_frame_minus_the_previous_of_the_same_game(envs):
         observations, *_ = envs.step(np.zeros(2, int))
         assert observations.dtype == np.int8
         np.testing.assert_array_equal(observations, np.stack(expected))
+
+
+def test_a_fleet_shows_the_same_differences_as_sparse_rows_with_what_the_emulators_paid():
+    fleet = Fleet(Scripted())
+    seen = [fleet.reset()]
+    for (_, rewards, terminations, truncations), actions in zip(Scripted.SCRIPT, ACTIONS, strict=True):
+        played = fleet.step(np.array(actions))
+        seen.append(played.observations)
+        np.testing.assert_array_equal(played.rewards, rewards)
+        np.testing.assert_array_equal(played.dones, np.logical_or(terminations, truncations))
+        np.testing.assert_array_equal(played.frames, 10 + np.array(actions))
+    for sparse, expected in zip(seen, ((row(), row()), *DIFFERENCES), strict=True):
+        assert equal(sparse, SparseFrames.from_dense(np.stack(expected)))
+    assert equal(fleet.reset(), seen[0])  # zero in the middle of a game as well
+    assert equal(fleet.step(np.array([1, 0])).observations, seen[1])  # minus the reset's frame
 
 
 def test_reset_in_the_middle_of_a_game_starts_at_zero_again(envs):
@@ -238,7 +262,9 @@ BY_HAND = np.stack([row(plus=[3], minus=[6399]), row(), row(plus=[3], minus=[0, 
 
 
 def equal(a, b):
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("columns", "signs", "counts"))
+    """The same rows, kept in the same way: values and dtypes."""
+    pairs = [(getattr(a, name), getattr(b, name)) for name in ("columns", "signs", "offsets")]
+    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
 
 
 def test_sparse_by_hand():
@@ -246,10 +272,10 @@ def test_sparse_by_hand():
     assert len(sparse) == 4
     assert sparse.columns.tolist() == [3, 6399, 0, 3, 4]
     assert sparse.signs.tolist() == [1, -1, -1, 1, -1]
-    assert sparse.counts.tolist() == [2, 0, 3, 0]
-    assert sparse.offsets().tolist() == [0, 2, 2, 5]  # an empty row begins where the next one does
-    types = [sparse.columns.dtype, sparse.signs.dtype, sparse.counts.dtype, sparse.offsets().dtype]
-    assert types == [torch.int32, torch.int8, torch.int64, torch.int32]
+    assert sparse.offsets.tolist() == [0, 2, 2, 5]  # an empty row begins where the next one does
+    assert sparse.counts().tolist() == [2, 0, 3, 0]
+    types = [sparse.columns.dtype, sparse.signs.dtype, sparse.offsets.dtype, sparse.counts().dtype]
+    assert types == [torch.int32, torch.float32, torch.int32, torch.int32]
 
 
 @exact
@@ -257,7 +283,7 @@ def test_sparse_by_hand():
 def test_from_dense_and_back_loses_nothing(frames):
     sparse = SparseFrames.from_dense(frames)
     assert len(sparse) == len(frames)
-    assert int(sparse.counts.sum()) == np.count_nonzero(frames)
+    np.testing.assert_array_equal(sparse.counts(), np.count_nonzero(frames, axis=1))
     np.testing.assert_array_equal(sparse.dense(torch.int8).numpy(), frames)
 
 
@@ -269,20 +295,10 @@ def test_cat_is_concatenation(parts):
 
 
 @exact
-@given(difference_frames(rows=5), arrays.arrays(bool, 5))
-def test_boolean_indexing_keeps_the_rows_that_are_true(frames, keep):
-    kept = SparseFrames.from_dense(frames)[torch.from_numpy(keep)]
-    assert equal(kept, SparseFrames.from_dense(frames[keep]))
-
-
-@exact
-@given(difference_frames())
-def test_offsets_are_where_each_row_begins(frames):
-    sparse = SparseFrames.from_dense(frames)
-    ends = [*sparse.offsets().tolist(), len(sparse.columns)]
-    assert ends[0] == 0
-    for b in range(len(frames)):
-        assert sparse.columns[ends[b] : ends[b + 1]].tolist() == np.flatnonzero(frames[b]).tolist()
+@given(difference_frames(rows=5), st.lists(st.integers(0, 4), max_size=9))
+def test_indexing_gives_the_rows_asked_for_in_that_order(frames, rows):
+    rows = np.array(rows, np.int64)  # any of them, some more than once, or none
+    assert equal(SparseFrames.from_dense(frames)[torch.from_numpy(rows)], SparseFrames.from_dense(frames[rows]))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
@@ -290,7 +306,7 @@ def test_frames_without_a_change_are_rows_all_the_same(rows):
     sparse = SparseFrames.from_dense(np.zeros((rows, PIXELS), np.int8))
     assert len(sparse) == rows
     assert len(sparse.columns) == len(sparse.signs) == 0
-    assert sparse.offsets().tolist() == [0] * rows
+    assert sparse.offsets.tolist() == [0] * rows
     assert torch.equal(sparse.dense(), torch.zeros(rows, PIXELS))
 
 
@@ -313,15 +329,75 @@ def test_from_dense_takes_rows_that_are_not_contiguous_and_keeps_nothing_of_them
 def test_to_keeps_the_rows():
     sparse = SparseFrames.from_dense(BY_HAND)
     assert equal(sparse.to("cpu"), sparse)
-    assert {part.device.type for part in (sparse.to("meta").columns, sparse.to("meta").counts)} == {"meta"}
+    moved = sparse.to("meta")
+    assert {part.device.type for part in (moved.columns, moved.signs, moved.offsets)} == {"meta"}
 
 
-def test_sparse_frames_refuse_another_width_and_anything_but_a_mask():
+def test_sparse_frames_refuse_another_width_and_rows_they_do_not_have():
     frames = np.zeros((3, PIXELS), np.int8)
     with pytest.raises(ValueError, match=r"\(3, 6399\)"):
         SparseFrames.from_dense(frames[:, 1:])
-    sparse = SparseFrames.from_dense(frames)
-    with pytest.raises(ValueError, match=r"\(3,\) torch.int64"):
-        sparse[torch.tensor([0, 1, 2])]
-    with pytest.raises(ValueError, match=r"\(2,\) torch.bool"):
-        sparse[torch.tensor([True, False])]
+    with pytest.raises(IndexError, match="3"):
+        SparseFrames.from_dense(frames)[torch.tensor([0, 3])]
+
+
+# --- between screens --------------------------------------------------------------------------------------------------
+
+
+def subtracted(before, after):
+    """What ``between`` must give, the long way: preprocess both screens, subtract, compress."""
+    differences = preprocess(after).view(np.int8) - preprocess(before).view(np.int8)
+    return SparseFrames.from_dense(differences.reshape(len(after), PIXELS))
+
+
+def test_play_field_is_a_copy_of_the_rows_that_count():
+    screens = np.random.default_rng(2).integers(256, size=(3, 210, 160), dtype=np.uint8)
+    before = screens.copy()
+    field = play_field(screens)
+    screens[:] = 0
+    np.testing.assert_array_equal(field, before[:, 35:195:2])
+    assert field.flags.c_contiguous
+
+
+@pytest.mark.parametrize("apart", [1, 37, 1001])
+def test_between_real_screens(seen, apart):
+    # consecutive moments, and others that have less in common
+    fields, frames = seen["field"], seen["luminance"].reshape(SCREENS, PIXELS).view(np.int8)
+    sparse = SparseFrames.between(fields[:-apart], fields[apart:])
+    assert equal(sparse, SparseFrames.from_dense(frames[apart:] - frames[:-apart]))
+    assert (sparse.counts() > 0).float().mean() > 0.9
+
+
+def test_between_takes_every_value_to_every_other_value():
+    # All 256² changes of a pixel, in 11 play fields; the columns that are left out hold noise.
+    rng = np.random.default_rng(3)
+    before, after = rng.integers(256, size=(2, 11, 210, 160), dtype=np.uint8)
+    values = np.arange(11 * PIXELS).reshape(11, 80, 80)
+    before[:, 35:195:2, ::2], after[:, 35:195:2, ::2] = values % 256, values // 256 % 256
+    sparse = SparseFrames.between(play_field(before), play_field(after))
+    assert equal(sparse, subtracted(before, after))
+    assert (sparse.signs == 1).sum() > 3 * 253  # from each of 0, 87 and 107 to each of the others
+
+
+@st.composite
+def screen_pairs(draw):
+    """Screens before and after (N, 210, 160), a few or all bytes of which differ, and a mask (N,) or None."""
+    n = draw(st.integers(0, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = rng.choice(np.array([0, *LUMINANCE_BACKGROUNDS, 1, 86, 108, 147, 236, 255], np.uint8), (2, n, 210, 160))
+    before, other = values
+    changed = rng.random(before.shape) < draw(st.sampled_from([0, 0.001, 0.1, 1]))
+    return before, np.where(changed, other, before), draw(st.none() | arrays.arrays(bool, n))
+
+
+@exact
+@given(screen_pairs())
+def test_between_random_screens(pairs):
+    before, after, fresh = pairs
+    fields = play_field(before), play_field(after)
+    given_fields = [field.copy() for field in fields]
+    sparse = SparseFrames.between(*fields, fresh=fresh)
+    if fresh is not None:
+        before = np.where(fresh[:, None, None], after, before)  # a new episode's first frame differs from nothing
+    assert equal(sparse, subtracted(before, after))
+    np.testing.assert_array_equal(fields, given_fields)  # left as they were

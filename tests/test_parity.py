@@ -76,6 +76,7 @@ def test_every_game_is_played_to_its_end(recorded):
     assert len(set(lengths)) == 3  # so that two emulators did wait for the last
     assert batch.steps == sum(lengths) == len(batch.observations) == len(batch.actions) == len(batch.returns)
     assert batch.points == sum(np.count_nonzero(game.rewards) for game in recorded.games)
+    assert batch.frames == sum(game.holds.sum() for game in recorded.games)  # nothing for those that waited
 
 
 def test_observations_are_what_pong_v0_shows_bit_for_bit(recorded):
@@ -97,7 +98,7 @@ def test_actions_and_rewards_are_those_of_pong_v0(recorded):
 def test_all_games_are_played_with_the_weights_from_before_the_update(recorded):
     # UP where u < p, with p from NumPy and the weights that the update began with. Only where u and p are closer than
     # float32 tells apart, 1e-6 at most, could the two disagree: 0.004 of these 4,180 decisions are expected there.
-    noise = Noise(recorded.config.seed, 0, recorded.config.num_envs)
+    noise = Noise(recorded.config.seed, 0, range(recorded.config.num_envs))
     u = np.stack([noise.draw().numpy().copy() for _ in recorded.active])  # (T, N)
     for i, game in enumerate(recorded.games):
         _, p = karpathy_numpy.forward(*float64(recorded.before), game.x.astype(float))

@@ -15,7 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pong.config import Config
-from pong.frames import PIXELS
+from pong.envs import Played
+from pong.frames import PIXELS, SparseFrames
 from pong.rollout import EVALUATION, TRAINING, Episode, Noise, Rollout, emulator_seeds
 
 exact = settings(deadline=None, derandomize=True, max_examples=60)  # the same examples on every machine
@@ -26,12 +27,11 @@ MOMENTS = 10  # the first pixel that names a moment; those before it name emulat
 class Script:
     """N emulators whose rewards and ends are written down, (T, N); past the end it starts over, or fails.
 
-    Whatever it is told, it pays what the script says, so an emulator that has no decision still pays and ends.
+    An emulator without a decision misses its line: it neither pays nor ends.
     """
 
     rewards: Any
-    terminations: Any = None
-    truncations: Any = None
+    ends: Any = None
     hold: int = 4
     repeat: bool = True
     moment: int = 0
@@ -40,31 +40,26 @@ class Script:
 
     def __post_init__(self):
         self.rewards = np.array(self.rewards, np.float32)
-        never = np.zeros(self.rewards.shape, bool)
-        self.terminations = never if self.terminations is None else np.array(self.terminations, bool)
-        self.truncations = never if self.truncations is None else np.array(self.truncations, bool)
+        self.ends = np.zeros(self.rewards.shape, bool) if self.ends is None else np.array(self.ends, bool)
         self.num_envs = self.rewards.shape[1]
-        self._frames = np.zeros((self.num_envs, PIXELS), np.int8)
 
-    def reset(self, *, seed=None, options=None):
-        self.seeds.append(None if seed is None else [int(s) for s in seed])
-        return self._observe(), {}
+    def reset(self, seeds=None):
+        self.seeds.append(None if seeds is None else [int(s) for s in seeds])
+        return self._observe()
 
     def step(self, actions):
         self.actions.append(actions.tolist())
         assert self.repeat or self.moment < len(self.rewards), "played on after the end of the script"
-        t = self.moment % len(self.rewards)
+        t, decided = self.moment % len(self.rewards), actions >= 0
         self.moment += 1
-        holds = {"hold": np.full(self.num_envs, self.hold)}
-        # handing out the same array each time shows who forgets to copy it
-        return self._observe(), self.rewards[t], self.terminations[t], self.truncations[t], holds
+        return Played(self._observe(), self.rewards[t] * decided, self.ends[t] & decided, self.hold * decided)
 
     def _observe(self):
-        self._frames[:] = 0
+        frames = np.zeros((self.num_envs, PIXELS), np.int8)
         for i in range(self.num_envs):
-            self._frames[i, i] = 1
-            self._frames[i, MOMENTS + self.moment] = -1
-        return self._frames
+            frames[i, i] = 1
+            frames[i, MOMENTS + self.moment] = -1
+        return SparseFrames.from_dense(frames)
 
 
 def names(x):
@@ -92,22 +87,30 @@ class Coin:
 
 def config(**changes):
     """γ = ½ is exact in binary; horizon 3, no standardising, fresh emulators only at the start."""
-    return Config(**{"gamma": 0.5, "horizon": 3, "standardize": "none", "reseed_every": 1000, **changes})
+    return Config(
+        **{"gamma": 0.5, "horizon": 3, "standardize": "none", "reseed_every": 1000, "processes": 1, **changes}
+    )
 
 
-def play(script, updates, policy=None, purpose=TRAINING, **changes):
+def play(script, updates, actor=None, purpose=TRAINING, **changes):
     """The batches of that many updates."""
-    rollout = Rollout(config(**changes), script, purpose)
-    return [rollout.collect(policy or Namer(), update) for update in range(updates)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pong.rollout.make_fleet", lambda config, n: script)
+        rollout = Rollout(config(num_envs=script.num_envs, **changes), actor or Namer(), purpose)
+    return [rollout.collect(update) for update in range(updates)]
 
 
 def rows(batch):
-    """{(emulator, moment): return} of a batch, whose rows must be aligned, distinct and in the order of play."""
+    """{(emulator, moment): return} of a batch, whose rows must be aligned, distinct and in order.
+
+    Each emulator's rows stand together, as they were played.
+    """
     found = names(batch.observations)
     assert len(found) == len(batch.actions) == len(batch.returns) == len(set(found))
-    assert found == sorted(found, key=lambda name: (name[1], name[0]))
+    assert found == sorted(found)
     assert batch.actions.tolist() == [Namer.answer(*name) for name in found]
     assert (batch.actions.dtype, batch.returns.dtype) == (torch.int64, torch.float32)
+    assert batch.share == 1
     return dict(zip(found, batch.returns.tolist(), strict=True))
 
 
@@ -151,26 +154,23 @@ def test_a_rally_may_wait_for_several_batches():
     assert rows(batches[3])[1, 0] == 1 / 64
 
 
-def test_a_batch_without_a_point_goes_on_until_one_ends():
-    script = Script([[0, 0], [0, 0], [0, 0], [0, 0], [0, 1]])  # horizon 2, the first point at moment 4
+def test_a_batch_without_a_point_goes_on_by_whole_horizons():
+    script = Script([[0, 0], [0, 0], [0, 0], [0, 0], [0, 1], [0, 0]])  # horizon 2, the first point at moment 4
     batch = play(script, 1, horizon=2)[0]
-    assert (batch.steps, batch.frames, batch.points) == (10, 40, 1)
+    assert (batch.steps, batch.frames, batch.points) == (12, 48, 1)
     assert rows(batch) == {(1, 0): 1 / 16, (1, 1): 1 / 8, (1, 2): 1 / 4, (1, 3): 1 / 2, (1, 4): 1}
 
 
-@pytest.mark.parametrize("how", ["terminations", "truncations"])
-def test_the_end_of_a_game_resets_the_sum(how):
+def test_the_end_of_a_game_resets_the_sum():
     # the game ends at moment 1 without a point: its two rows are worth nothing, and the +1 of moment 3 stays behind it
-    ends = {how: [[False], [True], [False], [False]]}
-    batch = play(Script([[0], [0], [0], [1]], **ends), 1, horizon=4)[0]
+    batch = play(Script([[0], [0], [0], [1]], [[0], [1], [0], [0]]), 1, horizon=4)[0]
     assert rows(batch) == {(0, 0): 0, (0, 1): 0, (0, 2): 1 / 2, (0, 3): 1}
     assert batch.episodes == [Episode(0, 0.0, 2)]
 
 
-def test_a_cut_off_game_ends_a_batch_too():
+def test_a_game_without_a_point_ends_a_batch_too():
     """Games shorter than a rally never see a point: waiting for one would wait for ever."""
-    script = Script([[0]] * 4, truncations=[[False], [True]] * 2, repeat=False)
-    batch = play(script, 1)[0]
+    batch = play(Script([[0]] * 3, [[0], [1], [0]], repeat=False), 1)[0]
     assert rows(batch) == {(0, 0): 0, (0, 1): 0}  # moment 2 waits
     assert (batch.points, batch.steps) == (0, 3)
 
@@ -181,7 +181,7 @@ def test_games_are_scored_across_batches():
     ends = np.transpose([[0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0]])
     first, second = play(Script(rewards, ends), 2)
     assert first.episodes == [Episode(0, 2.0, 2)]
-    assert second.episodes == [Episode(1, -1.0, 5), Episode(0, -2.0, 4)]
+    assert second.episodes == [Episode(0, -2.0, 4), Episode(1, -1.0, 5)]
     assert (first.points, second.points) == (4, 4)
 
 
@@ -196,7 +196,7 @@ def test_every_row_comes_once_and_when_its_point_has_ended(data, n, horizon, upd
     rewards = np.array(data.draw(st.lists(wins, min_size=T * n, max_size=T * n))).reshape(T, n)
     ends = np.array(data.draw(st.lists(st.sampled_from([0, 0, 0, 0, 0, 1]), min_size=T * n, max_size=T * n)))
     ends = ends.reshape(T, n).astype(bool)
-    assume(rewards.any())
+    assume(rewards.any() or ends.any())
     script = Script(rewards, ends)
     batches = play(script, updates, horizon=horizon)
 
@@ -211,6 +211,9 @@ def test_every_row_comes_once_and_when_its_point_has_ended(data, n, horizon, upd
                 if end is not None and end >= first:
                     expected[i, t] = 0.5 ** (end - t) * rewards[end, i]
         assert rows(batch) == expected
+        # whole horizons, and none more than it takes for a point to end
+        assert (last - first) % horizon == 0
+        assert not np.any((rewards != 0)[first : last - horizon] | ends[first : last - horizon])
         assert batch.steps == (last - first) * n
         assert batch.points == np.count_nonzero(rewards[first:last])
         assert len(batch.episodes) == ends[first:last].sum()
@@ -219,7 +222,7 @@ def test_every_row_comes_once_and_when_its_point_has_ended(data, n, horizon, upd
 
 # --- whole games ------------------------------------------------------------------------------------------------------
 
-# moments       0  1  2  3  4   an emulator plays on after its game as if nothing had happened
+# moments       0  1  2  3  4   the short one would earn and end more if it were told to play on
 LONG = [0, 1, 0, 0, -1], [0, 0, 0, 0, 1]  # rewards, ends
 SHORT = [0, -1, 1, -1, 1], [0, 1, 0, 1, 1]
 
@@ -232,8 +235,8 @@ def games(updates=1, **changes):
 
 def test_every_emulator_plays_one_game_to_its_end():
     script, (batch,) = games()
-    # the short game ends at moment 1; what its emulator earns and ends afterwards is nobody's
-    assert batch.episodes == [Episode(1, -1.0, 2), Episode(0, 0.0, 5)]
+    # the short game ends at moment 1, and its emulator stands still
+    assert batch.episodes == [Episode(0, 0.0, 5), Episode(1, -1.0, 2)]
     assert batch.steps == sum(episode.length for episode in batch.episodes) == 7
     assert (batch.frames, batch.points) == (28, 3)
     # +1 at moment 1, −1 at moment 4 | −1 at moment 1
@@ -250,7 +253,7 @@ def test_the_next_games_start_afresh():
     assert second.episodes == first.episodes  # scores and lengths from zero, no row left from before
     assert list(rows(second).values()) == list(rows(first).values())
     assert min(moment for _, moment in rows(second)) == 5
-    assert script.seeds == [emulator_seeds(1, 0, 2).tolist(), None]  # the second time their streams run on
+    assert script.seeds == [emulator_seeds(1, 0, range(2)).tolist(), None]  # the second time their streams run on
 
 
 @exact
@@ -270,14 +273,6 @@ def test_whole_games_lose_nothing(lengths, data):
 # --- standardising: γ = 0 makes returns of rewards --------------------------------------------------------------------
 
 
-def test_standardised_over_the_batch():
-    # five rows and two: 0 1 0 0 −1 and 0 −1, the mean −1/7, the mean square 3/7, the variance 3/7 − 1/49 = 20/49
-    _, (batch,) = games(gamma=0.0, standardize="batch")
-    low, zero, high = -6 / sqrt(20), 1 / sqrt(20), 8 / sqrt(20)  # (r + 1/7) / (√20/7) = (7r + 1)/√20
-    expected = {(0, 0): zero, (0, 1): high, (0, 2): zero, (0, 3): zero, (0, 4): low, (1, 0): zero, (1, 1): low}
-    assert rows(batch) == pytest.approx(expected, abs=1e-6)
-
-
 def test_standardised_over_each_game():
     # 0 1 0 0 −1: mean 0, variance 2/5. 0 −1: mean −½, variance ¼; the population's, never n − 1
     _, (batch,) = games(gamma=0.0, standardize="episode")
@@ -285,12 +280,8 @@ def test_standardised_over_each_game():
     assert rows(batch) == pytest.approx(expected, abs=1e-6)
 
 
-def test_standardised_over_what_the_batch_holds():
-    # moments 0 1 | 2 3; the waiting moment 1 counts with the second batch, and only there
-    first, second = play(Script([[1], [0], [0], [-1]]), 2, gamma=0.0, horizon=2, standardize="batch")
-    assert rows(first) == {(0, 0): 0}  # a single row says nothing
-    # 0 0 −1: mean −⅓, variance ⅓ − 1/9 = 2/9
-    assert rows(second) == pytest.approx({(0, 1): sqrt(0.5), (0, 2): sqrt(0.5), (0, 3): -sqrt(2)}, abs=1e-6)
+def test_points_are_left_to_the_trainer_to_standardise_over_a_batch():
+    assert rows(games(standardize="batch")[1][0]) == rows(games(standardize="none")[1][0])
 
 
 # --- fresh emulators --------------------------------------------------------------------------------------------------
@@ -310,38 +301,39 @@ def test_fresh_emulators_drop_what_was_cut():
     ]
     # the game that ends at moment 7 began at moment 4: +1 − 1 in 4 moments, not +2 + 1 − 1 in 8
     assert [batch.episodes for batch in batches] == [[], [], [], [Episode(0, 0.0, 4)]]
-    assert script.seeds == [emulator_seeds(5, 0, 2).tolist(), emulator_seeds(5, 2, 2).tolist()]
+    assert script.seeds == [emulator_seeds(5, 0, range(2)).tolist(), emulator_seeds(5, 2, range(2)).tolist()]
 
 
 def test_evaluation_has_seeds_of_its_own():
     script = Script([[1]])
     play(script, 1, purpose=EVALUATION)
-    assert script.seeds == [emulator_seeds(1, 0, 1, EVALUATION).tolist()]
-    assert script.seeds != [emulator_seeds(1, 0, 1).tolist()]
+    assert script.seeds == [emulator_seeds(1, 0, range(1), EVALUATION).tolist()]
+    assert script.seeds != [emulator_seeds(1, 0, range(1)).tolist()]
 
 
 @exact
 @given(seed=st.integers(0, 2**64), update=st.integers(0, 10**7), n=st.integers(1, 20))
 def test_emulator_seeds(seed, update, n):
-    seeds = emulator_seeds(seed, update, n)
+    seeds = emulator_seeds(seed, update, range(n))
     assert seeds.shape == (n,)
     assert ((seeds >= 1) & (seeds < 2**31)).all()  # what ale-py takes
-    assert seeds.tolist() == emulator_seeds(seed, update, n + 3)[:n].tolist()  # however many there are
-    assert seeds.tolist() != emulator_seeds(seed, update + 1, n).tolist()
-    assert seeds.tolist() != emulator_seeds(seed + 1, update, n).tolist()
-    assert seeds.tolist() != emulator_seeds(seed, update, n, EVALUATION).tolist()
+    first = n // 2
+    assert seeds[first:].tolist() == emulator_seeds(seed, update, range(first, n)).tolist()  # whoever plays the others
+    assert seeds.tolist() != emulator_seeds(seed, update + 1, range(n)).tolist()
+    assert seeds.tolist() != emulator_seeds(seed + 1, update, range(n)).tolist()
+    assert seeds.tolist() != emulator_seeds(seed, update, range(n), EVALUATION).tolist()
 
 
 def test_emulators_differ():
-    assert len(set(emulator_seeds(1, 0, 500).tolist())) == 500
+    assert len(set(emulator_seeds(1, 0, range(500)).tolist())) == 500
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------
 
 
-def draw(seed=1, update=0, num_envs=3, purpose=TRAINING, moments=300):  # more than one block
-    noise = Noise(seed, update, num_envs, purpose)
-    return torch.stack([noise.draw() for _ in range(moments)])  # (moments, num_envs)
+def draw(seed=1, update=0, emulators=range(3), purpose=TRAINING, moments=300):  # more than one block
+    noise = Noise(seed, update, emulators, purpose)
+    return torch.stack([noise.draw() for _ in range(moments)])  # (moments, n)
 
 
 def test_noise_is_uniform():
@@ -360,7 +352,7 @@ def test_noise_is_reproducible():
 
 
 def test_an_emulators_noise_does_not_depend_on_the_others():
-    assert draw(num_envs=5)[:, :3].equal(draw())
+    assert draw(emulators=range(5))[:, 2:4].equal(draw(emulators=range(2, 4)))
 
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"update": 1}, {"purpose": EVALUATION}], ids=str)
@@ -375,6 +367,12 @@ def test_emulators_have_noise_of_their_own():
 
 def test_a_rollout_plays_its_updates_noise():
     script = Script([[1, 1]])
-    play(script, 2, policy=Coin(), horizon=300, seed=7)
-    expected = torch.cat([draw(seed=7, update=update, num_envs=2) for update in range(2)]) < 0.5
+    play(script, 2, actor=Coin(), horizon=300, seed=7)
+    expected = torch.cat([draw(seed=7, update=update, emulators=range(2)) for update in range(2)]) < 0.5
     assert script.actions == expected.long().tolist()
+
+
+def test_a_rollout_that_goes_on_goes_on_in_its_noise():
+    script = Script([[0]] * 39 + [[1]])  # horizon 10, a point at moment 39
+    play(script, 1, actor=Coin(), horizon=10)
+    assert script.actions == (draw(emulators=range(1), moments=40) < 0.5).long().tolist()

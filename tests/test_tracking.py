@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder, metrics.csv and TensorBoard with values worked out by hand, a picture."""
+"""What a run leaves behind, in one go or taken up again: its folder, metrics.csv and TensorBoard by hand, a picture."""
 
 import contextlib
 import csv
@@ -28,20 +28,20 @@ NO_FRAMES = SparseFrames.from_dense(np.zeros((0, PIXELS), np.int8))
 def update(number, episodes=(), points=0, **learned):
     """An update in which those games ended, given as (score, length)."""
     games = [Episode(0, score, length) for score, length in episodes]
-    batch = Batch(NO_FRAMES, torch.zeros(0), torch.zeros(0), games, points=points, steps=100, frames=400)
+    nothing = (NO_FRAMES, torch.zeros(0), torch.zeros(0))
+    batch = Batch(*nothing, share=1.0, episodes=games, points=points, steps=100, frames=400)
     values = {
-        **{"policy_loss": -0.5, "entropy": 0.625, "grad_norm": 2.0, "approx_kl": 0.125},
+        **{"policy_loss": -0.5, "entropy": 0.625, "grad_norm": 2.0, "approx_kl": 0.125, "explained_variance": 0.5},
         **{"prob_up": 0.375, "learning_rate": 0.25, **learned},
     }
     return Update(number, batch, Learned(**values), rollout_seconds=3.0, learn_seconds=0.75)
 
 
-def tracker(folder, terminal=False, config=CONFIG):
+def tracker(folder, terminal=False, config=CONFIG, counters=None):
     """A tracker and what its console shows."""
     shown = io.StringIO()
-    return Tracker(
-        config, folder, Console(file=shown, force_terminal=terminal, width=120, soft_wrap=not terminal)
-    ), shown
+    console = Console(file=shown, force_terminal=terminal, width=120, soft_wrap=not terminal)
+    return Tracker(config, folder, console, counters), shown
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -102,22 +102,56 @@ UPDATES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tracked(tmp_path_factory):
-    """The folder of a tracked run, its rows {column: text}, its events {tag: [(step, value)]} and its tags."""
+LOST = [  # after the checkpoint of update 3, before a crash: at a step of its own, and at one that comes again
+    (update(4, points=30, entropy=0.25), 375),
+    (update(5, points=30, entropy=0.25), 400),
+]
+
+
+@pytest.fixture(scope="module", params=["in one go", "taken up again"])
+def tracked(request, tmp_path_factory):
+    """A tracked run: its last counters, its header, its rows {column: text}, its events {tag: [(step, value)]}, all."""
     folder = tmp_path_factory.mktemp("tracked")
-    with tracker(folder)[0] as track:
-        for turn, steps in UPDATES:
+    cut = 3 if request.param == "taken up again" else 0
+    counters = leave(folder, UPDATES[:cut], LOST) if cut else None
+    with tracker(folder, counters=counters)[0] as track:
+        for turn, steps in UPDATES[cut:]:
             track.track(turn, steps, POLICY)
-            if turn.number == 2:  # metrics.csv is up to date while the run goes on
-                assert len((folder / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 3
+            # metrics.csv is up to date while the run goes on
+            assert len((folder / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 1 + turn.number
         counters = track.counters(5, 1_000)
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
-    events.Reload()
+    header, rows = table(folder)
+    scalars, events = tensorboard(folder)
+    return counters, header, rows, scalars, events
+
+
+def leave(folder, kept, lost):
+    """Track some updates up to a checkpoint and some after it, long ago; returns the checkpoint's counters."""
+    with tracker(folder)[0] as track:
+        for turn, steps in kept:
+            track.track(turn, steps, POLICY)
+        counters = track.counters(turn.number, steps)
+        for turn, steps in lost:
+            track.track(turn, steps, POLICY)
+    for path in folder.glob("events.out.tfevents.*"):
+        path.rename(folder / "events.out.tfevents.0")  # names begin with the second, and are read in order
+    return counters
+
+
+def table(folder):
+    """The header and the rows {column: text} of metrics.csv."""
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    return counters, header, [dict(zip(header, row, strict=True)) for row in rows], scalars, events
+    return header, [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def tensorboard(folder):
+    """What TensorBoard shows: scalars {tag: [(step, value)]}, and everything."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }, events
 
 
 EMA = {
@@ -150,6 +184,8 @@ def test_one_row_an_update(tracked):
 def test_counters_for_a_checkpoint(tracked):
     counters, *_ = tracked
     assert (counters.updates, counters.steps, counters.games, counters.points) == (5, 1_000, 101, 59)
+    assert counters.ema == pytest.approx(EMA[5], rel=1e-12)
+    assert counters.last100 == (-19.0, *[-20.0] * 97, 1.0, 21.0)
 
 
 def column(rows, tag):
@@ -166,6 +202,7 @@ VALUES = {
     "losses/entropy": [0.625, 0.5, 0.625, 0.625, 0.625],
     "losses/grad_norm": [2.0] * 5,
     "losses/approx_kl": [0.125, 0.125, 0.125, 1e-7, 0.125],
+    "losses/explained_variance": [0.5, 0.5, 0.5, 0.5, 0.5],
     "policy/prob_up": [0.375] * 5,
     "time/rollout_seconds": [3.0] * 5,
     "time/learn_seconds": [0.75] * 5,
@@ -188,9 +225,11 @@ def test_every_tag_is_in_tensorboard(tracked):
     assert scalars["charts/points"] == list(zip((100, 200, 350, 400, 1_000), (9, 49, 56, 57, 59), strict=True))
 
 
-def test_tracking_times_itself(tracked):
-    _, _, rows, *_ = tracked
-    first, *others = column(rows, "time/track_seconds")
+def test_tracking_times_itself(tmp_path):
+    with tracker(tmp_path)[0] as track:
+        for number in (1, 2, 3):
+            track.track(update(number), 100 * number, POLICY)
+    first, *others = column(table(tmp_path)[1], "time/track_seconds")
     assert first == 0  # of the update before
     assert all(seconds > 0 for seconds in others)
 
@@ -211,8 +250,7 @@ def test_steps_per_second_are_recent(tmp_path, monkeypatch):
         for number in range(1, 41):  # twenty updates at 100 steps in 10 s, then twenty at 100 steps in 1 s
             now[0] += 10 if number <= 20 else 1
             track.track(update(number), 100 * number, POLICY)
-    with (tmp_path / "metrics.csv").open(encoding="utf-8") as file:
-        rates = column(list(csv.DictReader(file)), "charts/SPS")
+    rates = column(table(tmp_path)[1], "charts/SPS")
     assert rates[:20] == [10] * 20
     assert rates[29] == pytest.approx(2000 / 110, rel=1e-5)  # the last 20 updates: ten slow ones and ten fast ones
     assert rates[39] == 100  # the slow ones are forgotten
@@ -223,6 +261,38 @@ def test_a_run_that_fails_keeps_what_it_has(tmp_path):
         track.track(update(1), 100, POLICY)
         raise RuntimeError("on purpose")
     assert len((tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 2
+    assert tensorboard(tmp_path)[0]["charts/points"] == [(100, 0)]
+
+
+# --- a run taken up again: what its tables hold is tested above -------------------------------------------------------
+
+
+def test_clocks_go_on_from_the_checkpoint(tmp_path, monkeypatch):
+    """Time lost since the checkpoint, or spent switched off, isn't counted."""
+    now = [1000.0]
+    monkeypatch.setattr("pong.tracking.time.monotonic", lambda: now[0])
+    with tracker(tmp_path)[0] as track:
+        for number in (1, 2, 3):  # 100 steps in 60 s each
+            now[0] += 60
+            track.track(update(number), 100 * number, POLICY)
+            if number == 2:
+                counters = track.counters(2, 200)
+    now[0] = 50.0  # another boot
+    with tracker(tmp_path, counters=counters)[0] as track:
+        now[0] += 30
+        track.track(update(3), 300, POLICY)
+    rows = table(tmp_path)[1]
+    assert column(rows, "minutes") == [1, 2, 2.5]
+    assert column(rows, "charts/SPS")[2] == pytest.approx(100 / 30, rel=1e-5)
+
+
+def test_without_metrics_a_run_can_be_taken_up_all_the_same(tmp_path):
+    counters = leave(tmp_path, UPDATES[:2], [])
+    (tmp_path / "metrics.csv").unlink()
+    with tracker(tmp_path, counters=counters)[0] as track:
+        track.track(*UPDATES[2], POLICY)
+    (row,) = table(tmp_path)[1]
+    assert (row["update"], row["games"], row["points"]) == ("3", "99", "56")
 
 
 # --- the terminal -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Training: one step recomputed in NumPy, its settings, that a run is a function of its config, and that it learns."""
 
 import contextlib
+import copy
 from math import log, sqrt
 
 import karpathy_numpy
@@ -8,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from pong import checkpoint
 from pong.config import Config, InputError
+from pong.envs import Played
 from pong.frames import PIXELS, SparseFrames
+from pong.ranks import Ranks
 from pong.train import Trainer, choose_device, make_optimizer, make_policy
 
 TINY = Config(
     name="tiny",
     device="cpu",
-    emulator_threads=1,
+    processes=1,
     num_envs=2,
     horizon=40,
     hidden=8,
@@ -33,18 +37,17 @@ class Choice:
     The situations take turns, and half of the emulators begin with B.
     """
 
-    def __init__(self, config):
-        self.num_envs = config.num_envs
-        self._in_a = np.arange(self.num_envs) % 2 == 0
+    def __init__(self, config, num_envs):
+        self.num_envs = num_envs
+        self._in_a = np.arange(num_envs) % 2 == 0
 
-    def reset(self, *, seed=None, options=None):
-        return self._observe(), {}
+    def reset(self, seeds=None):
+        return self._observe()
 
     def step(self, actions):
         rewards = np.where((actions == 1) == self._in_a, 1, -1).astype(np.float32)
         self._in_a = ~self._in_a
-        never = np.zeros(self.num_envs, bool)
-        return self._observe(), rewards, never, never, {"hold": np.full(self.num_envs, 4)}
+        return Played(self._observe(), rewards, np.zeros(self.num_envs, bool), np.full(self.num_envs, 4))
 
     def close(self):
         self.closed = True
@@ -53,17 +56,17 @@ class Choice:
         x = np.zeros((self.num_envs, PIXELS), np.int8)
         x[np.ix_(self._in_a, PIXELS_A)] = 1
         x[np.ix_(~self._in_a, PIXELS_B)] = 1
-        return x
+        return SparseFrames.from_dense(x)
 
 
 @pytest.fixture
 def choice(monkeypatch):
     """Trainers play ``Choice`` instead of Pong."""
-    monkeypatch.setattr("pong.train.make_envs", Choice)
+    monkeypatch.setattr("pong.rollout.make_fleet", Choice)
 
 
-def choosing(**changes):
-    return Trainer(TINY.model_copy(update={"num_envs": 4, "horizon": 5, **changes}))
+def choosing(ranks=None, **changes):
+    return Trainer(TINY.model_copy(update={"num_envs": 4, "horizon": 5, **changes}), ranks)
 
 
 def weights(policy):
@@ -74,9 +77,10 @@ def weights(policy):
 
 
 def in_numpy(before, batch):
-    """x (B, 6400), h (B, hidden), p (B,), y (B,), returns (B,) of a batch under some weights, in float64."""
-    x = batch.observations.dense(torch.float64).numpy()
-    return x, *karpathy_numpy.forward(*before, x), batch.actions.numpy(), batch.returns.double().numpy()
+    """x (B, 6400), h (B, hidden), p (B,), y (B,), standardised returns (B,) under some weights, in float64."""
+    x, returns = batch.observations.dense(torch.float64).numpy(), batch.returns.double().numpy()
+    returns = (returns - returns.mean()) / returns.std()
+    return x, *karpathy_numpy.forward(*before, x), batch.actions.numpy(), returns
 
 
 def log_prob(p, y):
@@ -135,6 +139,18 @@ def test_the_entropy_bonus_adds_its_gradient(choice):
         assert abs(expected).max() > 1e-4
 
 
+def test_the_entropy_bonus_falls_in_a_line(choice):
+    """Half-way from 0.6 to 0.2 a step is that of 0.4, and half-way from 0.6 to nowhere it's still that of 0.6."""
+    steps = []
+    for bonus in ((0.6, 0.2), (0.4, None), (0.6, None)):
+        trainer = choosing(entropy_bonus=bonus[0], entropy_bonus_end=bonus[1], total_steps=40)
+        trainer.steps = 20
+        next(trainer.run())
+        steps.append(trainer.policy.W1.grad.clone())
+    torch.testing.assert_close(steps[0], steps[1], rtol=0, atol=1e-7)
+    assert (steps[0] - steps[2]).abs().max() > 1e-4
+
+
 def test_every_step_starts_from_a_zero_gradient(choice):
     """The second update's gradient is its own, not the sum of both."""
     trainer = choosing(entropy_bonus=0.0, reduction="sum")
@@ -174,6 +190,14 @@ def test_a_run_ends_with_the_first_update_past_total_steps(choice):
     assert list(trainer.run()) == []
 
 
+def test_the_next_rollout_is_begun_before_an_update_is_handed_out(choice, monkeypatch):
+    """So that players in other processes play while the caller looks at it; after the last one nothing is begun."""
+    trainer = choosing(total_steps=60)
+    begin, begun = trainer.rollout.begin, []
+    monkeypatch.setattr(trainer.rollout, "begin", lambda update: (begun.append(update), begin(update)))
+    assert [list(begun) for _ in trainer.run()] == [[0, 1], [0, 1, 2], [0, 1, 2]]
+
+
 def test_a_gradient_that_is_not_finite_is_said_aloud(choice):
     trainer = choosing()
     with torch.no_grad():
@@ -185,7 +209,8 @@ def test_a_gradient_that_is_not_finite_is_said_aloud(choice):
 def test_closing_a_trainer_closes_its_emulators(choice):
     trainer = choosing()
     trainer.close()
-    assert trainer.rollout.envs.closed
+    (player,) = trainer.rollout.players
+    assert player.fleet.closed
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +246,90 @@ def test_the_run_moved_the_weights(trained):
     assert not torch.equal(policy["W1"], make_policy(TINY).W1)
 
 
+# --- taking a run up again --------------------------------------------------------------------------------------------
+
+RECIPES = {
+    "adam": {"learning_rate_end": 1e-4, "entropy_bonus_end": 1e-3, "baseline": "network"},
+    "rmsprop": {"optimizer": "rmsprop", "reduction": "sum", "until": "episodes", "hold": "2-4", "max_frames": 400},
+}
+
+
+def saved(trainer, folder):
+    counters = checkpoint.Counters(trainer.updates, trainer.steps)
+    parts = trainer.policy, trainer.optimizer, trainer.baseline
+    return checkpoint.load(checkpoint.save(folder, trainer.config, counters, *parts))
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_run_taken_up_is_the_run_never_interrupted(tmp_path, recipe):
+    """On real Pong, bit for bit, where the emulators start afresh: here every two updates."""
+    config = TINY.model_copy(update={"reseed_every": 2, "total_steps": 10**6, **recipe})
+    with contextlib.closing(Trainer(config)) as trainer:
+        run = trainer.run()
+        next(run), next(run)
+        half = saved(trainer, tmp_path)
+        whole = [next(run), next(run)]
+        expected = saved(trainer, tmp_path)
+    with contextlib.closing(Trainer(config)) as again:
+        again.take_up(copy.deepcopy(half))  # the optimizer goes on in the tensors it is given
+        run = again.run()
+        for update in whole:
+            other = next(run)
+            assert (other.number, other.learned) == (update.number, update.learned)
+            assert torch.equal(other.batch.actions, update.batch.actions)
+        found = saved(again, tmp_path)
+    assert (found.counters, expected.counters.updates) == (expected.counters, 4)
+    assert set(expected.optimizer) == {0, 1}
+    for part in ("policy", "optimizer", "baseline", "baseline_optimizer"):
+        expected_, found_, half_ = (flat(getattr(one, part)) for one in (expected, found, half))
+        assert found_.keys() == expected_.keys()
+        assert all(torch.equal(found_[name], tensor) for name, tensor in expected_.items())
+        assert [name for name, tensor in expected_.items() if torch.equal(half_[name], tensor)] == []  # all went on
+
+
+def flat(states):
+    """{(parameter, name): tensor} of {parameter: tensor or {name: tensor}}."""
+    named = {key: state if isinstance(state, dict) else {"": state} for key, state in states.items()}
+    return {(key, name): tensor for key, state in named.items() for name, tensor in state.items()}
+
+
+def first(**parts):
+    """A checkpoint after one update, with those parts as given."""
+    trainer = choosing()
+    next(trainer.run())
+    state = {number: dict(values) for number, values in trainer.optimizer.state_dict()["state"].items()}
+    whole = {"policy": dict(trainer.policy.state_dict()), "optimizer": state}
+    return checkpoint.Checkpoint(trainer.config, checkpoint.Counters(1, 20), **{**whole, **parts})
+
+
+def test_weights_of_another_shape_are_refused(choice):
+    trainer = choosing(hidden=7)
+    with pytest.raises(InputError, match=r"(?s)^the checkpoint does not fit its config: [^\n]*W1[^\n]*$"):
+        trainer.take_up(first())
+
+
+def test_an_optimizer_state_of_another_shape_is_refused(choice):
+    state = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
+    trainer = choosing()
+    with pytest.raises(InputError, match="does not fit"):
+        trainer.take_up(first(optimizer={0: state, 1: state}))
+
+
+def test_the_state_of_another_optimizer_is_refused(choice):
+    trainer = choosing(optimizer="rmsprop")
+    with pytest.raises(InputError, match="does not fit"):
+        trainer.take_up(first())
+
+
+# --- ranks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", range(3))
+def test_too_few_emulators_for_the_ranks_are_refused_by_all_of_them(choice, rank):
+    with pytest.raises(InputError, match=r"^num_envs = 2 is too few for 3 ranks[^\n]*$"):
+        choosing(num_envs=2, ranks=Ranks(rank, 3))
+
+
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
@@ -230,13 +339,13 @@ def probs_up(policy):
     return policy.distribution(SparseFrames.from_dense(x)).probs.tolist()
 
 
-RECIPES = {
+PAYING = {
     "adam, batch, mean": {"learning_rate": 3e-3},
     "rmsprop, none, sum": {"optimizer": "rmsprop", "standardize": "none", "reduction": "sum"},
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", PAYING.values(), ids=PAYING)
 def test_what_pays_becomes_likely(choice, recipe):
     trainer = choosing(num_envs=16, hidden=32, total_steps=16 * 5 * 40, **recipe)
     up_a, up_b = probs_up(trainer.policy)
@@ -254,19 +363,21 @@ def test_what_pays_becomes_likely(choice, recipe):
 # --- devices, policies, optimisers ------------------------------------------------------------------------------------
 
 
-DEVICES = [  # name, is there a GPU, what is chosen
-    ("cpu", False, "cpu"),
-    ("cpu", True, "cpu"),
-    ("auto", False, "cpu"),
-    ("auto", True, "cuda"),
-    ("cuda", True, "cuda"),
+DEVICES = [  # name, GPUs, rank on this machine, what is chosen
+    ("cpu", 0, 0, "cpu"),
+    ("cpu", 2, 1, "cpu"),
+    ("auto", 0, 1, "cpu"),
+    ("auto", 1, 0, "cuda:0"),
+    ("cuda", 2, 1, "cuda:1"),
+    ("auto", 2, 3, "cuda:1"),
 ]
 
 
-@pytest.mark.parametrize(("name", "there", "device"), DEVICES)
-def test_devices(monkeypatch, name, there, device):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
-    assert choose_device(name) == torch.device(device)
+@pytest.mark.parametrize(("name", "gpus", "number", "device"), DEVICES)
+def test_devices(monkeypatch, name, gpus, number, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert choose_device(name, number) == torch.device(device)
 
 
 def test_a_missing_gpu_is_an_error_not_a_fallback(monkeypatch):

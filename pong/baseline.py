@@ -1,0 +1,51 @@
+"""A learned baseline: how good a situation is, whatever is done in it."""
+
+import torch
+from torch import Tensor
+
+from pong.frames import SparseFrames
+from pong.policies import KarpathyPolicy
+from pong.ranks import Ranks
+
+
+class Baseline:
+    """A network of the policy's shape that predicts the return of an observation.
+
+    What it predicts is subtracted from the returns. Since it has never seen the batch that it is used on, it changes
+    the gradient's variance and not its mean.
+
+    Args:
+        network: predicts returns where a policy has logits; begins at 0 everywhere.
+        learning_rate: of its Adam.
+        passes: gradient steps on each batch, all rows each.
+        ranks: the processes that train together.
+    """
+
+    def __init__(self, network: KarpathyPolicy, *, learning_rate: float, passes: int, ranks: Ranks):
+        self.network = network
+        with torch.no_grad():
+            network.W2.zero_()
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, eps=1e-5)
+        self.passes = passes
+        self.ranks = ranks
+
+    @torch.no_grad()
+    def predict(self, observations: SparseFrames) -> Tensor:
+        """Expected returns (B,) of B observations, in points."""
+        returns: Tensor = self.network(observations)
+        return returns
+
+    def fit(self, observations: SparseFrames, returns: Tensor, share: float) -> None:
+        """Learn from a batch, after it was used.
+
+        Args:
+            observations: B rows.
+            returns: (B,) discounted points.
+            share: B over the rows of all ranks together.
+        """
+        for _ in range(self.passes):
+            loss = share * (self.network(observations) - returns).square().mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.ranks.add_up([p.grad for p in self.network.parameters() if p.grad is not None])
+            self.optimizer.step()

@@ -1,0 +1,97 @@
+"""Players in processes of their own, one per core, so that every core emulates, decides and waits for no other."""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from pong.config import Config, RunError
+from pong.rollout import Actor, Part, Player
+
+
+class PlayerProcess:
+    """A ``rollout.Player`` in another process, to be used like one.
+
+    Args:
+        config: the run's config.
+        emulators: which of the run's emulators it plays.
+        purpose: TRAINING or EVALUATION.
+        actor: decides; its weights must lie in shared memory, so that the player always sees the newest ones.
+    """
+
+    def __init__(self, config: Config, emulators: range, purpose: int, actor: Actor):
+        self._connection, theirs = multiprocessing.Pipe()
+        arguments = (theirs, config, emulators, purpose, actor)
+        self._process = multiprocessing.Process(target=_play, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def begin(self, update: int) -> None:
+        """Start playing a rollout; ``finish`` waits for it."""
+        self._send("begin", update)
+
+    def go_on(self) -> None:
+        """Start playing the same rollout on; ``finish`` waits for it."""
+        self._send("go_on")
+
+    def finish(self) -> Part:
+        """The rows of the rollout.
+
+        Raises:
+            RunError: the process died, or failed.
+        """
+        try:
+            result = pickle.loads(self._connection.recv_bytes())  # from our own child
+        except (EOFError, ConnectionError):
+            raise RunError(self._obituary()) from None
+        if isinstance(result, str):
+            raise RunError(f"a player's process failed: {result}")
+        part: Part = result
+        return part
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
+
+    def _send(self, *message: Any) -> None:
+        with contextlib.suppress(ConnectionError):  # a player that is gone is noticed by finish, with its last words
+            self._connection.send(message)
+
+    def _obituary(self) -> str:
+        self._process.join(1)
+        return f"a player's process died (exit code {self._process.exitcode}); the last checkpoint is good"
+
+
+def _play(connection: Connection, config: Config, emulators: range, purpose: int, actor: Actor) -> None:
+    """What runs in the process: play when told to."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers signals meant for the run, and ends its players
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_die_with_the_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    try:
+        player = Player(config, emulators, purpose, actor)
+        while True:
+            what, *arguments = connection.recv()
+            getattr(player, what)(*arguments)
+            connection.send_bytes(pickle.dumps(player.finish()))
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:  # whatever it is, the parent shall say it
+        traceback.print_exc()
+        connection.send_bytes(pickle.dumps(f"{type(error).__name__}: {' '.join(str(error).split())}"))
+
+
+def _die_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+    os._exit(1)

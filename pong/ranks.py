@@ -1,0 +1,99 @@
+"""Several processes that train one policy: each plays its share of the emulators, all take the same step."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pong.config import RunError
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=5)  # without a sign of life from the other ranks
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; by default it is alone.
+
+    Attributes:
+        rank: number of this process; rank 0 tracks and saves.
+        size: processes in all.
+        local_rank: number of this process on its machine.
+        local_size: processes on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        """As ``torchrun`` started this process; alone without it."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True)))
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Meet the other processes, and part from them at the end."""
+        if self.size > 1:
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, timeout=TIMEOUT)
+        try:
+            yield
+        finally:
+            if self.size > 1:
+                dist.destroy_process_group()
+
+    def share(self, everything: range) -> range:
+        """This rank's part of something, such as the emulators of a run."""
+        return deal(everything, self.rank, self.size)
+
+    def gather(self, mine: T) -> list[T]:
+        """What each rank has, in order of rank.
+
+        Raises:
+            RunError: a rank died.
+        """
+        everyones = [mine] * self.size
+        if self.size > 1:
+            with _all_alive():
+                dist.all_gather_object(everyones, mine)
+        return everyones
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks.
+
+        Raises:
+            RunError: a rank died.
+        """
+        if self.size > 1:
+            with _all_alive():
+                for tensor in tensors:
+                    dist.all_reduce(tensor)
+
+
+@contextlib.contextmanager
+def _all_alive() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch tells a lost connection and a timeout by this alone
+        what = str(error).splitlines()[0]
+        raise RunError(f"another rank is gone ({what}); take the run up again with --resume") from None
+
+
+def deal(everything: range, part: int, parts: int) -> range:
+    """One of several consecutive parts, all of the same size or one apart."""
+    first, last = (len(everything) * k // parts for k in (part, part + 1))
+    return everything[first:last]
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

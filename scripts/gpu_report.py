@@ -1,0 +1,97 @@
+"""Everything a GPU machine should show, in one command under ten minutes, offline and straight from the checkout.
+
+    python3 scripts/gpu_report.py FOLDER
+
+writes into FOLDER: gpu-tests.txt, bench.json, the training run (config.toml, run.json, metrics.csv), its picture, and
+report.json with the minutes and steps to each score.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import bench
+import plot
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+SCORES = (-10, 0, 5, 7, 10, 15, 18)
+
+
+def main(
+    folder: tyro.conf.Positional[Path],
+    *,
+    minutes: Annotated[float, tyro.conf.arg(help="in all")] = 9.5,
+    recipe: Annotated[str, tyro.conf.arg(help="in configs/")] = "pong",
+    seed: Annotated[int, tyro.conf.arg(help="of the training run")] = 1,
+    device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Run the GPU tests, the benchmark and a training run towards +18.
+
+    Args:
+        folder: where the results go.
+    """
+    end = time.monotonic() + 60 * minutes
+    folder.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"machine": bench.machine(), "gpu_tests": tests(folder / "gpu-tests.txt")}
+    python("scripts/bench.py", "--json", folder / "bench.json", "--rounds", "2", "--seconds", "1", "--device", device)
+    report["training"] = training(folder, recipe, seed, device, end)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
+
+
+def tests(log: Path) -> str:
+    """The GPU tests' last line."""
+    done = python("-m", "pytest", "-m", "gpu", "-rs", "-p", "no:cacheprovider", capture_output=True, text=True)
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    return (done.stdout.strip() or "pytest printed nothing").splitlines()[-1]
+
+
+def training(folder: Path, recipe: str, seed: int, device: str, end: float) -> dict[str, Any]:
+    """Train to +18 or to the end of the time; minutes and steps to each score."""
+    with tempfile.TemporaryDirectory() as temporary:
+        run = Path(temporary) / "run"
+        flags = ["--seed", str(seed), "--device", device, "--stop-at-mean100", "18", "--run-dir", str(run)]
+        command = [sys.executable, "-m", "pong", "train", f"configs/{recipe}.toml", *flags]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment())
+        try:
+            process.wait(max(end - time.monotonic() - 20, 10))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        for name in ("config.toml", "run.json", "metrics.csv"):
+            shutil.copy(run / name, folder / name)
+    result = plot.read(folder)
+    plot.draw([result], folder / f"{recipe}.png")
+    reached = {str(score): result.reached(score) for score in SCORES}
+    return {
+        "recipe": recipe,
+        "seed": seed,
+        "steps": result.rows[-1]["step"],
+        "minutes": result.rows[-1]["minutes"],
+        "mean100": result.rows[-1][plot.MEAN100],
+        "reached": {
+            score: {"minutes": row["minutes"], "steps": row["step"]} if row else None for score, row in reached.items()
+        },
+    }
+
+
+def python(*arguments: Any, **more: Any) -> "subprocess.CompletedProcess[str]":
+    """Run this Python in the checkout."""
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment(), check=False, **more)
+
+
+def environment() -> dict[str, str]:
+    """Let the checkout's own package be found."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,115 @@
+"""On a GPU: the same logits, gradients and steps as on the CPU. Elsewhere these tests are skipped."""
+
+import copy
+
+import pytest
+import torch
+
+from pong.config import Config
+from pong.losses import surrogate_loss
+from pong.policies import KarpathyPolicy
+from pong.returns import standardize
+from pong.rollout import Rollout
+from pong.train import Trainer, make_policy
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device"),
+]
+
+PONG = Config(device="cuda", num_envs=4, horizon=300, processes=1, total_steps=10**6)
+KARPATHY = PONG.model_copy(
+    update={
+        **{"until": "episodes", "max_frames": 1500, "hold": "2-4", "standardize": "episode", "reduction": "sum"},
+        **{"optimizer": "rmsprop", "learning_rate": 1e-4, "entropy_bonus": 0.0},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Real frames, about 1,200 rows."""
+    rollout = Rollout(PONG, make_policy(PONG))
+    yield rollout.collect(0)
+    rollout.close()
+
+
+@pytest.fixture
+def policies():
+    """The same weights in float32 on the GPU and in float64 on the CPU."""
+    policy = KarpathyPolicy(generator=torch.Generator().manual_seed(3))
+    return copy.deepcopy(policy).cuda(), policy.double()
+
+
+def relative_error(found, expected):
+    """Largest error over the largest value."""
+    return ((found.double().cpu() - expected).abs().max() / expected.abs().max()).item()
+
+
+def test_logits(batch, policies):
+    gpu, cpu = policies
+    with torch.no_grad():
+        assert relative_error(gpu(batch.observations.to("cuda")), cpu(batch.observations.dense(torch.float64))) < 1e-5
+
+
+def test_gradients(batch, policies):
+    for policy in policies:
+        like = policy.W2
+        x = batch.observations.dense(like.dtype).to(like.device)
+        log_probs = policy.log_prob(x, batch.actions.to(like.device))
+        surrogate_loss(log_probs, standardize(batch.returns.to(like)), reduction="sum").backward()
+    gpu, cpu = policies
+    for name in ("W1", "W2"):
+        assert relative_error(getattr(gpu, name).grad, getattr(cpu, name).grad) < 1e-5
+
+
+def test_sparse_rows_give_the_gradient_of_dense_ones(batch, policies):
+    gpu, cpu = policies
+    gpu(batch.observations.to("cuda")).sum().backward()
+    cpu(batch.observations.dense(torch.float64)).sum().backward()
+    assert relative_error(gpu.W1.grad, cpu.W1.grad) < 1e-5
+
+
+def test_actions(batch, policies):
+    gpu, cpu = policies
+    noise = torch.rand(len(batch.observations), generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        p = torch.sigmoid(cpu(batch.observations.dense(torch.float64)))
+    clear = (p - noise).abs() > 1e-5
+    assert clear.float().mean() > 0.99
+    assert torch.equal(gpu.act(batch.observations, noise)[clear], (noise < p).long()[clear])
+
+
+@pytest.mark.parametrize("config", [PONG, PONG.model_copy(update={"baseline": "network"}), KARPATHY])
+def test_an_update_is_the_cpus(config):
+    moved = []
+    for device in ("cuda", "cpu"):
+        trainer = Trainer(config.model_copy(update={"device": device}))
+        before = copy.deepcopy(trainer.policy.state_dict())
+        updates = trainer.run()
+        learned = [next(updates).learned for _ in range(2)]
+        moved.append({name: (after - before[name]).cpu() for name, after in trainer.policy.state_dict().items()})
+        assert all(torch.equal(trainer.actor.state_dict()[k], v.cpu()) for k, v in trainer.policy.state_dict().items())
+        moved[-1]["learned"] = torch.tensor([[one.policy_loss, one.entropy, one.grad_norm] for one in learned])
+        trainer.close()
+    gpu, cpu = moved
+    for name, expected in cpu.items():
+        assert (gpu[name] - expected).norm() < 1e-3 * expected.norm(), name
+
+
+def test_training_on_a_gpu_learns_what_pays():
+    """Two updates more on the same recipe make won points likelier: the score region is gpu_report's to show."""
+    trainer = Trainer(PONG.model_copy(update={"learning_rate": 3e-3}))
+    updates = trainer.run()
+    batch = next(updates).batch
+    observations, actions = batch.observations.to("cuda"), batch.actions.cuda()
+    advantages = standardize(batch.returns).cuda()
+
+    def worth():
+        with torch.no_grad():
+            return (trainer.policy.log_prob(observations, actions) * advantages).mean().item()
+
+    before = worth()
+    trainer._step(observations, actions, advantages, 1.0)
+    trainer.close()
+    assert worth() > before

@@ -1,0 +1,321 @@
+"""Training on several ranks: the update of a single process, a dead rank, and a run taken up again.
+
+Most tests run the ranks as threads of this process, on written-down play. Those on real Pong fork processes that meet
+by gloo and run the command line, as ``torchrun`` would have them do.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pong.tracking  # noqa: F401  before the fork, once for all
+from pong import checkpoint
+from pong.cli import main
+from pong.config import Config
+from pong.envs import Played
+from pong.frames import PIXELS, SparseFrames
+from pong.ranks import Ranks, deal
+from pong.rollout import emulator_seeds
+from pong.train import Trainer
+
+ROOT = Path(__file__).parents[1]
+
+
+# --- dealing out ------------------------------------------------------------------------------------------------------
+
+
+@given(n=st.integers(0, 200), parts=st.integers(1, 40), first=st.integers(0, 50))
+def test_deal(n, parts, first):
+    hands = [deal(range(first, first + n), part, parts) for part in range(parts)]
+    assert [i for hand in hands for i in hand] == list(range(first, first + n))
+    assert max(map(len, hands)) - min(map(len, hands)) <= 1
+
+
+def test_ranks_are_what_torchrun_says(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert Ranks.from_environment() == Ranks(0, 1, 0, 1)
+    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    ranks = Ranks.from_environment()
+    assert ranks == Ranks(5, 8, 1, 4)
+    assert ranks.share(range(16)) == range(10, 12)
+
+
+def test_a_rank_that_is_alone_talks_to_nobody():
+    with Ranks().together():
+        assert Ranks().gather("mine") == ["mine"]
+        numbers = torch.tensor([1.0, 2.0])
+        Ranks().add_up([numbers])
+        assert numbers.tolist() == [1, 2]
+
+
+# --- one update, in threads -------------------------------------------------------------------------------------------
+
+
+class Table:
+    """Where ranks in threads meet: each puts down what it has, and takes what all have."""
+
+    def __init__(self, size):
+        self.places = [None] * size
+        self.barrier = threading.Barrier(size, timeout=30)
+
+    def meet(self, rank, mine):
+        self.places[rank] = mine
+        self.barrier.wait()
+        everyones = list(self.places)
+        self.barrier.wait()
+        return everyones
+
+
+@dataclass(frozen=True)
+class Seated(Ranks):
+    """A rank at a table."""
+
+    table: Table | None = None
+
+    def gather(self, mine):
+        return self.table.meet(self.rank, mine)
+
+    def add_up(self, tensors):
+        tensors = list(tensors)
+        everyones = self.gather([tensor.clone() for tensor in tensors])
+        for tensor, *theirs in zip(tensors, *everyones, strict=True):
+            tensor.copy_(sum(theirs))
+
+
+class Paced:
+    """Emulators that end a point every 6, 7, 21 decisions (emulators 0, 1, 2): UP wins it and DOWN loses it.
+
+    An observation names its emulator and moment, so that each one teaches something else.
+    """
+
+    def __init__(self, config, num_envs):
+        self.config = config
+        self.num_envs = num_envs
+        self.moment = 0
+
+    def reset(self, seeds=None):
+        everyone = emulator_seeds(self.config.seed, 0, range(self.config.num_envs)).tolist()
+        self.emulators = np.array([everyone.index(seed) for seed in seeds])
+        return self._observe()
+
+    def step(self, actions):
+        self.moment += 1
+        ended = self.moment % np.array([6, 7, 21])[self.emulators] == 0
+        rewards = np.where(actions == 1, 1, -1).astype(np.float32) * ended
+        return Played(self._observe(), rewards, ended & (self.moment % 7 == 0), np.full(self.num_envs, 4))
+
+    def close(self):
+        pass
+
+    def _observe(self):
+        rows = [np.random.default_rng((self.moment, i)).integers(-1, 2, PIXELS) for i in self.emulators]
+        return SparseFrames.from_dense(np.stack(rows).astype(np.int8))
+
+
+RECIPES = {
+    "mean": {"standardize": "batch", "reduction": "mean", "entropy_bonus": 0.1},
+    "sum": {"standardize": "none", "reduction": "sum", "optimizer": "rmsprop", "learning_rate": 1e-4},
+    "baseline": {"standardize": "batch", "baseline": "network", "entropy_bonus": 0.0},
+}
+
+
+def trained(ranks, config, updates=6):
+    """The updates of a trainer and the weights after them."""
+    with contextlib.closing(Trainer(config, ranks)) as trainer:
+        run = trainer.run()
+        return [next(run) for _ in range(updates)], trainer.policy.state_dict()
+
+
+def measured(update):
+    """What the step looked like over all rows; the variance explained is that of a rank's own rows."""
+    return {name: value for name, value in vars(update.learned).items() if name != "explained_variance"}
+
+
+def in_threads(size, config):
+    """What each rank of a training makes of it."""
+    table, results = Table(size), [None] * size
+
+    def sit_down(rank):
+        results[rank] = trained(Seated(rank, size, table=table), config)
+
+    threads = [threading.Thread(target=sit_down, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(results), "a rank failed"
+    return results
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_take_the_step_of_a_single_process(monkeypatch, size, recipe):
+    """Horizon 4: the first rollout has no point after 4 moments and goes on; emulator 2's first row comes after 21."""
+    monkeypatch.setattr("pong.rollout.make_fleet", Paced)
+    config = Config(device="cpu", num_envs=3, horizon=4, hidden=8, processes=1, total_steps=10**6, **recipe)
+    alone, weights = trained(None, config)
+    results = in_threads(size, config)
+    empty = 0
+    for number, update in enumerate(alone):
+        everyones = [updates[number] for updates, _ in results]
+        batches = [other.batch for other in everyones]
+        learning = [batch for batch in batches if batch.share]
+        empty += len(batches) - len(learning)
+        assert sum(batch.share for batch in batches) == pytest.approx(1)
+        assert torch.cat([batch.actions for batch in learning]).equal(update.batch.actions)
+        assert torch.cat([batch.returns for batch in learning]).equal(update.batch.returns)
+        for other, batch in zip(everyones, batches, strict=True):
+            for name in ("points", "steps", "frames", "episodes"):
+                assert getattr(batch, name) == getattr(update.batch, name)
+            assert measured(other) == pytest.approx(measured(update), rel=1e-4, abs=1e-6)
+            assert measured(other) == measured(everyones[0])
+    assert empty >= 4  # a rank without a row took part
+    for _, others in results:
+        for name, tensor in weights.items():
+            torch.testing.assert_close(others[name], tensor, rtol=0, atol=1e-6)
+            assert torch.equal(others[name], results[0][1][name])
+
+
+# --- processes that meet by gloo --------------------------------------------------------------------------------------
+
+TINY = ["--device", "cpu", "--hidden", "8", "--processes", "1", "--max-frames", "300"]
+RUNS = {  # ranks, config, its flags; about five updates
+    "pong": (2, "pong", ["--num-envs", "2", "--horizon", "40", "--total-steps", "900"]),
+    "karpathy": (2, "karpathy", ["--num-envs", "4", "--total-steps", "1900"]),
+    "ten games": (3, "karpathy", ["--num-envs", "10", "--total-steps", "4700"]),
+}
+
+
+def command(config, *flags):
+    return ["train", str(ROOT / f"configs/{config}.toml"), *TINY, *flags, "--run-dir", "run"]
+
+
+def be_a_rank(rank, size, port, folder, arguments):
+    """What a rank does: the command in a folder of its own, which also gets what it says."""
+    os.chdir(folder)
+    names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
+    with open("err", "w", buffering=1) as sys.stderr, open("out", "w", buffering=1) as sys.stdout:  # noqa: PTH123
+        status = main(arguments)
+    os._exit(status)
+
+
+def start(size, folder, arguments):
+    """The processes of a training, each in a folder by its number."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(size):
+        (folder / str(rank)).mkdir(parents=True)
+        about = (rank, size, port, folder / str(rank), arguments)
+        processes.append(multiprocessing.get_context("fork").Process(target=be_a_rank, args=about))
+        processes[-1].start()
+    return processes
+
+
+def wait(processes, seconds=60):
+    """Their exit statuses; whoever is not done in time is killed."""
+    end = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0))
+    statuses = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return statuses
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_same_run(run, other):
+    """The same updates, games and points, and weights equal but for the order of sums."""
+    expected, found = checkpoint.load(other), checkpoint.load(run)
+    for name in ("updates", "steps", "games", "points"):
+        assert getattr(found.counters, name) == getattr(expected.counters, name)
+    assert sorted(found.counters.last100) == sorted(expected.counters.last100)
+    assert found.counters.updates >= 5
+    for name, tensor in expected.policy.items():
+        torch.testing.assert_close(found.policy[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "config", "flags"), RUNS.values(), ids=RUNS)
+def test_ranks_train_what_a_single_process_trains(tmp_path, size, config, flags):
+    assert wait(start(1, tmp_path / "alone", command(config, *flags))) == [0]
+    assert wait(start(size, tmp_path / "ranks", command(config, *flags))) == [0] * size
+    assert_same_run(tmp_path / "ranks/0/run", tmp_path / "alone/0/run")
+    # rank 0 alone writes and speaks
+    assert files(tmp_path / "ranks/0") == ["err", "out", "run"]
+    assert "saved" in (tmp_path / "ranks/0/out").read_text()
+    for rank in range(1, size):
+        assert files(tmp_path / f"ranks/{rank}") == ["err", "out"]
+        assert (tmp_path / f"ranks/{rank}/out").read_text() == ""
+
+
+LONG = command("pong", "--num-envs", "2", "--horizon", "40", "--reseed-every", "3", "--total-steps", "4000")
+
+
+def wait_for(path, seconds=60):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_outlives_another_says_so_and_ends(tmp_path, victim):
+    processes = start(2, tmp_path, LONG)
+    wait_for(tmp_path / "0/run/checkpoints/update-000003.safetensors")
+    processes[victim].kill()
+    assert wait(processes)[1 - victim] == 1
+    (line,) = (tmp_path / f"{1 - victim}/err").read_text().splitlines()
+    assert line.startswith("pong: another rank is gone (")
+    assert "--resume" in line
+    assert checkpoint.load(tmp_path / "0/run").counters.updates >= 3
+
+
+def children(pid):
+    """Process numbers of the children of a process."""
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    return [int(stat.split()[0]) for stat in stats if int(stat.rpartition(")")[2].split()[1]) == pid]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds torchrun's children in /proc")
+def test_torchrun_restarts_a_run_from_its_checkpoint(tmp_path):
+    """A worker is killed; the run goes on and ends as if nothing had happened."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *torchrun, "-m", "pong", *LONG],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            wait_for(tmp_path / "run/checkpoints/update-000003.safetensors")
+            os.kill(children(process.pid)[-1], signal.SIGKILL)
+            assert process.wait(60) == 0, (tmp_path / "log").read_text()
+        finally:
+            process.terminate()
+            process.wait()
+    assert "going on after update" in (tmp_path / "log").read_text()
+    assert wait(start(1, tmp_path / "alone", LONG)) == [0]
+    assert_same_run(tmp_path / "run", tmp_path / "alone/0/run")
