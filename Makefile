@@ -57,7 +57,7 @@ gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, trainin
 	PYTHONPATH=. $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
 plots: setup ## draw results/ again from its CSV files
-	$(BIN)/python scripts/plot.py results/pong-s* results/karpathy-s* --name learning
+	$(BIN)/python scripts/plot.py results/pong-s* results/pong_plain-s* results/karpathy-s* --name learning
 
 clean: ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -41,6 +41,10 @@ class PlayerProcess:
         """Start playing the same rollout on; ``finish`` waits for it."""
         self._send("go_on")
 
+    def wait(self) -> None:
+        """Sleep until it has played what was begun."""
+        wait([self._connection])
+
     def finish(self) -> Part:
         """The rows of the rollout.
 

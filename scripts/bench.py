@@ -38,6 +38,7 @@ from pong.baseline import Baseline
 from pong.config import Config, load_config, to_toml
 from pong.envs import DOWN, UP, Pong
 from pong.frames import SparseFrames
+from pong.players import PlayerProcess
 from pong.policies import KarpathyPolicy
 from pong.ranks import cores
 from pong.rollout import Rollout
@@ -56,8 +57,8 @@ class Flags:
     """Measure raw emulation, rollout and training in turns, and print their ratios."""
 
     configs: Annotated[tuple[str, ...], tyro.conf.arg(help="recipes in configs/")] = ("pong", "karpathy")
-    rounds: Annotated[int, tyro.conf.arg(help="turns of each")] = 5
-    seconds: Annotated[float, tyro.conf.arg(help="the least each turn takes")] = 2.0
+    rounds: Annotated[int, tyro.conf.arg(help="turns of each")] = 4
+    seconds: Annotated[float, tyro.conf.arg(help="the least each turn takes")] = 1.5
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto"
     watch_updates: Annotated[int, tyro.conf.arg(help="updates over which `pong train` is watched from outside")] = 4
     ranks: Annotated[int, tyro.conf.arg(help="also watch it with so many torch.distributed ranks")] = 0
@@ -228,7 +229,8 @@ class Training:
         self.rows: list[int] = []
 
     def turn(self, seconds: float) -> Speed:
-        """Train for so long."""
+        """Train for so long, from one update's end to another's, and leave the cores to others."""
+        next(self.updates)  # played before the turn
         before, frames, began = self.trainer.steps, 0, time.perf_counter()
         while frames == 0 or time.perf_counter() - began < seconds:
             update = next(self.updates)
@@ -236,7 +238,11 @@ class Training:
             frames += update.batch.frames
             self.learn_seconds.append(update.learn_seconds)
             self.rows.append(len(update.batch.returns))
-        return Speed(self.trainer.steps - before, frames, time.perf_counter() - began)
+        speed = Speed(self.trainer.steps - before, frames, time.perf_counter() - began)
+        for player in self.trainer.rollout.players:
+            if isinstance(player, PlayerProcess):
+                player.wait()  # it has begun the next rollout
+        return speed
 
 
 def where_the_time_goes(config: Config, seconds: float) -> dict[str, float]:

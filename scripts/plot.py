@@ -18,6 +18,7 @@ import tyro
 from pong.config import load_config
 
 THRESHOLDS = (0, 10, 18)
+MILESTONES = (0, 7, 18)
 MEAN100 = "charts/episodic_return_mean100"
 
 
@@ -53,19 +54,21 @@ def table(runs: list[Run]) -> str:
     """One Markdown row a run."""
     lines = [
         "| recipe | seed | hardware | updates | games | agent steps | minutes "
-        "| mean100 ≥ 0 after | last mean100 | fresh games |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(f'mean100 ≥ {score:+d}' if score else 'mean100 ≥ 0' for score in MILESTONES)} "
+        "| last mean100 | fresh games |",
+        "| --- " * (9 + len(MILESTONES)) + "|",
     ]
     for run in runs:
-        last, zero = run.rows[-1], run.reached(0)
-        after = f"{zero['step'] / 1e6:.2f} M steps, {zero['minutes']:.0f} min" if zero else "not reached"
+        last, steps = run.rows[-1], run.rows[-1]["step"]
+        rows = [run.reached(score) for score in MILESTONES]
+        reached = " | ".join(f"{row['step'] / 1e6:.2f} M, {row['minutes']:.1f} min" if row else "–" for row in rows)
         fresh = ", ".join(
             f"{e['mean']:+.1f} ± {e['standard_error']:.1f} {'greedy' if e['greedy'] else 'sampled'} (n = {e['n']})"
             for e in run.evaluations
         )
         lines.append(
             f"| {run.name} | {run.seed} | {run.hardware} | {last['update']:.0f} | {last['games']:,.0f} "
-            f"| {last['step'] / 1e6:.2f} M | {last['minutes']:.0f} | {after} | {last[MEAN100]:+.1f} | {fresh or '–'} |"
+            f"| {steps / 1e6:.2f} M | {last['minutes']:.0f} | {reached} | {last[MEAN100]:+.1f} | {fresh or '–'} |"
         )
     return "\n".join(lines) + "\n"
 

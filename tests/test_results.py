@@ -5,7 +5,8 @@ from pathlib import Path
 from plot import read, table
 
 ROOT = Path(__file__).parent.parent
-RUNS = [read(folder) for pattern in ("pong-s*", "karpathy-s*") for folder in sorted((ROOT / "results").glob(pattern))]
+PATTERNS = ("pong-s*", "pong_plain-s*", "karpathy-s*")  # as `make plots` has them
+RUNS = [read(folder) for pattern in PATTERNS for folder in sorted((ROOT / "results").glob(pattern))]
 
 
 def test_the_table_follows_from_the_csv_files() -> None:
