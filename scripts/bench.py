@@ -233,16 +233,20 @@ class Training:
         next(self.updates)  # played before the turn
         before, frames, began = self.trainer.steps, 0, time.perf_counter()
         while frames == 0 or time.perf_counter() - began < seconds:
-            update = next(self.updates)
-            self.tracker.track(update, self.trainer.steps, self.trainer.policy)
-            frames += update.batch.frames
-            self.learn_seconds.append(update.learn_seconds)
-            self.rows.append(len(update.batch.returns))
+            frames += self.update()
         speed = Speed(self.trainer.steps - before, frames, time.perf_counter() - began)
         for player in self.trainer.rollout.players:
             if isinstance(player, PlayerProcess):
                 player.wait()  # it has begun the next rollout
         return speed
+
+    def update(self) -> int:
+        """One update, tracked; the frames it emulated."""
+        update = next(self.updates)
+        self.tracker.track(update, self.trainer.steps, self.trainer.policy)
+        self.learn_seconds.append(update.learn_seconds)
+        self.rows.append(len(update.batch.returns))
+        return update.batch.frames
 
 
 def where_the_time_goes(config: Config, seconds: float) -> dict[str, float]:
@@ -267,9 +271,12 @@ def where_the_time_goes(config: Config, seconds: float) -> dict[str, float]:
             ("tracking", Tracker, "track"),
         ):
             stack.enter_context(timed(clock, what, owner, name))
-        speed = training.turn(2 * seconds)
-    clock["bookkeeping"] = speed.seconds - sum(clock.values())
-    return {what: round(1e6 * spent / speed.steps, 2) for what, spent in clock.items()}
+        before, began = training.trainer.steps, time.perf_counter()
+        while time.perf_counter() - began < 2 * seconds:
+            training.update()
+        clock["bookkeeping"] = time.perf_counter() - began - sum(clock.values())
+        steps = training.trainer.steps - before
+    return {what: round(1e6 * spent / steps, 2) for what, spent in clock.items()}
 
 
 @contextlib.contextmanager
