@@ -51,10 +51,10 @@ smoke: setup ## two tiny updates of real Pong; checks the log and the run folder
 	$(BIN)/python scripts/smoke.py $(ARGS)
 
 bench: setup ## training against the emulators' own speed and the loop of 2016: ARGS="--json FILE"
-	PYTHONPATH=. $(BIN)/python scripts/bench.py $(ARGS)
+	$(BIN)/python scripts/bench.py $(ARGS)
 
 gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, training into OUT=results/gpu
-	PYTHONPATH=. $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
 plots: setup ## draw results/ again from its CSV files
 	$(BIN)/python scripts/plot.py results/pong-s* results/pong_plain-s* results/karpathy-s* --name learning

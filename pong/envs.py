@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from pong.config import INT32, Config
-from pong.frames import SparseFrames, play_field
+from pong.frames import Differences, SparseFrames
 
 UP, DOWN = 2, 3  # in ALE's minimal action set for Pong
 ALE_ACTIONS = (DOWN, UP)  # indexed by our actions 0, 1
@@ -133,17 +133,17 @@ class Fleet:
     def __init__(self, envs: Pong):
         self.envs = envs
         self.num_envs = envs.num_envs
+        self._differences = Differences()
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> SparseFrames:
         """New games, their difference frames all zero; ``seeds`` (N,) or None to let the random streams run on."""
-        self._field = play_field(self.envs.reset(seed=seeds)[0])
-        return SparseFrames.between(self._field, self._field)
+        return self._differences.first(self.envs.reset(seed=seeds)[0])
 
     def step(self, actions: NDArray[np.int64]) -> Played:
         """One decision of each emulator: actions (N,), 1 UP, 0 DOWN, −1 none."""
         screens, rewards, terminations, truncations, infos = self.envs.step(actions)
-        before, self._field, dones = self._field, play_field(screens), terminations | truncations
-        return Played(SparseFrames.between(before, self._field, fresh=dones), rewards, dones, infos["frames"])
+        dones = terminations | truncations
+        return Played(self._differences.next(screens, fresh=dones), rewards, dones, infos["frames"])
 
     def close(self) -> None:
         """End the emulators."""

@@ -16,7 +16,10 @@ PIXELS = SIDE * SIDE  # 6400, the network's input
 
 RED_BACKGROUNDS = (144, 109)  # red channel of the two backgrounds
 LUMINANCE_BACKGROUNDS = (87, 107)  # the same two colours in ALE's grayscale palette
-SOLID = np.array([value not in (0, *LUMINANCE_BACKGROUNDS) for value in range(256)], np.int8)  # by luminance
+SOLID_RED, SOLID_LUMINANCE = (  # by a pixel's value: 0 for black and for background, else 1
+    np.array([value not in (0, *backgrounds) for value in range(256)], np.int8)
+    for backgrounds in (RED_BACKGROUNDS, LUMINANCE_BACKGROUNDS)
+)
 
 
 def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -39,14 +42,12 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if screen.dtype != np.uint8:
         raise ValueError(f"screen must be uint8, got {screen.dtype}")
     if screen.shape[-3:] == (210, 160, 3):
-        screen, backgrounds = screen[..., 0], RED_BACKGROUNDS
+        screen, solid = screen[..., 0], SOLID_RED
     elif screen.shape[-2:] == (210, 160):
-        backgrounds = LUMINANCE_BACKGROUNDS
+        solid = SOLID_LUMINANCE
     else:
         raise ValueError(f"screen must be (…, 210, 160, 3) or (…, 210, 160), got {screen.shape}")
-    pixels = np.ascontiguousarray(screen[..., 35:195:2, ::2])
-    solid = (pixels != 0) & (pixels != backgrounds[0]) & (pixels != backgrounds[1])
-    frame: NDArray[np.uint8] = solid.view(np.uint8)
+    frame: NDArray[np.uint8] = solid[screen[..., 35:195:2, ::2]].view(np.uint8)
     return frame
 
 
@@ -96,7 +97,7 @@ class SparseFrames:
             before[fresh] = after[fresh]
         old, new = before.view(np.uint64).ravel(), after.view(np.uint64).ravel()
         eights = np.flatnonzero(old != new)  # numbered through all N screens
-        was, now = SOLID[np.stack((old[eights], new[eights])).view(np.uint8)[:, ::2]]  # (4·eights,) each
+        was, now = SOLID_LUMINANCE[np.stack((old[eights], new[eights])).view(np.uint8)[:, ::2]]  # (4·eights,) each
         differences = now - was
         changed = np.flatnonzero(differences)
         return cls._of_pixels(4 * eights[changed >> 2] + (changed & 3), differences[changed], len(after))
@@ -149,6 +150,20 @@ class SparseFrames:
         return frames
 
 
+class Differences:
+    """Difference frames of N emulators from one screen after the other, of which it keeps the last."""
+
+    def first(self, screens: NDArray[np.uint8]) -> SparseFrames:
+        """Of screens (N, 210, 160) without a previous one: all zeros."""
+        self._field = play_field(screens)
+        return SparseFrames.between(self._field, self._field)
+
+    def next(self, screens: NDArray[np.uint8], fresh: NDArray[np.bool_]) -> SparseFrames:
+        """Of the next screens; ``fresh`` (N,) are the emulators that show a new episode's first frame."""
+        before, self._field = self._field, play_field(screens)
+        return SparseFrames.between(before, self._field, fresh)
+
+
 class DifferenceFrames(VectorWrapper):
     """Turns a vector environment's screens (N, 210, 160) into difference frames (N, 6400) int8 in {−1, 0, 1}.
 
@@ -161,18 +176,17 @@ class DifferenceFrames(VectorWrapper):
         super().__init__(env)
         self.single_observation_space = gymnasium.spaces.Box(-1, 1, (PIXELS,), np.int8)
         self.observation_space = gymnasium.spaces.Box(-1, 1, (env.num_envs, PIXELS), np.int8)
+        self._differences = Differences()
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.int8], dict[str, Any]]:
         """Start new episodes: every difference frame is zero."""
         screens, infos = self.env.reset(seed=seed, options=options)
-        self._field = play_field(screens)
-        return np.zeros((self.num_envs, PIXELS), np.int8), infos
+        return self._differences.first(screens).dense(torch.int8).numpy(), infos
 
     def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.int8], Any, Any, Any, dict[str, Any]]:
         """Step the emulators and subtract each one's previous frame."""
         screens, rewards, terminations, truncations, infos = self.env.step(actions)
-        before, self._field = self._field, play_field(screens)
-        observations = SparseFrames.between(before, self._field, fresh=terminations | truncations)
+        observations = self._differences.next(screens, fresh=terminations | truncations)
         return observations.dense(torch.int8).numpy(), rewards, terminations, truncations, infos

@@ -266,7 +266,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, 
 
 def make_baseline(config: Config, device: torch.device, ranks: Ranks) -> Baseline:
     """The untrained baseline network."""
-    network = KarpathyPolicy(config.hidden, generator=torch.Generator().manual_seed(config.seed)).to(device)
+    network = make_policy(config).to(device)
     return Baseline(network, learning_rate=config.baseline_learning_rate, passes=config.baseline_passes, ranks=ranks)
 
 

@@ -33,11 +33,11 @@ from ale_py.vector_env import AtariVectorEnv
 from rich.console import Console
 from rich.table import Table
 
-from pong import envs, rollout, train
+from pong import rollout, train
 from pong.baseline import Baseline
 from pong.config import Config, load_config, to_toml
 from pong.envs import DOWN, UP, Pong
-from pong.frames import SparseFrames
+from pong.frames import Differences
 from pong.players import PlayerProcess
 from pong.policies import KarpathyPolicy
 from pong.ranks import cores
@@ -48,8 +48,6 @@ from pong.train import Trainer
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import karpathy_numpy as numpy_2016  # noqa: E402
-
-MEAN_HOLD = {"2-4": 3}  # frames; raw emulators can only hold a fixed number
 
 
 @dataclass(frozen=True)
@@ -165,8 +163,8 @@ def raw_emulators(config: Config, threads: int) -> AtariVectorEnv:
 
 
 def hold(config: Config) -> int:
-    """Frames per decision, on average."""
-    return MEAN_HOLD.get(str(config.hold)) or int(config.hold)
+    """Frames per decision, on average: raw emulators can only hold a fixed number."""
+    return 3 if config.hold == "2-4" else config.hold
 
 
 def raw(config: Config, threads: int) -> Turn:
@@ -259,8 +257,8 @@ def where_the_time_goes(config: Config, seconds: float) -> dict[str, float]:
         for what, owner, name in (
             ("emulator", Pong, "reset"),
             ("emulator", Pong, "step"),
-            ("frames", envs, "play_field"),
-            ("frames", SparseFrames, "between"),
+            ("frames", Differences, "first"),
+            ("frames", Differences, "next"),
             ("policy", KarpathyPolicy, "act"),
             ("policy", rollout.Noise, "draw"),
             ("learner", Baseline, "predict"),
@@ -282,7 +280,6 @@ def where_the_time_goes(config: Config, seconds: float) -> dict[str, float]:
 @contextlib.contextmanager
 def timed(clock: dict[str, float], what: str, owner: Any, name: str) -> Iterator[None]:
     """Add up the time spent in a function, meanwhile."""
-    kept = vars(owner)[name]
     function = getattr(owner, name)
 
     def stopwatch(*arguments: Any, **more: Any) -> Any:
@@ -292,11 +289,11 @@ def timed(clock: dict[str, float], what: str, owner: Any, name: str) -> Iterator
         finally:
             clock[what] += time.perf_counter() - began
 
-    setattr(owner, name, staticmethod(stopwatch) if isinstance(kept, classmethod) else stopwatch)
+    setattr(owner, name, stopwatch)
     try:
         yield
     finally:
-        setattr(owner, name, kept)
+        setattr(owner, name, function)
 
 
 def loop_of_2016(config: Config, stack: contextlib.ExitStack) -> Turn:

@@ -1,13 +1,12 @@
 """Everything a GPU machine should show, in one command under ten minutes, offline and straight from the checkout.
 
-    python3 scripts/gpu_report.py FOLDER
+    make gpu-report OUT=FOLDER
 
 writes into FOLDER: gpu-tests.txt, bench.json, the training run (config.toml, run.json, metrics.csv), its picture, and
 report.json with the minutes and steps to each score.
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -60,7 +59,7 @@ def training(folder: Path, recipe: str, seed: int, device: str, end: float) -> d
         run = Path(temporary) / "run"
         flags = ["--seed", str(seed), "--device", device, "--stop-at-mean100", "18", "--run-dir", str(run)]
         command = [sys.executable, "-m", "pong", "train", f"configs/{recipe}.toml", *flags]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment())
+        process = subprocess.Popen(command, cwd=ROOT)
         try:
             process.wait(max(end - time.monotonic() - 20, 10))
         except subprocess.TimeoutExpired:
@@ -85,12 +84,7 @@ def training(folder: Path, recipe: str, seed: int, device: str, end: float) -> d
 
 def python(*arguments: Any, **more: Any) -> "subprocess.CompletedProcess[str]":
     """Run this Python in the checkout."""
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment(), check=False, **more)
-
-
-def environment() -> dict[str, str]:
-    """Let the checkout's own package be found."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=False, **more)
 
 
 if __name__ == "__main__":
