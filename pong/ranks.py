@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from pong.config import RunError
 
@@ -44,7 +46,10 @@ class Ranks:
         """Meet the other processes, and part from them at the end."""
         if self.size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+            # torchrun keeps one store for all its attempts: the addresses of dead ranks are still in it.
+            fresh = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+            dist.init_process_group(backend, timeout=TIMEOUT, store=fresh, rank=self.rank, world_size=self.size)
         try:
             yield
         finally:
