@@ -1,41 +1,38 @@
 """A learned baseline: how good a situation is, whatever is done in it."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pong.frames import SparseFrames
-from pong.policies import KarpathyPolicy
+from pong.frames import Observations
 from pong.ranks import Ranks
 
 
 class Baseline:
-    """A network of the policy's shape that predicts the return of an observation.
+    """A network that predicts the return of an observation.
 
     What it predicts is subtracted from the returns. Since it has never seen the batch that it is used on, it changes
     the gradient's variance and not its mean.
 
     Args:
-        network: predicts returns where a policy has logits; begins at 0 everywhere.
+        network: observations → returns (B,); should begin at 0 everywhere.
         learning_rate: of its Adam.
         passes: gradient steps on each batch, all rows each.
         ranks: the processes that train together.
     """
 
-    def __init__(self, network: KarpathyPolicy, *, learning_rate: float, passes: int, ranks: Ranks):
+    def __init__(self, network: nn.Module, *, learning_rate: float, passes: int, ranks: Ranks):
         self.network = network
-        with torch.no_grad():
-            network.W2.zero_()
         self.optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, eps=1e-5)
         self.passes = passes
         self.ranks = ranks
 
     @torch.no_grad()
-    def predict(self, observations: SparseFrames) -> Tensor:
+    def predict(self, observations: Observations) -> Tensor:
         """Expected returns (B,) of B observations, in points."""
         returns: Tensor = self.network(observations)
         return returns
 
-    def fit(self, observations: SparseFrames, returns: Tensor, share: float) -> None:
+    def fit(self, observations: Observations, returns: Tensor, share: float) -> None:
         """Learn from a batch, after it was used.
 
         Args:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -90,9 +91,9 @@ def _train(asked: TrainInput, ranks: "Ranks", command: list[str]) -> int:
 
     from pong import checkpoint
     from pong.tracking import Tracker, create_run_folder
-    from pong.train import Trainer, check_ranks, choose_device
+    from pong.train import Trainer, check, choose_device
 
-    check_ranks(asked.config, ranks)
+    check(asked.config, ranks)
     config, folder, loaded = asked.config, asked.run_dir, checkpoint.Checkpoint(asked.config)
     if ranks.rank == 0:  # it alone reads and writes files
         if not (asked.resume and folder):
@@ -182,8 +183,8 @@ def _train_flags(defaults: Config) -> type:
     ]
     for key, about in Config.model_fields.items():
         kind = Annotated[about.annotation, tyro.conf.arg(help=about.description)]  # type: ignore[name-defined]
-        flags.append((key, kind, dataclasses.field(default=getattr(defaults, key))))
-    return dataclasses.make_dataclass("TrainFlags", flags, namespace={"__doc__": "Train a policy on Pong."})
+        flags.append((key, kind, dataclasses.field(default_factory=functools.partial(getattr, defaults, key))))
+    return dataclasses.make_dataclass("TrainFlags", flags, namespace={"__doc__": "Train a policy."})
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -207,7 +208,7 @@ def evaluate(arguments: list[str]) -> int:
     how = "greedy" if flags.greedy else "sampled"
     print(
         f"{result.mean:+.2f} {spread}, n = {result.n} games, {how}, "
-        f"seed {flags.seed}, sticky {config.sticky}, hold {config.hold}, update {loaded.counters.updates}"
+        f"seed {flags.seed}, {_task(config)}, update {loaded.counters.updates}"
     )
     if flags.json is not None:
         about = {
@@ -219,8 +220,8 @@ def evaluate(arguments: list[str]) -> int:
             "standard_error": None if math.isnan(result.standard_error) else result.standard_error,
             "greedy": flags.greedy,
             "seed": flags.seed,
-            "sticky": config.sticky,
-            "hold": config.hold,
+            "env": config.env,
+            **({"sticky": config.sticky, "hold": config.hold} if config.points else {}),
             "scores": result.scores,
             "lengths": [episode.length for episode in result.episodes],
         }
@@ -229,6 +230,10 @@ def evaluate(arguments: list[str]) -> int:
         except OSError as error:
             raise InputError(f"eval: --json {flags.json} can't be written: {error.strerror}") from None
     return 0
+
+
+def _task(config: Config) -> str:
+    return f"sticky {config.sticky}, hold {config.hold}" if config.points else config.env
 
 
 def _eval_input(arguments: list[str]) -> EvalFlags:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 INT32 = 2**31 - 1  # the emulator's largest number
+PONG = "Pong"
+Units = Annotated[int, Field(ge=1)]
 
 
 class InputError(Exception):
@@ -31,6 +33,7 @@ class Config(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network lives; auto: cuda if there")
 
     # The task
+    env: str = Field(PONG, description="Pong, or a gymnasium id such as CartPole-v1")
     hold: Annotated[int, Field(ge=1, le=INT32)] | Literal["2-4"] = Field(4, description="frames a decision, or 2-4")
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
     noop_max: int = Field(0, ge=0, le=INT32, description="up to so many NOOPs at the start of a game")
@@ -44,13 +47,17 @@ class Config(BaseModel):
     processes: int = Field(0, ge=0, le=4096, description="that play; 0: one per core; does not change what is played")
 
     # The policy
-    hidden: int = Field(200, ge=1, description="units of the hidden layer")
+    policy: Literal["karpathy", "mlp"] = Field("karpathy", description="the network of 2016, or layers of units")
+    hidden: Units | list[Units] = Field(200, description="units of the hidden layer; of several layers for an mlp")
 
     # The estimator
     gamma: float = Field(0.99, ge=0, le=1, description="discount per decision; starts anew at every point")
     standardize: Literal["batch", "episode", "none"] = Field("batch", description="over what returns are standardised")
     reduction: Literal["sum", "mean"] = Field("mean", description="over the rows of a batch")
     baseline: Literal["none", "network"] = Field("none", description="what is subtracted from the returns")
+    baseline_hidden: Units | list[Units] | None = Field(
+        None, description="its hidden units; none: as many as the policy"
+    )
     baseline_learning_rate: float = Field(1e-3, gt=0, description="of the baseline's own Adam")
     baseline_passes: int = Field(2, ge=1, description="gradient steps of the baseline on each batch")
     entropy_bonus: float = Field(0.003, ge=0, description="weight of the mean entropy (nats) in the objective")
@@ -69,10 +76,38 @@ class Config(BaseModel):
     total_steps: int = Field(4_000_000, ge=1, description="decisions after which training ends")
     stop_at_mean100: float | None = Field(None, description="end earlier, once the mean of 100 games reaches this")
 
+    @property
+    def points(self) -> bool:
+        """Whether a reward ends a point, so that nothing is discounted across it: pong specific."""
+        return self.env == PONG
+
+    @property
+    def layers(self) -> list[int]:
+        """Units of each hidden layer of the policy."""
+        return self.hidden if isinstance(self.hidden, list) else [self.hidden]
+
+    @property
+    def baseline_layers(self) -> list[int]:
+        """Units of each hidden layer of the baseline."""
+        hidden = self.hidden if self.baseline_hidden is None else self.baseline_hidden
+        return hidden if isinstance(hidden, list) else [hidden]
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         if 0 < self.max_frames <= self.noop_max:
             raise ValueError("a game would end before its first decision; set max_frames above noop_max, or to 0")
+        if self.points != (self.policy == "karpathy"):
+            remedy = 'policy = "karpathy" plays Pong, and "mlp" whatever shows a vector of numbers'
+            raise ValueError(f'policy = "{self.policy}" does not read what env = "{self.env}" shows; {remedy}')
+        for key in ("hold", "sticky", "noop_max", "max_frames"):
+            if not self.points and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f'{key} = {getattr(self, key)} is a setting of Pong; leave it out for env = "{self.env}"'
+                )
+        for key in ("hidden", "baseline_hidden"):
+            if self.policy == "karpathy" and isinstance(getattr(self, key), list):
+                found = f"{key} = {getattr(self, key)}"
+                raise ValueError(f'{found}: policy = "karpathy" has one hidden layer; give one number')
         if self.standardize == "episode" and self.baseline != "none":
             raise ValueError('a baseline predicts points; set standardize = "batch" or baseline = "none"')
         if self.standardize == "episode" and self.until != "episodes":

@@ -3,13 +3,13 @@
 import contextlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pong.config import Config
-from pong.frames import SparseFrames
-from pong.policies import KarpathyPolicy
+from pong.policies import Policy
 from pong.rollout import EVALUATION, Actor, Episode, Rollout
 
 PARALLEL = 25  # games at a time
@@ -18,7 +18,7 @@ MAX_FRAMES = 108_000  # half an hour of play: a greedy rally can go round for ev
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Some finished games, scored −21 to 21 (points won minus points lost)."""
+    """Some finished games; in Pong each is scored −21 to 21, points won minus points lost."""
 
     episodes: list[Episode]
 
@@ -44,13 +44,14 @@ class Evaluation:
 
 
 class Greedy:
-    """Plays a policy's likelier action; the noise is not looked at."""
+    """Plays a policy's likeliest action; the noise is not looked at."""
 
-    def __init__(self, policy: KarpathyPolicy):
+    def __init__(self, policy: Policy):
         self.policy = policy
+        self.noise_shape = policy.noise_shape
 
-    def act(self, x: SparseFrames, noise: Tensor) -> Tensor:
-        """The likelier action of each row, (N,) int64."""
+    def act(self, x: Any, noise: Tensor) -> Tensor:
+        """The likeliest action of each row, (N, …)."""
         return self.policy.act_greedily(x)
 
     def share_memory(self) -> None:

@@ -150,6 +150,23 @@ class SparseFrames:
         return frames
 
 
+Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or difference frames
+
+
+def cat(parts: Sequence[Observations]) -> Observations:
+    """Put observations of one kind one after the other."""
+    if isinstance(parts[0], SparseFrames):
+        return SparseFrames.cat([part for part in parts if isinstance(part, SparseFrames)])
+    return torch.cat([part for part in parts if isinstance(part, Tensor)])
+
+
+def blank(like: Observations) -> Observations:
+    """One row of zeros of the same kind."""
+    if isinstance(like, SparseFrames):
+        return SparseFrames.from_dense(np.zeros((1, PIXELS), np.int8))
+    return like.new_zeros(1, *like.shape[1:])
+
+
 class Differences:
     """Difference frames of N emulators from one screen after the other, of which it keeps the last."""
 

@@ -1,12 +1,48 @@
 """Networks that turn observations into distributions over actions."""
 
+import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional as F
 
-from pong.frames import PIXELS, SparseFrames
+from pong.frames import PIXELS, Observations, SparseFrames
+
+
+class Policy(nn.Module):
+    """What training needs of a policy.
+
+    Attributes:
+        noise_shape: of the uniform numbers that decide one action.
+    """
+
+    noise_shape: tuple[int, ...] = ()
+
+    def distribution(self, x: Any) -> Distribution:
+        """π(·|x) for each of the B rows of x."""
+        raise NotImplementedError
+
+    def act(self, x: Any, noise: Tensor) -> Tensor:
+        """Sample actions (B, …) on the CPU; ``noise`` (B, *noise_shape), uniform on [0, 1), decides which."""
+        raise NotImplementedError
+
+    def act_greedily(self, x: Any) -> Tensor:
+        """The likeliest action of each row, (B, …) on the CPU."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Observations, actions: Tensor) -> Tensor:
+        """Log π(a|x), (B,) in nats, of actions (B, …)."""
+        log_probs: Tensor = self.distribution(x).log_prob(actions)
+        return log_probs
+
+    def gauges(self, distribution: Any) -> dict[str, Tensor]:
+        """What to show of π(·|x) besides its entropy: each a () averaged over the rows."""
+        return {}
 
 
 class Bernoulli(torch.distributions.Bernoulli):
@@ -18,7 +54,7 @@ class Bernoulli(torch.distributions.Bernoulli):
         return log_probs
 
 
-class KarpathyPolicy(nn.Module):
+class KarpathyPolicy(Policy):
     """The two-layer network of 2016: difference frame → 200 ReLU units → P(UP); no biases anywhere.
 
     p = σ(W2 · max(0, W1 · x)). Action 1 is UP (ALE action 2), action 0 is DOWN (ALE action 3).
@@ -57,10 +93,6 @@ class KarpathyPolicy(nn.Module):
         """π(·|x): a Bernoulli over {DOWN 0, UP 1} for each of the B rows."""
         return Bernoulli(logits=self(x), validate_args=False)
 
-    def log_prob(self, x: Tensor | SparseFrames, actions: Tensor) -> Tensor:
-        """Log π(a|x), (B,) in nats, of actions (B,) in {0, 1}."""
-        return self.distribution(x).log_prob(actions)
-
     @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
         """Sample actions (B,) int64 on the CPU: UP where ``noise`` (B,), uniform on [0, 1), lies below P(UP)."""
@@ -71,3 +103,108 @@ class KarpathyPolicy(nn.Module):
         """The likelier action of each row, (B,) int64 on the CPU."""
         logits: Tensor = self(x)
         return (logits > 0).long().cpu()
+
+    def gauges(self, distribution: Bernoulli) -> dict[str, Tensor]:
+        """The mean P(UP)."""
+        return {"prob_up": distribution.probs.mean()}
+
+
+class CategoricalPolicy(Policy):
+    """One of n actions, from the logits of a network.
+
+    Args:
+        network: observations (B, …) → logits (B, n).
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def distribution(self, x: Tensor) -> torch.distributions.Categorical:
+        """π(·|x): a Categorical over {0, …, n − 1} for each of the B rows."""
+        return torch.distributions.Categorical(logits=self.network(x), validate_args=False)
+
+    @torch.inference_mode()
+    def act(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Sample actions (B,) int64: as many as the sums p₀, p₀ + p₁, … that ``noise`` (B,) reaches."""
+        sums = self.network(x).softmax(-1).cumsum(-1)[:, :-1].cpu()  # (B, n − 1)
+        actions: Tensor = (noise[:, None] >= sums).sum(-1)
+        return actions
+
+    @torch.inference_mode()
+    def act_greedily(self, x: Tensor) -> Tensor:
+        """The likeliest action of each row, (B,) int64 on the CPU."""
+        actions: Tensor = self.network(x).argmax(-1).cpu()
+        return actions
+
+
+class GaussianPolicy(Policy):
+    """A vector of d real numbers, each drawn for itself: a ~ N(μ(x), diag σ²), σ learned and the same everywhere.
+
+    log π(a|x) is the sum over the d numbers.
+
+    Args:
+        network: observations (B, …) → means (B, d).
+        actions: d.
+    """
+
+    def __init__(self, network: nn.Module, actions: int):
+        super().__init__()
+        self.network = network
+        self.log_std = nn.Parameter(torch.zeros(actions))  # (d,)
+        self.noise_shape = (actions,)
+
+    def distribution(self, x: Tensor) -> "Independent[Normal]":
+        """π(·|x): a diagonal Gaussian for each of the B rows."""
+        means = self.network(x)  # (B, d)
+        return Independent(Normal(means, self.log_std.exp().expand_as(means), validate_args=False), 1)
+
+    @torch.inference_mode()
+    def act(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Sample actions (B, d) on the CPU: the ``noise`` (B, d) quantiles of each number's distribution."""
+        inside = noise.double() + 2**-25  # noise has 24 bits and may be 0, whose quantile is −∞
+        quantiles = torch.special.ndtri(inside).to(noise.dtype)
+        actions: Tensor = self.network(x).cpu() + self.log_std.exp().cpu() * quantiles
+        return actions
+
+    @torch.inference_mode()
+    def act_greedily(self, x: Tensor) -> Tensor:
+        """The mean of each row, (B, d) on the CPU."""
+        means: Tensor = self.network(x).cpu()
+        return means
+
+    def gauges(self, distribution: "Independent[Normal]") -> dict[str, Tensor]:
+        """The mean σ."""
+        return {"std": distribution.stddev.mean()}
+
+
+def mlp(units: Sequence[int], generator: torch.Generator | None = None) -> nn.Sequential:
+    """Linear layers with ReLU between them: (B, units[0]) → (B, units[-1]); two numbers make a plain linear map.
+
+    Weights begin uniform within ±1/√inputs, as in torch's own layers, biases at 0, and all of the last layer at 0: a
+    policy begins indifferent, and a baseline knowing nothing.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(units):
+        layer = nn.Linear(inputs, outputs)
+        nn.init.uniform_(layer.weight, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator)
+        nn.init.zeros_(layer.bias)
+        layers += [layer, nn.ReLU()]
+    nn.init.zeros_(layer.weight)
+    return nn.Sequential(*layers[:-1])
+
+
+def mlp_policy(
+    hidden: Sequence[int], observations: Box, actions: Discrete | Box, generator: torch.Generator | None = None
+) -> CategoricalPolicy | GaussianPolicy:
+    """A policy for an environment with these spaces: one of n actions, or a vector of d numbers.
+
+    Args:
+        hidden: units of each hidden layer; none makes the policy linear.
+        observations: shape (k,).
+        actions: n of them, or shape (d,).
+        generator: random stream of the initial weights.
+    """
+    if isinstance(actions, Discrete):
+        return CategoricalPolicy(mlp((*observations.shape, *hidden, int(actions.n)), generator))
+    return GaussianPolicy(mlp((*observations.shape, *hidden, *actions.shape), generator), *actions.shape)

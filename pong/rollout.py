@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pong.config import Config
 from pong.envs import Played, make_fleet
-from pong.frames import PIXELS, SparseFrames
+from pong.frames import Observations, blank, cat
 from pong.ranks import Ranks, cores, deal
 from pong.returns import discounted_returns, standardize
 
@@ -22,8 +22,10 @@ EMULATOR, ACTIONS = 0, 1
 class Actor(Protocol):
     """What a rollout needs of a policy."""
 
-    def act(self, x: SparseFrames, noise: Tensor) -> Tensor:
-        """Actions (N,) int64 from observations and noise (N,), uniform on [0, 1)."""
+    noise_shape: tuple[int, ...]
+
+    def act(self, x: Any, noise: Tensor) -> Tensor:
+        """Actions (N, …) from N observations and noise (N, *noise_shape), uniform on [0, 1)."""
         ...
 
     def share_memory(self) -> object:
@@ -36,7 +38,7 @@ class Episode:
     """A game played to its end."""
 
     emulator: int
-    score: float  # points won minus points lost, −21 to 21
+    score: float  # the sum of its rewards; in Pong points won minus points lost, −21 to 21
     length: int  # agent steps
 
 
@@ -45,17 +47,17 @@ class Batch:
     """What one update learns from; B rows, one per decision whose point has ended.
 
     Attributes:
-        observations: B difference frames.
-        actions: (B,) int64 in {0, 1}.
+        observations: B rows, what the policy saw.
+        actions: (B,) int64, or (B, d) floating, as the policy chose them.
         returns: (B,) float32, discounted points; with standardize = "episode" in their game's standard deviations.
         share: B over the rows of all ranks together: 1 without others.
         episodes: the games that ended in this rollout, on all ranks; by emulator, and then in time.
-        points: rallies that ended in it, on all ranks.
+        points: rallies that ended in it, on all ranks; 0 in a game without.
         steps: decisions made in it, on all ranks.
         frames: frames emulated in it, on all ranks.
     """
 
-    observations: SparseFrames
+    observations: Observations
     actions: Tensor
     returns: Tensor
     share: float
@@ -69,7 +71,7 @@ class Batch:
 class Part:
     """One player's part of a rollout; the attributes are those of ``Batch``."""
 
-    observations: SparseFrames
+    observations: Observations
     actions: Tensor
     returns: Tensor
     episodes: list[Episode]
@@ -79,19 +81,30 @@ class Part:
 
 
 class Noise:
-    """Uniform numbers that decide the actions: one stream for each (seed, update, emulator)."""
+    """Uniform numbers that decide the actions: one stream for each (seed, update, emulator).
+
+    ``shape`` is that of the numbers for one action.
+    """
 
     BLOCK = 256  # moments drawn at a time
 
-    def __init__(self, seed: int, update: int, emulators: Sequence[int], purpose: int = TRAINING):
+    def __init__(
+        self,
+        seed: int,
+        update: int,
+        emulators: Sequence[int],
+        purpose: int = TRAINING,
+        shape: tuple[int, ...] = (),
+    ):
         self._streams = [_random_stream(seed, update, i, purpose, ACTIONS) for i in emulators]
-        self._block = np.empty((0, len(emulators)), np.float32)
+        self._shape = shape
+        self._block = np.empty((0, len(emulators), *shape), np.float32)
         self._next = 0
 
     def draw(self) -> Tensor:
-        """The next number of each stream: (N,) float32 on [0, 1)."""
+        """The next number or numbers of each stream: (N, *shape) float32 on [0, 1)."""
         if self._next == len(self._block):
-            columns = [stream.random(self.BLOCK, dtype=np.float32) for stream in self._streams]
+            columns = [stream.random((self.BLOCK, *self._shape), dtype=np.float32) for stream in self._streams]
             self._block, self._next = np.stack(columns, axis=1), 0
         self._next += 1
         return torch.from_numpy(self._block[self._next - 1])
@@ -125,14 +138,14 @@ class Player:
         self.purpose = purpose
         self.actor = actor
         self.fleet = make_fleet(config, len(emulators))
-        self._seen: SparseFrames | None = None
+        self._seen: Observations | None = None
         self._start_afresh()
 
     def _start_afresh(self) -> None:
         n = len(self.emulators)
         self._score, self._length = np.zeros(n), np.zeros(n, int)  # of the games under way
-        self._observations: list[SparseFrames] = []
-        self._actions: list[Tensor] = []  # int64
+        self._observations: list[Observations] = []
+        self._actions: list[Tensor] = []
         self._rewards: list[NDArray[np.float32]] = []
         self._dones: list[NDArray[np.bool_]] = []
         self._unused: list[NDArray[np.bool_]] = []  # decisions no batch has held yet
@@ -144,7 +157,7 @@ class Player:
             self._start_afresh()
         elif self.config.until == "episodes":
             self._seen = self.fleet.reset()
-        self._noise = Noise(self.config.seed, update, self.emulators, self.purpose)
+        self._noise = Noise(self.config.seed, update, self.emulators, self.purpose, self.actor.noise_shape)
         self._active = np.ones(len(self.emulators), bool)
 
     def go_on(self) -> None:
@@ -157,7 +170,7 @@ class Player:
         while self._active.any() and (self.config.until == "episodes" or moments < self.config.horizon):
             played = self._step()
             moments += 1
-            points += int(np.count_nonzero(played.rewards))
+            points += int(np.count_nonzero(played.rewards)) if self.config.points else 0
             steps += int(np.count_nonzero(self._active))
             frames += int(played.frames.sum())
             self._keep_score(played)
@@ -172,8 +185,8 @@ class Player:
     def _step(self) -> Played:
         """One decision of every active emulator, remembered."""
         assert self._seen is not None, "begin first"
-        actions = self.actor.act(self._seen, self._noise.draw())  # (n,)
-        played = self.fleet.step(np.where(self._active, actions.numpy(), -1))
+        actions = self.actor.act(self._seen, self._noise.draw())  # (n, …)
+        played = self.fleet.step(actions.numpy(), self._active)
         self._observations.append(self._seen)
         self._actions.append(actions)
         self._rewards.append(played.rewards)
@@ -183,28 +196,31 @@ class Player:
         return played
 
     def _keep_score(self, played: Played) -> None:
-        self._score += played.rewards
+        self._score += played.rewards * self._active
         self._length += self._active
-        for i in np.flatnonzero(played.dones):
+        for i in np.flatnonzero(played.dones & self._active):
             self._episodes.append(Episode(self.emulators[i], float(self._score[i]), int(self._length[i])))
             self._score[i] = self._length[i] = 0
 
-    def _cut(self) -> tuple[SparseFrames, Tensor, Tensor]:
+    def _cut(self) -> tuple[Observations, Tensor, Tensor]:
         """Take the rows whose point has ended: observations, actions, returns; the others wait."""
         rewards, dones, unused = (np.stack(rows) for rows in (self._rewards, self._dones, self._unused))  # (T, n)
-        ended = (rewards != 0) | dones
+        ended = dones | (rewards != 0) if self.config.points else dones
         known = np.logical_or.accumulate(ended[::-1])[::-1]  # an end lies ahead: the return is known
         emulators, moments = np.nonzero(
             (unused & known).T
         )  # each emulator's rows together: a player more changes nothing
         ready = (torch.from_numpy(moments), torch.from_numpy(emulators))
         returns = discounted_returns(
-            torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=True
+            torch.from_numpy(rewards),
+            self.config.gamma,
+            dones=torch.from_numpy(dones),
+            reset_on_reward=self.config.points,
         )
         if self.config.standardize == "episode":
             for game in np.split(np.stack((moments, emulators)), np.flatnonzero(np.diff(emulators)) + 1, axis=1):
                 returns[*game] = standardize(returns[*game])
-        observations = SparseFrames.cat(self._observations)[ready[0] * len(self.emulators) + ready[1]]
+        observations = cat(self._observations)[ready[0] * len(self.emulators) + ready[1]]
         rows = observations, torch.stack(self._actions)[ready], returns[ready]
         self._keep(unused & ~known)
         return rows
@@ -284,13 +300,13 @@ class Rollout:
         everyones = self.ranks.gather((len(returns), counts))
         share = len(returns) / sum(theirs for theirs, _ in everyones)
         if not share:  # all points ended on other ranks: a row that weighs nothing
-            nothing = SparseFrames.from_dense(np.zeros((1, PIXELS), np.int8))
-            rows, returns = [(nothing, torch.zeros(1, dtype=torch.int64))], torch.zeros(1)
-        observations, actions = zip(*rows, strict=True)
+            observations, actions = rows[0]
+            rows, returns = [(blank(observations), actions.new_zeros(1, *actions.shape[1:]))], torch.zeros(1)
+        everything_seen, all_actions = zip(*rows, strict=True)
         episodes, points, steps, frames = zip(*(one for _, theirs in everyones for one in theirs), strict=True)
         return Batch(
-            observations=SparseFrames.cat(observations),
-            actions=torch.cat(actions),
+            observations=cat(everything_seen),
+            actions=torch.cat(all_actions),
             returns=returns,
             share=share,
             episodes=sorted((one for some in episodes for one in some), key=lambda episode: episode.emulator),

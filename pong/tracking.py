@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pong.checkpoint import Counters
 from pong.config import Config, InputError, to_toml
-from pong.policies import KarpathyPolicy
+from pong.policies import KarpathyPolicy, Policy
 from pong.rollout import Episode
 from pong.train import Update
 
@@ -38,6 +38,7 @@ TAGS = (
     "losses/approx_kl",
     "losses/explained_variance",
     "policy/prob_up",
+    "policy/std",
     "time/rollout_seconds",
     "time/learn_seconds",
     "time/track_seconds",
@@ -167,14 +168,14 @@ class Tracker:
             self._progress.stop()
         if self.scores.mean100 is not None:
             self._writer.add_hparams(
-                {k: v for k, v in self.config.model_dump().items() if v is not None},
+                {k: str(v) if isinstance(v, list) else v for k, v in self.config.model_dump(exclude_none=True).items()},
                 {"hparam/mean100": self.scores.mean100, "hparam/games": self.scores.games},
                 run_name=".",
             )
         self._writer.close()
         self._file.close()
 
-    def track(self, update: Update, steps: int, policy: KarpathyPolicy) -> None:
+    def track(self, update: Update, steps: int, policy: Policy) -> None:
         """Record one update; ``steps`` is the agent steps of the run so far."""
         began = time.perf_counter()
         for episode in update.batch.episodes:
@@ -187,7 +188,7 @@ class Tracker:
                 self._writer.add_scalar(tag, value, steps)
         for tag, count in (("charts/games", self.scores.games), ("charts/points", self.scores.points)):
             self._writer.add_scalar(tag, count, steps)
-        if update.number % IMAGE_EVERY == 1:
+        if update.number % IMAGE_EVERY == 1 and isinstance(policy, KarpathyPolicy):
             self._writer.add_image("policy/W1", weight_picture(policy.W1), steps, dataformats="HW")
         minutes = (time.monotonic() - self._began) / 60
         counters = (update.number, steps, self.scores.games, self.scores.points, round(minutes, 3))
@@ -221,6 +222,7 @@ class Tracker:
             learned.approx_kl,
             learned.explained_variance,
             learned.prob_up,
+            learned.std,
             update.rollout_seconds,
             update.learn_seconds,
             self._track_seconds,  # of the update before
@@ -247,7 +249,8 @@ class Tracker:
             if mean100 is not None
             else f"mean100 after {100 - len(self.scores.last100)} more games"
         )
-        summary = f"{self.scores.games} games  {self.scores.points} points  {mean}  {sps:,.0f} steps/s"
+        points = f"  {self.scores.points} points" if self.config.points else ""
+        summary = f"{self.scores.games} games{points}  {mean}  {sps:,.0f} steps/s"
         if self._progress:
             self._progress.update(self._task, completed=steps, description=summary)
             return

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint
 from pong.config import Config, InputError
-from pong.frames import SparseFrames
+from pong.envs import spaces
+from pong.frames import Observations
 from pong.losses import surrogate_loss
-from pong.policies import Bernoulli, KarpathyPolicy
+from pong.policies import KarpathyPolicy, Policy, mlp, mlp_policy
 from pong.ranks import Ranks
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
@@ -28,18 +30,20 @@ class Learned:
         entropy: mean over the batch, nats; log 2 = 0.693 is a coin toss.
         grad_norm: Euclidean norm of the whole gradient.
         approx_kl: KL(before ‖ after the step) estimated on the batch, nats.
-        prob_up: mean P(UP) over the batch.
         learning_rate: of this step.
         explained_variance: share of the returns' variance that the baseline foretold; None without one.
+        prob_up: mean P(UP) over the batch; None where there is no UP.
+        std: mean standard deviation of a Gaussian policy; None for others.
     """
 
     policy_loss: float
     entropy: float
     grad_norm: float
     approx_kl: float
-    prob_up: float
     learning_rate: float
     explained_variance: float | None = None
+    prob_up: float | None = None
+    std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,14 @@ class Trainer:
         ranks: the processes that train this policy together, each with its share of the emulators.
 
     Raises:
-        InputError: the config asks for a device that is not there, or for fewer emulators than there are processes.
+        InputError: the config asks for a device or an environment that is not there, or for fewer emulators than there
+            are processes.
     """
 
     def __init__(self, config: Config, ranks: Ranks | None = None):
         self.config = config
         self.ranks = ranks or Ranks()
-        check_ranks(config, self.ranks)
+        check(config, self.ranks)
         self.device = choose_device(config.device, self.ranks.local_rank)
         self.actor = make_policy(config)  # plays on the CPU: a few rows are decided sooner there than sent to a GPU
         self.rollout = Rollout(config, self.actor, ranks=self.ranks)
@@ -83,16 +88,11 @@ class Trainer:
         Raises:
             InputError: its weights or its optimiser's state don't fit.
         """
-        learners = [(self.policy, checkpoint.policy, self.optimizer, checkpoint.optimizer)]
+        load_weights(self.policy, checkpoint.policy)
+        load_optimizer(self.optimizer, checkpoint.optimizer)
         if self.baseline:
-            baseline = self.baseline
-            learners.append((baseline.network, checkpoint.baseline, baseline.optimizer, checkpoint.baseline_optimizer))
-        for network, weights, optimizer, state in learners:
-            try:
-                network.load_state_dict(weights)
-            except RuntimeError as error:
-                raise InputError(f"the checkpoint does not fit its config: {' '.join(str(error).split())}") from None
-            load_optimizer(optimizer, state)
+            load_weights(self.baseline.network, checkpoint.baseline)
+            load_optimizer(self.baseline.optimizer, checkpoint.baseline_optimizer)
         self._show_players()
         self.updates, self.steps = checkpoint.counters.updates, checkpoint.counters.steps
 
@@ -137,7 +137,7 @@ class Trainer:
         before = sum(len(theirs) for theirs in everyones[: self.ranks.rank])
         return standardize(torch.cat(everyones))[before : before + len(returns)].to(self.device)
 
-    def _step(self, observations: SparseFrames, actions: Tensor, advantages: Tensor, share: float) -> "_Step":
+    def _step(self, observations: Observations, actions: Tensor, advantages: Tensor, share: float) -> "_Step":
         """One step on −log π·R over the batch, the same on every rank.
 
         Raises:
@@ -147,13 +147,13 @@ class Trainer:
         distribution = self.policy.distribution(observations)
         log_probs = distribution.log_prob(actions)  # (B,)
         policy_loss = surrogate_loss(log_probs, advantages, reduction=config.reduction)  # ()
-        entropy = distribution.entropy().mean()  # type: ignore[no-untyped-call]  # ()
+        entropy = distribution.entropy().mean()  # ()
         if config.reduction == "mean":
             policy_loss = policy_loss * share
         loss = policy_loss - between(config.entropy_bonus, config.entropy_bonus_end, done) * entropy * share
 
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         gradient = [p.grad for p in self.policy.parameters() if p.grad is not None]
         self.ranks.add_up(gradient)
         grad_norm = torch.nn.utils.get_total_norm(gradient)
@@ -172,22 +172,15 @@ class Trainer:
             self.actor.load_state_dict(self.policy.state_dict())
 
     @torch.no_grad()
-    def _measure(self, step: "_Step", observations: SparseFrames, actions: Tensor, share: float) -> Learned:
+    def _measure(self, step: "_Step", observations: Observations, actions: Tensor, share: float) -> Learned:
         """What the step looked like, over the batch of all ranks."""
         log_ratio = self.policy.log_prob(observations, actions) - step.log_probs
         approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
-        means = (step.entropy, approx_kl, step.distribution.probs.mean())
-        sums = torch.stack([step.policy_loss, *(share * mean for mean in means)])
+        means = {"entropy": step.entropy, "approx_kl": approx_kl, **self.policy.gauges(step.distribution)}
+        sums = torch.stack([step.policy_loss, *(share * mean for mean in means.values())])
         self.ranks.add_up([sums])
-        policy_loss, entropy, approx_kl_, prob_up = sums.tolist()
-        return Learned(
-            policy_loss=policy_loss,
-            entropy=entropy,
-            grad_norm=step.grad_norm.item(),
-            approx_kl=approx_kl_,
-            prob_up=prob_up,
-            learning_rate=step.learning_rate,
-        )
+        values = dict(zip(("policy_loss", *means), sums.tolist(), strict=True))
+        return Learned(**values, grad_norm=step.grad_norm.item(), learning_rate=step.learning_rate)
 
     def _explained(self, returns: Tensor, unexplained: Tensor, share: float) -> float | None:
         """Share of the returns' variance that the baseline foretold, over all ranks; None if there was no variance."""
@@ -205,7 +198,7 @@ class _Step:
     policy_loss: Tensor
     entropy: Tensor
     log_probs: Tensor
-    distribution: Bernoulli
+    distribution: Distribution
     grad_norm: Tensor
     learning_rate: float
 
@@ -215,12 +208,14 @@ def between(first: float, last: float | None, done: float) -> float:
     return first if last is None else first + (last - first) * done
 
 
-def check_ranks(config: Config, ranks: Ranks) -> None:
-    """Refuse more processes than there are emulators.
+def check(config: Config, ranks: Ranks) -> None:
+    """Refuse what can't be trained, before anything is made.
 
     Raises:
-        InputError: some process would have none.
+        InputError: there are more processes than emulators, or no policy can play the config's environment.
     """
+    if not config.points:
+        spaces(config.env)
     if config.num_envs < ranks.size:
         raise InputError(f"num_envs = {config.num_envs} is too few for {ranks.size} ranks; give each one or more")
 
@@ -238,9 +233,38 @@ def choose_device(name: str, number: int = 0) -> torch.device:
     return torch.device(name, number % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
 
 
-def make_policy(config: Config) -> KarpathyPolicy:
-    """The untrained network; its weights come from the config's seed alone."""
-    return KarpathyPolicy(config.hidden, generator=torch.Generator().manual_seed(config.seed))
+def make_policy(config: Config) -> Policy:
+    """The untrained policy; its weights come from the config's seed alone.
+
+    Raises:
+        InputError: no policy can play the config's environment.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    if config.policy == "karpathy":
+        return KarpathyPolicy(*config.layers, generator=generator)
+    return mlp_policy(config.layers, *spaces(config.env), generator)
+
+
+def make_value_network(config: Config) -> nn.Module:
+    """The untrained network that predicts returns; it begins at 0 everywhere."""
+    generator = torch.Generator().manual_seed(config.seed)
+    if config.policy == "karpathy":
+        karpathy = KarpathyPolicy(*config.baseline_layers, generator=generator)
+        nn.init.zeros_(karpathy.W2)
+        return karpathy
+    return nn.Sequential(mlp((*spaces(config.env)[0].shape, *config.baseline_layers, 1), generator), nn.Flatten(0))
+
+
+def load_weights(network: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Give a network saved weights.
+
+    Raises:
+        InputError: they are another network's.
+    """
+    try:
+        network.load_state_dict(saved)
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint does not fit its config: {' '.join(str(error).split())}") from None
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Tensor]]) -> None:
@@ -266,7 +290,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, 
 
 def make_baseline(config: Config, device: torch.device, ranks: Ranks) -> Baseline:
     """The untrained baseline network."""
-    network = make_policy(config).to(device)
+    network = make_value_network(config).to(device)
     return Baseline(network, learning_rate=config.baseline_learning_rate, passes=config.baseline_passes, ranks=ranks)
 
 

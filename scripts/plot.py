@@ -7,7 +7,7 @@ writes results/pong.png and results/pong.md from each run's metrics.csv, config.
 
 import csv
 import json
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,7 @@ import tyro
 
 from pong.config import load_config
 
-THRESHOLDS = (0, 10, 18)
-MILESTONES = (0, 7, 18)
+THRESHOLDS = (0.0, 7.0, 18.0)  # of a Pong score
 MEAN100 = "charts/episodic_return_mean100"
 
 
@@ -27,6 +26,7 @@ class Run:
     """A run folder, read."""
 
     name: str
+    env: str
     seed: int
     rows: list[dict[str, float]]
     hardware: str
@@ -47,34 +47,39 @@ def read(folder: Path) -> Run:
     about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     hardware = f"{about['cpu_count']} CPU cores" + ("" if about["device"] == "cpu" else f", {about['device']}")
     evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("eval*.json"))]
-    return Run(config.name, config.seed, rows, hardware, evaluations)
+    return Run(config.name, config.env, config.seed, rows, hardware, evaluations)
 
 
-def table(runs: list[Run]) -> str:
+def table(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
     """One Markdown row a run."""
     lines = [
         "| recipe | seed | hardware | updates | games | agent steps | minutes "
-        f"| {' | '.join(f'mean100 ≥ {score:+d}' if score else 'mean100 ≥ 0' for score in MILESTONES)} "
+        f"| {' | '.join(f'mean100 ≥ {score:+g}' if score else 'mean100 ≥ 0' for score in thresholds)} "
         "| last mean100 | fresh games |",
-        "| --- " * (9 + len(MILESTONES)) + "|",
+        "| --- " * (9 + len(thresholds)) + "|",
     ]
     for run in runs:
         last, steps = run.rows[-1], run.rows[-1]["step"]
-        rows = [run.reached(score) for score in MILESTONES]
-        reached = " | ".join(f"{row['step'] / 1e6:.2f} M, {row['minutes']:.1f} min" if row else "–" for row in rows)
+        rows = [run.reached(score) for score in thresholds]
+        reached = " | ".join(f"{row['step'] / 1e6:.2f} M, {minutes(row)} min" if row else "–" for row in rows)
         fresh = ", ".join(
             f"{e['mean']:+.1f} ± {e['standard_error']:.1f} {'greedy' if e['greedy'] else 'sampled'} (n = {e['n']})"
             for e in run.evaluations
         )
         lines.append(
             f"| {run.name} | {run.seed} | {run.hardware} | {last['update']:.0f} | {last['games']:,.0f} "
-            f"| {steps / 1e6:.2f} M | {last['minutes']:.0f} | {reached} | {last[MEAN100]:+.1f} | {fresh or '–'} |"
+            f"| {steps / 1e6:.2f} M | {minutes(last)} | {reached} | {last[MEAN100]:+.1f} | {fresh or '–'} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def draw(runs: list[Run], path: Path) -> None:
+def minutes(row: dict[str, float]) -> str:
+    return f"{row['minutes']:.1f}" if row["minutes"] >= 1 else f"{row['minutes']:.2f}"
+
+
+def draw(runs: list[Run], path: Path, thresholds: Sequence[float]) -> None:
     """Mean of 100 games over agent steps and over minutes, one line a run."""
+    recipes = list(dict.fromkeys(run.name for run in runs))
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
     for axis, key, scale, label in (
         (axes[0], "step", 1e6, "agent steps, millions"),
@@ -82,34 +87,44 @@ def draw(runs: list[Run], path: Path) -> None:
     ):
         for run in runs:
             x = [value / scale for value in run.column(key)]
-            axis.plot(x, run.column(MEAN100), label=f"{run.name}, seed {run.seed}", linewidth=1.4)
-        for score in THRESHOLDS:
+            first = next(other for other in runs if other.name == run.name) is run
+            axis.plot(
+                x,
+                run.column(MEAN100),
+                label=run.name if first else None,
+                color=f"C{recipes.index(run.name)}",
+                linewidth=1.2,
+            )
+        for score in thresholds:
             axis.axhline(score, color="grey", linewidth=0.6, linestyle=":")
         axis.set_xlabel(label)
         axis.set_xlim(left=0)
         axis.grid(alpha=0.2)
-    top = max(value for run in runs for value in run.column(MEAN100) if not math.isnan(value))
-    axes[0].set_ylim(-21.5, max(2.0, top + 1.5))
     axes[0].set_ylabel("score, mean of the last 100 games")
     axes[0].legend(frameon=False)
     hardware = " / ".join(sorted({run.hardware for run in runs}))
-    figure.suptitle(f"Pong from pixels, −log π·R only ({hardware})", fontsize=11)
+    games = ", ".join(dict.fromkeys(run.env for run in runs))
+    figure.suptitle(f"{games}: −log π·R only, a line for each seed ({hardware})", fontsize=11)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
 def main(
-    folders: tyro.conf.Positional[list[Path]], *, name: Annotated[str, tyro.conf.arg(help="of the files")]
+    folders: tyro.conf.Positional[list[Path]],
+    *,
+    name: Annotated[str, tyro.conf.arg(help="of the files")],
+    thresholds: tuple[float, ...] = THRESHOLDS,
 ) -> None:
     """Draw finished runs and tabulate them.
 
     Args:
         folders: run folders.
         name: writes results/NAME.png and results/NAME.md.
+        thresholds: scores to mark.
     """
     runs = [read(folder) for folder in folders]
-    draw(runs, Path("results") / f"{name}.png")
-    text = table(runs)
+    draw(runs, Path("results") / f"{name}.png", thresholds)
+    text = table(runs, thresholds)
     (Path("results") / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -79,7 +79,7 @@ class Won:
     def reset(self, seeds=None):
         return SparseFrames.from_dense(np.zeros((self.num_envs, PIXELS), np.int8))
 
-    def step(self, actions):
+    def step(self, actions, active):
         return self.played(np.ones(self.num_envs), np.ones(self.num_envs, bool))
 
     def played(self, rewards, dones):
@@ -91,7 +91,7 @@ class Drawn(Won):
 
     second = True
 
-    def step(self, actions):
+    def step(self, actions, active):
         self.second = not self.second
         return self.played(np.full(self.num_envs, -1 if self.second else 1), np.full(self.num_envs, self.second))
 
@@ -105,7 +105,7 @@ class Dice(Won):
         seen = [die.integers(0, 50, PIXELS) for die in self.dice]
         return SparseFrames.from_dense(np.select([np.array(seen) == 0, np.array(seen) == 1], [1, -1]).astype(np.int8))
 
-    def step(self, actions):
+    def step(self, actions, active):
         points = np.array([die.choice([-1, 0, 1]) for die in self.dice])
         return self.played(points, np.array([die.random() < 0.3 for die in self.dice]))
 
@@ -116,11 +116,11 @@ class Interrupted(Won):
     signals: tuple[int, ...] = ()
     decision = 0
 
-    def step(self, actions):
+    def step(self, actions, active):
         self.decision += 1
         if self.decision in (45, 47)[: len(self.signals)]:
             signal.raise_signal(self.signals[(self.decision - 45) // 2])
-        return super().step(actions)
+        return super().step(actions, active)
 
 
 class Dying(Won):
@@ -128,11 +128,11 @@ class Dying(Won):
 
     decision = 0
 
-    def step(self, actions):
+    def step(self, actions, active):
         self.decision += 1
         if self.decision == 25:
             os._exit(3)
-        return super().step(actions)
+        return super().step(actions, active)
 
 
 def play(monkeypatch, games):
@@ -174,6 +174,12 @@ ERRORS = {
     "train {config} --run-dir {run}": ["{run} already holds a run"],
     "train {config} --run-dir {run}/run.json": ["{run}/run.json can't be written"],
     "train {config} --processes -1": ["processes = -1"],
+    "train {config} --policy mlp": ['policy = "mlp" does not read what env = "Pong" shows', '"karpathy"'],
+    "train {config} --env CartPole-v1": ['policy = "karpathy" does not read what env = "CartPole-v1" shows', '"mlp"'],
+    "train {root}/configs/cartpole.toml --env CartPol-v1": ["env = 'CartPol-v1'"],
+    "train {root}/configs/cartpole.toml --env Blackjack-v1": ["env = 'Blackjack-v1' shows Tuple", "vector"],
+    "train {root}/configs/cartpole.toml --sticky 0.1": ["sticky = 0.1 is a setting of Pong", "leave it out"],
+    "train {config} --hidden 10 2": ["hidden = [10, 2]", "one hidden layer"],
     "train --resume": ["--resume takes a run folder and nothing more", "pong train --resume runs/"],
     "train --resume {run} --total-steps 400": ["--resume takes a run folder and nothing more"],
     "train --resume {run} {config}": ["--resume takes a run folder and nothing more"],
@@ -484,10 +490,10 @@ def unplugged(games, decision):
         fleet = games(config, num_envs)
         step, decisions = fleet.step, itertools.count(1)
 
-        def step_or_fail(actions):
+        def step_or_fail(actions, active):
             if next(decisions) == decision:
                 raise RunError("the plug was pulled")
-            return step(actions)
+            return step(actions, active)
 
         fleet.step = step_or_fail
         return fleet

@@ -50,6 +50,8 @@ def test_a_shipped_config_says_what_it_is(path):
 # gist a4166c7fe253700972fcbc77e4ea32c5 (pg-pong.py, 2016-05-30) and gym's Pong-v0 of May 2016; the network's shape and
 # initial weights, the pixels and the sampling are tested with the policy and the frames
 KARPATHY_2016 = {
+    "env": "Pong",
+    "policy": "karpathy",
     "hold": "2-4",  # Pong-v0: frameskip=(2, 5), the upper end excluded
     "sticky": 0.25,  # Pong-v0: repeat_action_probability
     "noop_max": 0,
@@ -79,7 +81,7 @@ def test_karpathy_toml_is_2016_constant_for_constant():
     # what is left says nothing of the algorithm: neither Adam nor a baseline is used, and whole games have no horizon
     assert config.keys() - KARPATHY_2016.keys() == {
         *("name", "seed", "device", "horizon", "processes", "total_steps"),
-        *("adam_beta1", "adam_beta2", "baseline_learning_rate", "baseline_passes"),
+        *("adam_beta1", "adam_beta2", "baseline_hidden", "baseline_learning_rate", "baseline_passes"),
     }
 
 
@@ -184,6 +186,14 @@ REFUSED = {  # TOML: what the line must say
     "standardize = 'episode'": ['standardize = "episode"', 'until = "episodes"'],
     "standardize = 'episode'\nuntil = 'episodes'\nbaseline = 'network'": ['standardize = "batch"', 'baseline = "none"'],
     "noop_max = 30\nmax_frames = 30": ["before its first decision", "max_frames above noop_max"],
+    "env = 'CartPole-v1'": ['policy = "karpathy"', 'env = "CartPole-v1"', '"mlp"'],
+    "policy = 'mlp'": ['policy = "mlp"', 'env = "Pong"', '"karpathy"'],
+    "env = 'CartPole-v1'\npolicy = 'mlp'\nsticky = 0.0": ["sticky = 0.0 is a setting of Pong", "leave it out"],
+    "env = 'CartPole-v1'\npolicy = 'mlp'\nhold = 2": ["hold = 2 is a setting of Pong", "leave it out"],
+    "hidden = [200]": ["hidden = [200]", "one hidden layer", "one number"],
+    "baseline_hidden = [200]": ["baseline_hidden = [200]", "one hidden layer", "one number"],
+    "hidden = [10, 0]": ["hidden = [10, 0]", "greater than or equal to 1"],
+    "hidden = '10'": ["hidden = '10'", "integer"],
     # no TOML
     "seed 3": ["can't be read as TOML", "line 1"],
     "seed = 3\nseed = 4\n": ["can't be read as TOML", "overwrite"],
@@ -205,6 +215,15 @@ def test_whole_games_may_be_standardised_one_by_one(tmp_path):
 def test_any_hold_goes_with_noops(tmp_path, max_frames):
     config = load(tmp_path, f"hold = '2-4'\nnoop_max = 30\nmax_frames = {max_frames}")
     assert (config.hold, config.noop_max, config.max_frames) == ("2-4", 30, max_frames)
+
+
+def test_hidden_is_a_number_of_units_or_one_for_each_layer(tmp_path):
+    vectors = "env = 'CartPole-v1'\npolicy = 'mlp'\n"
+    assert load(tmp_path, vectors + "hidden = 10").layers == [10]
+    assert load(tmp_path, vectors + "hidden = [10, 2]").layers == [10, 2]
+    linear = load(tmp_path, vectors + "hidden = []\nbaseline_hidden = [5, 3]")
+    assert (linear.layers, linear.baseline_layers) == ([], [5, 3])
+    assert load(tmp_path, vectors + "hidden = 10").baseline_layers == [10]
 
 
 def test_no_file(tmp_path, monkeypatch):

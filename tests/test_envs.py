@@ -12,7 +12,7 @@ from gymnasium.wrappers import AtariPreprocessing
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from pong.config import Config
-from pong.envs import Pong, make_envs, make_fleet
+from pong.envs import Pong, make_fleet, make_pong
 from pong.frames import PIXELS, preprocess
 
 GYM_ACTION = {1: 2, 0: 3}  # ours → Pong-v0's, as in the gist
@@ -319,7 +319,7 @@ def test_gymnasiums_own_wrappers_take_it():
 
 def test_a_fleet_shows_the_difference_of_preprocessed_screens():
     config = Config(num_envs=2, hold="2-4", noop_max=5, max_frames=90)
-    fleet, envs = make_fleet(config), make_envs(config)
+    fleet, envs = make_fleet(config), make_pong(config)
     actions = actions_from(9, 80, 2, lowest=-1)
     moving = []
     for its_seeds in (seeds(1, 2), None):  # then new games with the random streams running on
@@ -330,7 +330,7 @@ def test_a_fleet_shows_the_difference_of_preprocessed_screens():
             screens, rewards, _, truncations, infos = envs.step(moment)
             expected = (preprocess(screens) - before).reshape(2, PIXELS)
             expected[truncations] = 0  # a new game's first
-            played = fleet.step(moment)
+            played = fleet.step(moment, moment >= 0)
             np.testing.assert_array_equal(played.observations.dense(), expected)
             np.testing.assert_array_equal(played.rewards, rewards)
             np.testing.assert_array_equal(played.dones, truncations)
@@ -348,7 +348,7 @@ def test_make_fleet_passes_the_configs_task_on(monkeypatch):
         built.append((num_envs, *hold, settings))
         return SimpleNamespace(num_envs=num_envs)
 
-    monkeypatch.setattr("pong.envs.Pong", pong)
+    monkeypatch.setattr("pong.envs.atari.Pong", pong)
     first = make_fleet(Config(num_envs=5, hold=3, sticky=0.1, noop_max=30, max_frames=1000))
     second = make_fleet(Config(num_envs=3, hold="2-4", sticky=0.25, noop_max=7, max_frames=0), 2)  # 0: no cap
     assert built == [

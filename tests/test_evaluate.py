@@ -37,14 +37,13 @@ class Games:
         self.played[:] = 0
         return self._observe()
 
-    def step(self, actions):
-        decided = actions >= 0
-        self.played += decided  # one without a decision waits
-        ends = (self.played == 1 + (np.arange(self.num_envs) + self.games) % 4) & decided
+    def step(self, actions, active):
+        self.played += active  # one without a decision waits
+        ends = (self.played == 1 + (np.arange(self.num_envs) + self.games) % 4) & active
         self.games += ends
         self.played[ends] = 0
-        rewards = np.where(actions == 1, 1, -1).astype(np.float32) * decided
-        return Played(self._observe(), rewards, ends, 4 * decided)
+        rewards = np.where(actions == 1, 1, -1).astype(np.float32) * active
+        return Played(self._observe(), rewards, ends, 4 * active)
 
     def close(self):
         self.closed = True
@@ -65,12 +64,16 @@ def games(monkeypatch):
 class Up:
     """Always plays UP."""
 
+    noise_shape = ()
+
     def act(self, x, noise):
         return torch.ones(len(x), dtype=torch.int64)
 
 
 class Coin:
     """Plays nothing but the noise."""
+
+    noise_shape = ()
 
     def act(self, x, noise):
         return (noise < 0.5).long()
@@ -131,6 +134,8 @@ def test_seven_games_three_at_a_time(games):
 
 def test_the_emulators_are_closed(games):
     class Broken:
+        noise_shape = ()
+
         def act(self, x, noise):
             raise RuntimeError("on purpose")
 
@@ -177,6 +182,8 @@ def test_real_games_repeat_themselves():
     seen = []
 
     class Watcher:
+        noise_shape = ()
+
         def act(self, x, noise):
             seen.append(x.columns)
             return policy.act(x, noise)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pong.envs import Fleet
+from pong.envs import PongFleet
 from pong.frames import LUMINANCE_BACKGROUNDS, PIXELS, DifferenceFrames, SparseFrames, play_field, preprocess
 
 SCREENS = 2_000
@@ -195,10 +195,10 @@ def test_differences_are_this_frame_minus_the_previous_of_the_same_game(envs):
 
 
 def test_a_fleet_shows_the_same_differences_as_sparse_rows_with_what_the_emulators_paid():
-    fleet = Fleet(Scripted())
+    fleet = PongFleet(Scripted())
     seen = [fleet.reset()]
     for (_, rewards, terminations, truncations), actions in zip(Scripted.SCRIPT, ACTIONS, strict=True):
-        played = fleet.step(np.array(actions))
+        played = fleet.step(np.array(actions), np.ones(2, bool))
         seen.append(played.observations)
         np.testing.assert_array_equal(played.rewards, rewards)
         np.testing.assert_array_equal(played.dones, np.logical_or(terminations, truncations))
@@ -206,7 +206,7 @@ def test_a_fleet_shows_the_same_differences_as_sparse_rows_with_what_the_emulato
     for sparse, expected in zip(seen, ((row(), row()), *DIFFERENCES), strict=True):
         assert equal(sparse, SparseFrames.from_dense(np.stack(expected)))
     assert equal(fleet.reset(), seen[0])  # zero in the middle of a game as well
-    assert equal(fleet.step(np.array([1, 0])).observations, seen[1])  # minus the reset's frame
+    assert equal(fleet.step(np.array([1, 0]), np.ones(2, bool)).observations, seen[1])  # minus the reset's frame
 
 
 def test_reset_in_the_middle_of_a_game_starts_at_zero_again(envs):

@@ -55,7 +55,7 @@ class Scored:
     def reset(self, seeds=None):
         return self._observe()
 
-    def step(self, actions):
+    def step(self, actions, active):
         self.played += 1
         rewards = np.where(actions == 1, 1, -1).astype(np.float32)
         return Played(self._observe(), rewards, np.zeros(self.num_envs, bool), np.full(self.num_envs, 4))
@@ -77,18 +77,18 @@ class Small(Scored):
 class Slow(Scored):
     """They take a minute a decision."""
 
-    def step(self, actions):
+    def step(self, actions, active):
         time.sleep(60)
-        return super().step(actions)
+        return super().step(actions, active)
 
 
 class Broken(Scored):
     """The second decision fails."""
 
-    def step(self, actions):
+    def step(self, actions, active):
         if self.played == 1:
             raise ValueError("on purpose")
-        return super().step(actions)
+        return super().step(actions, active)
 
 
 def missing(config, num_envs):

@@ -114,7 +114,7 @@ class Paced:
         self.emulators = np.array([everyone.index(seed) for seed in seeds])
         return self._observe()
 
-    def step(self, actions):
+    def step(self, actions, active):
         self.moment += 1
         ended = self.moment % np.array([6, 7, 21])[self.emulators] == 0
         rewards = np.where(actions == 1, 1, -1).astype(np.float32) * ended
@@ -144,7 +144,8 @@ def trained(ranks, config, updates=6):
 
 def measured(update):
     """What the step looked like over all rows; the variance explained is that of a rank's own rows."""
-    return {name: value for name, value in vars(update.learned).items() if name != "explained_variance"}
+    learned = {name: value for name, value in vars(update.learned).items() if value is not None}
+    return {name: value for name, value in learned.items() if name != "explained_variance"}
 
 
 def in_threads(size, config):

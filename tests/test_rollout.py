@@ -47,10 +47,10 @@ class Script:
         self.seeds.append(None if seeds is None else [int(s) for s in seeds])
         return self._observe()
 
-    def step(self, actions):
-        self.actions.append(actions.tolist())
+    def step(self, actions, active):
+        self.actions.append(np.where(active, actions, -1).tolist())
         assert self.repeat or self.moment < len(self.rewards), "played on after the end of the script"
-        t, decided = self.moment % len(self.rewards), actions >= 0
+        t, decided = self.moment % len(self.rewards), active
         self.moment += 1
         return Played(self._observe(), self.rewards[t] * decided, self.ends[t] & decided, self.hold * decided)
 
@@ -74,12 +74,16 @@ class Namer:
     def answer(emulator, moment):
         return (emulator + moment // 2) % 2
 
+    noise_shape = ()
+
     def act(self, x, noise):
         return torch.tensor([self.answer(*name) for name in names(x)])
 
 
 class Coin:
     """Plays nothing but the noise."""
+
+    noise_shape = ()
 
     def act(self, x, noise):
         return (noise < 0.5).long()

@@ -32,7 +32,7 @@ def update(number, episodes=(), points=0, **learned):
     batch = Batch(*nothing, share=1.0, episodes=games, points=points, steps=100, frames=400)
     values = {
         **{"policy_loss": -0.5, "entropy": 0.625, "grad_norm": 2.0, "approx_kl": 0.125, "explained_variance": 0.5},
-        **{"prob_up": 0.375, "learning_rate": 0.25, **learned},
+        **{"prob_up": 0.375, "std": 0.75, "learning_rate": 0.25, **learned},
     }
     return Update(number, batch, Learned(**values), rollout_seconds=3.0, learn_seconds=0.75)
 
@@ -204,6 +204,7 @@ VALUES = {
     "losses/approx_kl": [0.125, 0.125, 0.125, 1e-7, 0.125],
     "losses/explained_variance": [0.5, 0.5, 0.5, 0.5, 0.5],
     "policy/prob_up": [0.375] * 5,
+    "policy/std": [0.75] * 5,
     "time/rollout_seconds": [3.0] * 5,
     "time/learn_seconds": [0.75] * 5,
 }

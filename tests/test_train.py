@@ -44,7 +44,7 @@ class Choice:
     def reset(self, seeds=None):
         return self._observe()
 
-    def step(self, actions):
+    def step(self, actions, active):
         rewards = np.where((actions == 1) == self._in_a, 1, -1).astype(np.float32)
         self._in_a = ~self._in_a
         return Played(self._observe(), rewards, np.zeros(self.num_envs, bool), np.full(self.num_envs, 4))

@@ -1,9 +1,8 @@
-"""From a config to emulators: ale-py's own, unmodified, with native luminance screens and without resizing or clipping.
+"""Pong: ale-py's emulators, unmodified, with native luminance screens and without resizing or clipping.
 
 Actions are 1 = UP, 0 = DOWN and −1 = no decision for this emulator. A finished game restarts in the same step.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import ale_py
@@ -14,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from pong.config import INT32, Config
+from pong.envs.fleet import Played
 from pong.frames import Differences, SparseFrames
 
 UP, DOWN = 2, 3  # in ALE's minimal action set for Pong
@@ -106,24 +106,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         return screen
 
 
-@dataclass(frozen=True)
-class Played:
-    """What a decision led to, in each of N environments.
-
-    Attributes:
-        observations: N rows, what the policy sees next.
-        rewards: (N,) float32.
-        dones: (N,) bool, the episode ended; the observation is already the next one's first.
-        frames: (N,) int64, emulated for this decision.
-    """
-
-    observations: SparseFrames
-    rewards: NDArray[np.float32]
-    dones: NDArray[np.bool_]
-    frames: NDArray[np.int64]
-
-
-class Fleet:
+class PongFleet:
     """Pong emulators with what a policy sees of them: difference frames, kept sparse.
 
     Args:
@@ -139,9 +122,9 @@ class Fleet:
         """New games, their difference frames all zero; ``seeds`` (N,) or None to let the random streams run on."""
         return self._differences.first(self.envs.reset(seed=seeds)[0])
 
-    def step(self, actions: NDArray[np.int64]) -> Played:
-        """One decision of each emulator: actions (N,), 1 UP, 0 DOWN, −1 none."""
-        screens, rewards, terminations, truncations, infos = self.envs.step(actions)
+    def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Played:
+        """One decision of each active emulator: actions (N,), 1 UP, 0 DOWN; the others stand still."""
+        screens, rewards, terminations, truncations, infos = self.envs.step(np.where(active, actions, -1))
         dones = terminations | truncations
         return Played(self._differences.next(screens, fresh=dones), rewards, dones, infos["frames"])
 
@@ -150,17 +133,7 @@ class Fleet:
         self.envs.close()
 
 
-def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
-    """The emulators that a config describes, with what a policy sees of them.
-
-    Args:
-        config: the run's config.
-        num_envs: how many, if not as many as the config says.
-    """
-    return Fleet(make_envs(config, num_envs))
-
-
-def make_envs(config: Config, num_envs: int | None = None) -> Pong:
+def make_pong(config: Config, num_envs: int | None = None) -> Pong:
     """The emulators that a config describes, as a vector environment of screens.
 
     Args:

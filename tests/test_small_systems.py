@@ -1,0 +1,37 @@
+"""CartPole and the linear system, learned from their configs by the trainer that learns Pong."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from pong.config import load_config
+from pong.envs.lqr import optimal_gain
+from pong.evaluate import Greedy, evaluate
+from pong.train import Trainer
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def learned(name):
+    """The config, the trained policy and the last update."""
+    config = load_config(CONFIGS / f"{name}.toml")
+    with contextlib.closing(Trainer(config)) as trainer:
+        *_, last = trainer.run()
+    return config, trainer.policy, last
+
+
+def test_cartpole_is_solved():
+    config, policy, _ = learned("cartpole")
+    result = evaluate(policy, config, 100)
+    assert result.mean >= 475
+    assert max(result.scores) == 500
+    assert evaluate(Greedy(policy), config, 20).mean >= 475
+
+
+def test_the_linear_controller_finds_the_riccati_gain():
+    _, policy, last = learned("lqr")
+    weights = policy.state_dict()
+    assert weights["network.0.weight"].item() == pytest.approx(optimal_gain(), rel=0.02)
+    assert weights["network.0.bias"].item() == pytest.approx(0, abs=0.02)
+    assert last.learned.std < 0.5  # it has stopped trying things out
