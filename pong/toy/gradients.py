@@ -1,74 +1,22 @@
 """The policy gradient of a system so small that everything which can happen in it can be listed.
 
-Nothing is drawn at random here. Instead of averaging over many samples, the loss is differentiated on every batch of
-samples that could have been drawn, and the gradients are weighted by how probable each batch was: the exact mean and
-variance of what a learner's ``loss.backward()`` leaves behind.
+``estimates`` draws nothing at random. Instead of averaging over many samples, the loss is differentiated on every batch
+of outcomes that could have been drawn, and the gradients are weighted by how probable each batch was: the exact mean
+and variance of what a learner's ``loss.backward()`` leaves behind. ``sampled`` does what a learner does.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
-from numpy.polynomial.hermite_e import hermegauss
-from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch import Generator, Tensor
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # (log_probs (N,), returns (N,)) → (), as surrogate_loss
-Outcomes = Callable[[Distribution], tuple[Tensor, Tensor]]  # policy → what can happen (K, …), how probable it is (K,)
+from pong.toy.outcomes import Policy
+from pong.toy.systems import System, Way
 
-
-@dataclass(frozen=True)
-class System:
-    """A policy, what it may meet, and what that is worth; every tensor float64.
-
-    Args:
-        parameters: θ by name, at the point where the gradient is taken.
-        policy: θ (P,) → the distribution of an outcome; an outcome is an action, or all that happens in an episode.
-        outcomes: lists them: ``every_action``, ``quadrature`` or ``taken(…)``.
-        returns: outcomes (K, …) → what each is worth (K,), in reward units.
-        objective: θ (P,) → the number () whose gradient is sought, as a formula: it shares no code with the rest.
-        objective_name: how to call it in a table.
-    """
-
-    parameters: Mapping[str, float]
-    policy: Callable[[Tensor], Distribution]
-    outcomes: Outcomes
-    returns: Callable[[Tensor], Tensor]
-    objective: Callable[[Tensor], Tensor]
-    objective_name: str = "J"
-
-    @property
-    def theta(self) -> Tensor:
-        """The parameters as one vector (P,), float64, in the order of their names."""
-        return torch.tensor(list(self.parameters.values()), dtype=torch.float64)
+AT_ONCE = 64  # batches differentiated together, for speed
 
 
-def every_action(policy: Distribution) -> tuple[Tensor, Tensor]:
-    """All actions of a discrete policy, (K,), and their probabilities, (K,)."""
-    actions = policy.enumerate_support()
-    return actions, policy.log_prob(actions).exp()
-
-
-def quadrature(policy: Distribution) -> tuple[Tensor, Tensor]:
-    """Gauss–Hermite nodes of a scalar Gaussian, (48,), and their weights, (48,): Σ wᵢ f(μ + σxᵢ) = E[f(a)].
-
-    Exact for polynomials up to degree 95, and good to 1e-15 for the density itself (T3 without the log).
-    """
-    if not isinstance(policy, Normal):
-        raise TypeError(
-            f"quadrature needs a Normal policy, got {type(policy).__name__}; every_action lists discrete ones"
-        )
-    nodes, weights = (torch.from_numpy(array) for array in hermegauss(48))
-    return policy.mean + policy.stddev * nodes, weights / weights.sum()
-
-
-def taken(*actions: float) -> Outcomes:
-    """These actions and no others, equally weighted: what a learner has who sampled them."""
-    sample = torch.tensor(actions, dtype=torch.float64)
-    return lambda policy: (sample, torch.full_like(sample, 1 / len(actions)))
-
-
-def estimates(system: System, theta: Tensor, loss: Loss, batch_size: int = 1) -> tuple[Tensor, Tensor]:
+def estimates(system: System, theta: Tensor, way: Way) -> tuple[Tensor, Tensor]:
     """Differentiate the loss on every batch of outcomes that could be drawn: gₖ = −∇θ loss(log πθ(batchₖ), R(batchₖ)).
 
     Source: the enumeration is ours; the estimator is Williams 1992 (see ``pong.losses``).
@@ -76,20 +24,55 @@ def estimates(system: System, theta: Tensor, loss: Loss, batch_size: int = 1) ->
     Args:
         system: what can happen.
         theta: (P,), float64; where to take the gradient, usually ``system.theta``.
-        loss: ``surrogate_loss``, or what somebody wrote in its place.
-        batch_size: N independent outcomes a batch, so Kᴺ batches: keep it small.
+        way: the loss, and how many outcomes N a batch has: there are Kᴺ batches, so keep it small.
 
     Returns:
         The negated gradients, (Kᴺ, P), negated because descending the loss is ascending J; and how probable each
         batch is, (Kᴺ,).
     """
-    with torch.no_grad():  # an action that was taken is a number, no longer a function of θ
-        outcomes, weights = system.outcomes(system.policy(theta))
     theta = theta.detach().requires_grad_()
-    log_probs, returns = system.policy(theta).log_prob(outcomes), system.returns(outcomes)  # (K,), (K,)
-    batches = torch.cartesian_prod(*[torch.arange(len(weights))] * batch_size).view(-1, batch_size)  # (Kᴺ, N)
-    gradients = [-torch.autograd.grad(loss(log_probs[b], returns[b]), theta, retain_graph=True)[0] for b in batches]
-    return torch.stack(gradients), weights[batches].prod(dim=1)
+    policy = system.policy(theta)
+    outcomes, weights = system.outcomes.listed(policy)  # (K, …), (K,)
+    batches = torch.cartesian_prod(*[torch.arange(len(weights))] * way.batch_size).view(-1, way.batch_size)  # (Kᴺ, N)
+    return _differentiate(system, way, theta, policy, outcomes, batches), weights.detach()[batches].prod(dim=1)
+
+
+def sampled(system: System, theta: Tensor, way: Way, count: int, seed: int) -> Tensor:
+    """Differentiate the loss on batches drawn at random, as a learner does.
+
+    Args:
+        system: what can happen.
+        theta: (P,), float64.
+        way: the loss, and how many outcomes N a batch has.
+        count: batches.
+        seed: of the outcomes; the same seed draws the same ones on the same version of PyTorch.
+
+    Returns:
+        The negated gradients, (count, P).
+    """
+    theta = theta.detach().requires_grad_()
+    policy = system.policy(theta)
+    batches = torch.arange(count * way.batch_size).view(count, way.batch_size)
+    outcomes = system.outcomes.drawn(policy, batches.numel(), Generator().manual_seed(seed))
+    return _differentiate(system, way, theta, policy, outcomes, batches)
+
+
+def _differentiate(
+    system: System, way: Way, theta: Tensor, policy: Policy, outcomes: Tensor, batches: Tensor
+) -> Tensor:
+    if not way.attached:
+        outcomes = outcomes.detach()  # an action that was taken is a number, no longer a function of θ
+    returns_of = way.returns or system.returns
+    gradients = []
+    for some in torch.split(batches, AT_ONCE):  # (M, N)
+        happened = outcomes[some.flatten()]  # (M·N, …)
+        log_probs, returns = way.log_probs(policy, happened), returns_of(happened)  # (M·N,) or (M·N, T)
+        shape = (*some.shape, *log_probs.shape[1:])
+        pairs = zip(log_probs.reshape(shape), returns.reshape(shape), strict=True)
+        losses = torch.stack([way.loss(*pair) for pair in pairs])  # (M,), one a batch, none mixed
+        each = torch.eye(len(losses), dtype=losses.dtype)  # a backward pass for each loss, all in one go
+        gradients.append(-torch.autograd.grad(losses, theta, each, is_grads_batched=True, retain_graph=True)[0])
+    return torch.cat(gradients)  # (batches, P)
 
 
 def mean_and_variance(gradients: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +89,11 @@ def mean_and_variance(gradients: Tensor, weights: Tensor) -> tuple[Tensor, Tenso
     return mean, weights @ (gradients - mean).square()
 
 
+def exact(system: System, way: Way) -> tuple[Tensor, Tensor]:
+    """Exact mean and variance of a way's estimate at the system's parameters: (P,) and (P,)."""
+    return mean_and_variance(*estimates(system, system.theta, way))
+
+
 def finite_difference(function: Callable[[Tensor], Tensor], theta: Tensor, step: float = 1e-5) -> Tensor:
     """Slope of a function along each axis: (f(θ + h·eᵢ) − f(θ − h·eᵢ)) / 2h; wrong by order h², here about 1e-9.
 
@@ -119,3 +107,22 @@ def finite_difference(function: Callable[[Tensor], Tensor], theta: Tensor, step:
     """
     axes = torch.eye(len(theta), dtype=theta.dtype) * step  # (P, P), one shift a row
     return torch.stack([(function(theta + shift) - function(theta - shift)) / (2 * step) for shift in axes])
+
+
+def ascend(system: System, way: Way, learning_rate: float, steps: int) -> Tensor:
+    """Climb along the expected gradient of a way, without noise: θ ← θ + lr·E[g].
+
+    Args:
+        system: what to climb.
+        way: whose gradient to follow, right or wrong.
+        learning_rate: in units of θ per unit of gradient.
+        steps: how many.
+
+    Returns:
+        θ before the first step and after each, (steps + 1, P).
+    """
+    path = [system.theta]
+    for _ in range(steps):
+        mean, _ = mean_and_variance(*estimates(system, path[-1], way))
+        path.append(path[-1] + learning_rate * mean)
+    return torch.stack(path)
