@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval toy tensorboard test test-gpu check smoke bench gpu-report plots clean
+.PHONY: help setup train eval play toy tensorboard test test-gpu check smoke bench gpu-report plots classroom clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ train: setup ## learn Pong: CONFIG=configs/pong.toml ARGS="--seed 3"
 
 eval: setup ## play fresh games with frozen weights: RUN=runs/… ARGS="--greedy"
 	$(BIN)/python -m pong eval $(RUN) $(ARGS)
+
+play: setup ## film one game, or ARGS="--terminal": RUN=runs/…, else the weights in pretrained/
+	$(BIN)/python -m pong play $(or $(RUN),pretrained) $(ARGS)
 
 toy: setup ## the log-derivative trick with numbers: ARGS="T3"
 	$(BIN)/python -m pong toy $(ARGS)
@@ -57,7 +60,10 @@ gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, trainin
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
 plots: setup ## draw results/ again from its CSV files
-	$(BIN)/python scripts/plot.py results/pong-s* results/pong_plain-s* results/karpathy-s* --name learning
+	$(BIN)/python scripts/plot.py results/pong-s* results/whole/pong-s* results/pong_plain-s* results/karpathy-s* --name learning
+
+classroom: setup ## train the smaller systems, every seed: docs/small-systems.md
+	$(BIN)/python scripts/classroom.py $(ARGS)
 
 clean: ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

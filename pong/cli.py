@@ -4,13 +4,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pong.commands.evaluate import evaluate
+from pong.commands.play import play
 from pong.commands.train import train
 from pong.config import InputError, RunError
 
 USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device auto|cpu|cuda] [--run-dir DIR] [--KEY …]
        pong train --resume RUN
        pong eval RUN|CHECKPOINT [--episodes N] [--greedy] [--seed N] [--json FILE]
-       pong toy [T1|T3|T10]
+       pong play RUN|CHECKPOINT [--file FILE.mp4|.gif] [--terminal] [--window] [--speed X] [--greedy] [--seed N]
+       pong toy [T1 … T10|all] [--samples N] [--seed N] [--plot [DIR]]
 
 `pong COMMAND --help` explains the options. Exit status: 0 done, 2 bad input, 1 anything else, 130 interrupted."""
 
@@ -18,7 +20,7 @@ USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "eval": evaluate, "toy": toy}
+    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "eval": evaluate, "toy": toy, "play": play}
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE)
         return 0
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"pong: {error}", file=sys.stderr)
         return 2
-    except (FloatingPointError, RunError) as error:
+    except (FloatingPointError, RunError, OSError) as error:
         print(f"pong: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

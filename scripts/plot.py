@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Annotated
 
 import matplotlib.pyplot as plt
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from pong.config import load_config
 
-THRESHOLDS = (0.0, 7.0, 18.0)  # of a Pong score
+THRESHOLDS = (0.0, 7.0, 10.0, 18.0)  # of a Pong score
+AXES = (("step", 1e6, "agent steps, millions"), ("games", 1e3, "games, thousands"), ("minutes", 1, "minutes"))
+Floats = NDArray[np.float64]
 MEAN100 = "charts/episodic_return_mean100"
 
 
@@ -77,24 +81,32 @@ def minutes(row: dict[str, float]) -> str:
     return f"{row['minutes']:.1f}" if row["minutes"] >= 1 else f"{row['minutes']:.2f}"
 
 
-def draw(runs: list[Run], path: Path, thresholds: Sequence[float]) -> None:
-    """Mean of 100 games over agent steps and over minutes, one line a run."""
+def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) -> None:
+    """Mean of 100 games over agent steps, games and minutes: a thin line for each seed, and a band for its recipe.
+
+    The band is where the mean over the seeds lies in 95 % of bootstrap samples of them; a CSV file beside the
+    picture has it. Of two runs with one seed the longer counts.
+    """
     recipes = list(dict.fromkeys(run.name for run in runs))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    for axis, key, scale, label in (
-        (axes[0], "step", 1e6, "agent steps, millions"),
-        (axes[1], "minutes", 1, "minutes"),
-    ):
-        for run in runs:
-            x = [value / scale for value in run.column(key)]
-            first = next(other for other in runs if other.name == run.name) is run
+    figure, axes = plt.subplots(1, len(AXES), figsize=(13, 4.2), sharey=True, layout="constrained")
+    bands: list[dict[str, float | str]] = []
+    for axis, (key, scale, label) in zip(axes, AXES, strict=True):
+        for number, recipe in enumerate(recipes):
+            seeds = [run for run in runs if run.name == recipe]
+            for run in seeds:
+                x = np.array(run.column(key)) / scale
+                axis.plot(x, run.column(MEAN100), color=f"C{number}", linewidth=0.9, alpha=0.8)
+            longest = {run.seed: run for run in sorted(seeds, key=lambda run: len(run.rows))}
+            x, low, mean, high = band(list(longest.values()), key)
+            axis.fill_between(x / scale, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
             axis.plot(
-                x,
-                run.column(MEAN100),
-                label=run.name if first else None,
-                color=f"C{recipes.index(run.name)}",
-                linewidth=1.2,
+                [],
+                [],
+                color=f"C{number}",
+                label=f"{recipe} ({len({run.seed for run in seeds})} seed{'s' * (len(seeds) > 1)})",
             )
+            rows = zip(x, low, mean, high, strict=True)
+            bands += [{"recipe": recipe, "axis": key, "at": p, "low": q, "mean": r, "high": s} for p, q, r, s in rows]
         for score in thresholds:
             axis.axhline(score, color="grey", linewidth=0.6, linestyle=":")
         axis.set_xlabel(label)
@@ -104,9 +116,30 @@ def draw(runs: list[Run], path: Path, thresholds: Sequence[float]) -> None:
     axes[0].legend(frameon=False)
     hardware = " / ".join(sorted({run.hardware for run in runs}))
     games = ", ".join(dict.fromkeys(run.env for run in runs))
-    figure.suptitle(f"{games}: −log π·R only, a line for each seed ({hardware})", fontsize=11)
+    figure.suptitle(
+        f"{games}: −log π·R only ({hardware}); a line for each seed, bootstrap 95 % of their mean", fontsize=11
+    )
     figure.savefig(path, dpi=130)
     plt.close(figure)
+    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ("recipe", "axis", "at", "low", "mean", "high"))
+        writer.writeheader()
+        writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in bands)
+
+
+def band(runs: list[Run], key: str, points: int = 200) -> tuple[Floats, Floats, Floats, Floats]:
+    """Where on the axis at least two seeds have a score: their mean, and 95 % of the bootstrap's means."""
+    longest = max(run.column(key)[-1] for run in runs)
+    x = np.linspace(0, longest, points)
+    scores = np.stack([np.interp(x, run.column(key), run.column(MEAN100), np.nan, np.nan) for run in runs])
+    x, scores = x[(n := np.isfinite(scores).sum(axis=0)) >= 2], scores[:, n >= 2]
+    random = np.random.default_rng(0)
+    means = []
+    for column in scores.T:
+        known = column[np.isfinite(column)]
+        means.append(random.choice(known, (1000, len(known))).mean(axis=1))
+    low, high = np.quantile(np.reshape(means, (-1, 1000)), (0.025, 0.975), axis=1)
+    return x, low, np.nanmean(scores, axis=0) if len(x) else x, high
 
 
 def main(

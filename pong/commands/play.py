@@ -1,0 +1,172 @@
+"""``pong play``: one game with frozen weights, to look at."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from pong.commands.flags import parse
+from pong.config import INT32, Config, InputError
+
+if TYPE_CHECKING:
+    from pong.checkpoint import Checkpoint
+    from pong.play.game import Moment
+    from pong.policies import KarpathyPolicy
+
+    Show = Callable[[Iterable[Moment]], None]
+
+ENDINGS = (".mp4", ".gif")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlayFlags:
+    """Play one game of Pong with a run's weights and film it, or show it live.
+
+    It is the first game of ``pong eval`` with the same seed, and the same each time. A film holds one picture per
+    decision and runs at natural speed (20 pictures a second where a decision is held for 2 to 4 frames). A file that
+    exists is never overwritten.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT", help="run folder or checkpoint")]
+    file: Annotated[
+        Path | None, tyro.conf.arg(help="film to write, .mp4 or .gif; default: RUN-updateN-seedN.mp4, here")
+    ] = None
+    terminal: Annotated[bool, tyro.conf.arg(help="show it in this terminal instead")] = False
+    window: Annotated[bool, tyro.conf.arg(help="show it in a window instead; needs pygame")] = False
+    speed: Annotated[float, tyro.conf.arg(help="with --terminal or --window: 1 is natural, 60 frames a second")] = 1
+    greedy: Annotated[bool, tyro.conf.arg(help="take the likelier action instead of sampling")] = False
+    seed: Annotated[int, tyro.conf.arg(help="of the emulator and the sampled actions")] = 0
+    max_frames: Annotated[
+        int | None, tyro.conf.arg(help="emulated frames after which the game is cut off; default: as in training")
+    ] = None
+
+
+def play(arguments: list[str]) -> int:
+    """Play one game with frozen weights into a file, the terminal or a window, and print its score."""
+    flags = _play_input(arguments)
+
+    from pong import checkpoint
+    from pong.play.game import play as game_of
+    from pong.play.picture import signed
+
+    loaded = checkpoint.load(flags.run)
+    config = _task(flags, loaded.config)
+    policy = _policy(loaded)
+    show, where = _output(flags, config, loaded.counters.updates)
+    how = "greedy" if flags.greedy else "sampled"
+    task = f"{how}, seed {flags.seed}, sticky {config.sticky}, hold {config.hold}"
+    print(f"{flags.run}: update {loaded.counters.updates}, {task}; one game into {where} …", flush=True)
+    with contextlib.closing(game_of(policy, config, flags.seed, greedy=flags.greedy)) as game:
+        last = _last(show, game)
+    end = "" if last.finished else ", cut off" if last.action is None else ", closed before its end"
+    print(f"score {signed(last.score)} in {last.step:,} steps{end}: {where}")
+    return 0
+
+
+def _last(show: "Show", game: "Iterable[Moment]") -> "Moment":
+    """Show a game and return the last moment that was seen."""
+    seen: list[Moment] = []
+
+    def passing() -> "Iterator[Moment]":
+        for moment in game:
+            seen[:] = [moment]
+            yield moment
+
+    show(passing())
+    return seen[0]
+
+
+def _task(flags: PlayFlags, config: Config) -> Config:
+    """The run's config, with the frames asked for."""
+    if not config.points:
+        raise InputError(f"play: {flags.run} was trained on {config.env}; play shows Pong only")
+    if flags.max_frames is None:
+        return config
+    if not config.noop_max < flags.max_frames <= INT32:
+        raise InputError(f"play: --max-frames {flags.max_frames}: give {config.noop_max + 1} to {INT32}")
+    return config.model_copy(update={"max_frames": flags.max_frames})
+
+
+def _policy(loaded: "Checkpoint") -> "KarpathyPolicy":
+    from pong.policies import KarpathyPolicy
+    from pong.train import load_weights, make_policy
+
+    policy = make_policy(loaded.config)
+    load_weights(policy, loaded.policy)
+    assert isinstance(policy, KarpathyPolicy), "it alone plays Pong"
+    return policy
+
+
+def _output(flags: PlayFlags, config: Config, updates: int) -> "tuple[Show, str]":
+    """How to show a game, and where."""
+    name = _name(flags.run)
+    how = "greedy" if flags.greedy else "sampled"
+    caption = f"{name} · update {updates} · {how} · seed {flags.seed}"
+    if flags.terminal:
+        from pong.play import terminal
+
+        return functools.partial(terminal.show, out=sys.stdout, speed=flags.speed), "the terminal"
+    if flags.window:
+        from pong.play import window
+
+        opened = window.open_window(f"pong play {flags.run}")
+        return functools.partial(window.show, window=opened, caption=caption, speed=flags.speed), "a window"
+    file = flags.file or Path(f"{name}-update{updates}{'-greedy' if flags.greedy else ''}-seed{flags.seed}.mp4")
+    _check_new(file)
+
+    from pong.play import film
+
+    return functools.partial(film.show, file=file, fps=film.fps_of(config.hold), caption=caption), str(file)
+
+
+def _name(run: Path) -> str:
+    """What a run folder is called, or that of a checkpoint, or a checkpoint elsewhere."""
+    path = run.resolve()
+    if path.is_dir():
+        return path.name
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+
+
+def _play_input(arguments: list[str]) -> PlayFlags:
+    flags = parse(PlayFlags, arguments, prog="pong play")
+    if flags.seed < 0:
+        raise InputError(f"play: --seed {flags.seed}: give 0 or more")
+    if not 0 < flags.speed < math.inf:
+        raise InputError(f"play: --speed {flags.speed}: give a number above 0")
+    if (flags.file is not None) + flags.terminal + flags.window > 1:
+        raise InputError("play: choose one of --file, --terminal and --window")
+    if flags.speed != 1 and not (flags.terminal or flags.window):
+        raise InputError("play: --speed is for --terminal and --window; a film runs at natural speed")
+    if flags.terminal:
+        _check_terminal()
+    if flags.file is not None:
+        if flags.file.suffix.lower() not in ENDINGS:
+            raise InputError(f"play: --file {flags.file}: give a name that ends in {' or '.join(ENDINGS)}")
+        if not flags.file.parent.is_dir():
+            raise InputError(f"play: --file {flags.file}: give a file in a folder that exists")
+        _check_new(flags.file)
+    return flags
+
+
+def _check_terminal() -> None:
+    if not sys.stdout.isatty():
+        raise InputError("play: --terminal: the output is not a terminal; leave --terminal out to write a film")
+    try:
+        "▀█░".encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        raise InputError(f"play: --terminal: {sys.stdout.encoding} has no half-blocks; set LANG=C.UTF-8") from None
+
+
+def _check_new(file: Path) -> None:
+    try:
+        there = file.exists() or file.is_symlink()
+    except OSError as error:  # such as a name that is too long
+        raise InputError(f"play: {file} can't be written: {error.strerror}") from None
+    if there:
+        raise InputError(f"play: {file} exists and is not overwritten; choose another --file, or delete it")

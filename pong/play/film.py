@@ -1,0 +1,130 @@
+"""Pictures into an mp4 or gif file, by the ffmpeg that comes with imageio-ffmpeg."""
+
+import contextlib
+import functools
+import itertools
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import imageio_ffmpeg  # type: ignore[import-untyped]
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pong.config import InputError, RunError
+from pong.play.game import Moment
+from pong.play.picture import DARK, GREEN, LIGHT, picture
+
+H264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+GIF = ["-pix_fmt", "pal8"]
+GIF_FPS = 50  # browsers slow a faster gif down, to 10
+Colour = tuple[int, int, int]  # red, green, blue
+GAME: list[Colour] = [  # Pong's colours, and those of its title screen
+    *((144, 72, 17), (236, 236, 236), (92, 186, 92), (213, 130, 74)),
+    *((109, 118, 43), (53, 95, 24), (210, 182, 86), (101, 111, 228)),
+]
+
+
+def fps_of(hold: int | str) -> float:
+    """Pictures per second, one for each decision, at 60 emulated frames a second; "2-4" holds 3 on average."""
+    return 60 / (3 if isinstance(hold, str) else hold)
+
+
+def show(moments: Iterable[Moment], file: Path, fps: float, caption: str) -> None:
+    """Film a game, a picture for each moment; see ``record`` and ``picture``."""
+    record((picture(moment, caption) for moment in moments), file, fps)
+
+
+def record(pictures: Iterable[NDArray[np.uint8]], file: Path, fps: float) -> None:
+    """Write a film: the whole of it, or no file.
+
+    Args:
+        pictures: (H, W, 3) uint8, RGB, all of one size, H and W even.
+        file: ends in .mp4 or .gif.
+        fps: pictures per second.
+
+    Raises:
+        InputError: nothing can be written there.
+        RunError: writing failed on the way, such as on a full disk.
+    """
+    part = file.with_name(f".{file.stem}.part{file.suffix}")
+    try:
+        part.touch()
+    except OSError as error:
+        raise InputError(f"play: {file} can't be written: {error.strerror}") from None
+    try:
+        _encode(pictures, part, fps)
+        part.replace(file)
+    except OSError as error:
+        raise RunError(f"play: {file} can't be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _encode(pictures: Iterable[NDArray[np.uint8]], part: Path, fps: float) -> None:
+    first, pictures = _peek(pictures)
+    gif = part.suffix.lower() == ".gif"
+    rate = min(fps, GIF_FPS) if gif else fps
+    raw = ["-f", "rawvideo", "-pix_fmt", "pal8" if gif else "rgb24", "-s", f"{first.shape[1]}x{first.shape[0]}"]
+    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
+    command = [*program, *raw, "-r", f"{rate:.6f}", "-i", "-", *(GIF if gif else H264), str(part)]
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints, process_group=0)  # Ctrl-C is ours
+        try:
+            assert process.stdin
+            _feed(process.stdin, pictures, gif)
+            status = process.wait()
+        finally:
+            process.kill()  # if it has not ended
+            process.wait()
+        complaints.seek(0)
+        said = complaints.read().decode(errors="replace").strip().splitlines()
+    if status:
+        raise OSError(said[-1].split("] ")[-1] if said else f"ffmpeg ended with {status}")  # without "[out#0/mp4 @ …] "
+
+
+def _peek(pictures: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], Iterable[NDArray[np.uint8]]]:
+    """The first picture, and all of them."""
+    rest = iter(pictures)
+    first = next(rest)
+    return first, itertools.chain([first], rest)
+
+
+def _feed(pipe: IO[bytes], pictures: Iterable[NDArray[np.uint8]], gif: bool) -> None:
+    with contextlib.suppress(BrokenPipeError), pipe:  # ffmpeg gave up; it says why
+        for picture in pictures:
+            pipe.write(_indexed(picture) if gif else picture.tobytes())
+
+
+def _indexed(picture: NDArray[np.uint8]) -> bytes:
+    """A picture's pixels as places in the palette (H·W bytes), then the palette."""
+    palette, colours = _palette()
+    return Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE).tobytes() + colours
+
+
+@functools.cache
+def _palette() -> tuple[Image.Image, bytes]:
+    """One for the whole film, as an image and in ffmpeg's order: blue, green, red, opacity for each of 256 colours.
+
+    A palette for each picture would make the file five times as large: little of a picture changes, and only that
+    part is written.
+    """
+    exact = [*GAME, DARK, (0, 0, 0), (112, 112, 112), (255, 255, 255)]
+    edges = [*_ramp(DARK, LIGHT, 150), *_ramp(DARK, GREEN, 80)]
+    colours = exact + [edge for edge in edges if not any(_close(edge, colour) for colour in exact)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(list(itertools.chain(*colours)))
+    return palette, b"".join(bytes((*reversed(colour), 255)) for colour in colours).ljust(4 * 256, b"\0")
+
+
+def _close(one: Colour, other: Colour) -> bool:
+    """Whether PIL, which looks colours up in steps of 4, may take one for the other."""
+    return all(abs(a - b) <= 4 for a, b in zip(one, other, strict=True))
+
+
+def _ramp(start: Colour, end: Colour, n: int) -> list[Colour]:
+    """As the smoothed edges of letters have them."""
+    return [(r, g, b) for r, g, b in np.linspace(start, end, n).round().astype(int).tolist()]

@@ -1,0 +1,110 @@
+"""A game as its moments: the screen in colour, what the policy sees of it, and what it does."""
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ale_py.env import AtariEnv
+from numpy.typing import NDArray
+
+from pong.config import Config
+from pong.envs import Pong, PongFleet
+from pong.evaluate import MAX_FRAMES, Greedy
+from pong.frames import SIDE, Observations, SparseFrames
+from pong.policies import KarpathyPolicy
+from pong.rollout import EVALUATION, Noise, emulator_seeds
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A screen, and the decision made on it; after the last decision comes one more screen, without.
+
+    Attributes:
+        screen: (210, 160, 3) uint8, RGB.
+        difference: (80, 80) int8 in {−1, 0, 1}, what the policy is given; all 0 on the last screen.
+        step: decisions made before.
+        score: points won minus points lost before.
+        prob_up: P(UP), or None on the last screen.
+        action: 1 UP, 0 DOWN, or None on the last screen.
+        frames: emulated for the decision.
+        finished: the last screen, and one side has its 21 points; the game was not cut off.
+    """
+
+    screen: NDArray[np.uint8]
+    difference: NDArray[np.int8]
+    step: int
+    score: int
+    prob_up: float | None = None
+    action: int | None = None
+    frames: int = 0
+    finished: bool = False
+
+
+Moments = Generator[Moment, None, None]
+
+
+class ColourPong(Pong):
+    """One emulator of a config's task that can be seen in colour, too.
+
+    Attributes:
+        last: (210, 160, 3) uint8, RGB, the screen on which the game before this one ended.
+        finished: that game was played to 21 points, not cut off.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(
+            1,
+            config.hold,
+            sticky=config.sticky,
+            noop_max=config.noop_max,
+            max_frames=config.max_frames or MAX_FRAMES,
+        )
+
+    def screen(self) -> NDArray[np.uint8]:
+        """The screen of this moment: (210, 160, 3) uint8, RGB, a copy."""
+        colours: NDArray[np.uint8] = self._emulators[0].ale.getScreenRGB()
+        return colours
+
+    def _new_game(self, emulator: AtariEnv, seed: int | None = None) -> NDArray[np.uint8]:
+        self.last = self.screen()
+        self.finished = emulator.ale.game_over(with_truncation=False)
+        return super()._new_game(emulator, seed)
+
+
+def play(policy: KarpathyPolicy, config: Config, seed: int = 0, *, greedy: bool = False) -> Moments:
+    """One game, moment by moment: the first one that ``evaluate`` plays with the same seed.
+
+    Args:
+        policy: plays, on the CPU. Nothing is learned.
+        config: names the task (``hold``, ``sticky``, ``noop_max``, ``max_frames``); its seed plays no part.
+        seed: of the emulator and the sampled actions.
+        greedy: take the likelier action instead of sampling.
+    """
+    actor = Greedy(policy) if greedy else policy
+    noise = Noise(seed, 0, range(1), EVALUATION)
+    envs = ColourPong(config)
+    fleet = PongFleet(envs)
+    with contextlib.closing(fleet):
+        seen: Observations = fleet.reset(emulator_seeds(seed, 0, range(1), EVALUATION))
+        step, score, done = 0, 0, False
+        while not done:
+            screen, difference = envs.screen(), _square(seen)
+            prob_up, action = _prob_up(policy, seen), actor.act(seen, noise.draw()).numpy()  # (1,)
+            played = fleet.step(action, np.ones(1, np.bool_))
+            yield Moment(screen, difference, step, score, prob_up, int(action[0]), int(played.frames[0]))
+            seen, done = played.observations, bool(played.dones[0])
+            step, score = step + 1, score + int(played.rewards[0])
+        yield Moment(envs.last, np.zeros((SIDE, SIDE), np.int8), step, score, finished=envs.finished)
+
+
+def _square(difference: Observations) -> NDArray[np.int8]:
+    assert isinstance(difference, SparseFrames), "as PongFleet gives"
+    square: NDArray[np.int8] = difference.dense(torch.int8).numpy().reshape(SIDE, SIDE)
+    return square
+
+
+@torch.inference_mode()
+def _prob_up(policy: KarpathyPolicy, seen: Observations) -> float:
+    return float(torch.sigmoid(policy(seen)))

@@ -1,0 +1,85 @@
+"""A moment as a picture: the screen, P(UP) and the action, and beside them the difference frame at the same scale."""
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pong.play.game import Moment
+
+SCALE = 3  # picture's pixels per pixel of the screen, so 6 per pixel of a difference frame
+TOP, SIDE = 35 * SCALE, 160 * SCALE  # of the play field: below the score, and square
+BOTTOM = TOP + SIDE
+MIDDLE = 128  # width between the screen and the difference frame
+RIGHT = SIDE + MIDDLE  # where the difference frame begins
+WIDTH, HEIGHT = RIGHT + SIDE + 16, 210 * SCALE  # even numbers, as H.264 wants them
+
+DARK, DIM, LIGHT, GREEN = (22, 22, 26), (150, 150, 156), (240, 240, 240), (92, 186, 92)  # green as the policy's paddle
+VANISHED, UNCHANGED, APPEARED = 0, 112, 255
+GREYS = np.array([UNCHANGED, APPEARED, VANISHED], np.uint8)  # by difference 0, 1, −1
+
+
+def picture(moment: Moment, caption: str) -> NDArray[np.uint8]:
+    """What a moment looks like: (630, 1104, 3) uint8, RGB.
+
+    Args:
+        moment: of a game.
+        caption: a short line that says what plays.
+    """
+    image = _frame(caption).copy()
+    screen = Image.fromarray(moment.screen).resize((SIDE, HEIGHT), Image.Resampling.NEAREST)
+    image.paste(screen, (0, 0))
+    difference = Image.fromarray(GREYS[moment.difference]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    image.paste(difference, (RIGHT, TOP))
+    pen = ImageDraw.Draw(image)
+    pen.text((RIGHT, 40), f"score {signed(moment.score)}", LIGHT, _font(26))
+    pen.text((RIGHT + 170, 40), f"step {moment.step:,}", LIGHT, _font(26))
+    _decision(pen, moment)
+    return np.asarray(image)
+
+
+def signed(score: int) -> str:
+    """A score with its sign: +3, −21, 0."""
+    return f"{score:+d}".replace("-", "−") if score else "0"
+
+
+def _decision(pen: ImageDraw.ImageDraw, moment: Moment) -> None:
+    """The bar of P(UP), with the action that was taken lit above or below it."""
+    centre = SIDE + MIDDLE // 2
+    top, bottom = TOP + 40, BOTTOM - 40
+    pen.rectangle((centre - 16, top, centre + 15, bottom - 1), fill=(58, 58, 64))
+    for action, word, middle in ((1, "UP", TOP + 16), (0, "DOWN", BOTTOM - 16)):
+        taken = moment.action == action
+        pen.rounded_rectangle((centre - 38, middle - 16, centre + 37, middle + 15), 6, GREEN if taken else DARK)
+        pen.text((centre, middle), word, DARK if taken else DIM, _font(20), anchor="mm")
+    if moment.prob_up is not None:
+        pen.text((centre, 82), f"{moment.prob_up:.2f}", LIGHT, _font(26), anchor="mm")
+        height = round(moment.prob_up * (bottom - top))
+        if height:
+            pen.rectangle((centre - 16, bottom - height, centre + 15, bottom - 1), fill=GREEN)
+    pen.line((centre - 24, (top + bottom) // 2, centre + 23, (top + bottom) // 2), LIGHT, 2)  # P(UP) = ½
+
+
+@functools.cache
+def _frame(caption: str) -> Image.Image:
+    """What stays the same: the lettering."""
+    image = Image.new("RGB", (WIDTH, HEIGHT), DARK)
+    pen = ImageDraw.Draw(image)
+    while pen.textlength(caption, _font(17)) > SIDE:
+        caption = "…" + caption[2:]
+    pen.text((RIGHT, 12), caption, DIM, _font(17))
+    pen.text((SIDE + MIDDLE // 2, 54), "P(UP)", DIM, _font(17), anchor="mm")
+    pen.text((SIDE + MIDDLE // 2, BOTTOM + 23), "lit: taken", DIM, _font(17), anchor="mm")
+    pen.text((RIGHT, 77), "what the policy sees: this screen minus the previous one", DIM, _font(17))
+    x = RIGHT
+    for grey, word in ((APPEARED, "appeared"), (VANISHED, "vanished"), (UNCHANGED, "unchanged")):
+        pen.rectangle((x, BOTTOM + 15, x + 15, BOTTOM + 30), (grey, grey, grey), DIM)
+        pen.text((x + 24, BOTTOM + 23), word, DIM, _font(17), anchor="lm")
+        x += 140
+    return image
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

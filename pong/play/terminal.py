@@ -1,0 +1,102 @@
+"""A game in a terminal: half-blocks in 24-bit colour, two pixels to a character."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pong.play.game import Moment
+from pong.play.pace import Pace
+from pong.play.picture import signed
+
+CLEAR, ERASE, RESET = "\x1b[2J", "\x1b[2K", "\x1b[0m"  # the page, a line, the colours
+BEGIN, END = "\x1b[?1049h\x1b[?25l", RESET + "\x1b[?25h\x1b[?1049l"  # another page, without cursor; and back
+STATUS = 1  # rows below the screen
+BAR = 10  # characters of the bar of P(UP)
+
+
+def show(moments: Iterable[Moment], out: TextIO, speed: float = 1) -> None:
+    """Show each moment at its time; the terminal is put back at the end, however that comes.
+
+    Args:
+        moments: of a game.
+        out: a terminal.
+        speed: 1 is natural.
+    """
+    pace = Pace(speed)
+    size, shown = None, set[str]()
+    with _page(out):
+        for moment in moments:
+            before, size = size, shutil.get_terminal_size()
+            lines = layout(moment, *size)
+            if size != before:
+                shown = set()
+                out.write(CLEAR)
+            out.write("".join(line for line in lines if line not in shown))  # over SSH every byte counts
+            out.flush()
+            shown = set(lines)
+            pace.hold(moment.frames)
+            time.sleep(pace.left)
+
+
+def layout(moment: Moment, columns: int, rows: int) -> list[str]:
+    """What to print for a moment in a terminal of that size: lines that each begin by moving to their place.
+
+    The screen keeps its shape: a character is twice as high as wide, and holds two pixels. Below it stands a line.
+    """
+    height = max(min(2 * (rows - STATUS), columns * 210 // 160) // 2 * 2, 2)
+    width = height * 160 // 210
+    left = (columns - width) // 2 + 1
+    lines = half_blocks(shrink(moment.screen, height, width))
+    status = _status(moment)[:columns]
+    middle = max((columns - len(status)) // 2, 0) + 1
+    placed = [f"\x1b[{row};{left}H{line}" for row, line in enumerate(lines, start=1)]
+    return [*placed, f"\x1b[{len(lines) + 1};{middle}H{ERASE}{status}"]
+
+
+def shrink(screen: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """A screen (210, 160, 3) in (height, width, 3) pixels: of each block the brightest, so that no ball is lost."""
+    red, green, blue = np.moveaxis(screen.astype(np.int64), -1, 0)
+    ranked = ((red + green + blue) << 24) | (red << 16) | (green << 8) | blue  # by brightness
+    for axis, size in enumerate((height, width)):
+        ranked = np.maximum.reduceat(ranked, np.arange(size) * screen.shape[axis] // size, axis=axis)
+    return np.stack([ranked >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(np.uint8)
+
+
+def half_blocks(pixels: NDArray[np.uint8]) -> list[str]:
+    """Lines of "▀" for pixels (2·lines, columns, 3): the upper pixel in front, the lower behind, and then reset."""
+    return [_line(upper.tolist(), lower.tolist()) for upper, lower in zip(pixels[::2], pixels[1::2], strict=True)]
+
+
+def _line(upper: list[list[int]], lower: list[list[int]]) -> str:
+    text, front, back = "", None, None
+    for over, under in zip(upper, lower, strict=True):
+        if over != front:  # a colour stays until it is changed
+            text += "\x1b[38;2;{};{};{}m".format(*over)
+        if under != back:
+            text += "\x1b[48;2;{};{};{}m".format(*under)
+        text, front, back = text + "▀", over, under
+    return text + RESET
+
+
+def _status(moment: Moment) -> str:
+    """What a narrow terminal cuts off comes last."""
+    score, step = f"score {signed(moment.score):>3}", f"step {moment.step:>6,}"
+    if moment.prob_up is None:
+        return f"{score}   the end   {step}"
+    bar = "█" * round(BAR * moment.prob_up)
+    return f"{score}   P(UP) {moment.prob_up:.2f} {bar:░<{BAR}} {'UP' if moment.action else 'DOWN':<4}   {step}"
+
+
+@contextlib.contextmanager
+def _page(out: TextIO) -> Iterator[None]:
+    out.write(BEGIN)
+    try:
+        yield
+    finally:
+        out.write(END)
+        out.flush()

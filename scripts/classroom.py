@@ -1,0 +1,80 @@
+"""Train the smaller systems, every seed, and write what docs/small-systems.md shows.
+
+    make classroom
+
+trains into FOLDER what is not there yet, evaluates it, and writes results/classroom/: each run's config.toml, run.json,
+metrics.csv and eval.json, the linear controllers' weights, two tables and two pictures.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import plot
+import tyro
+
+from pong import checkpoint
+from pong.envs.lqr import optimal_gain
+
+SEEDS = {
+    "cartpole": (1, 2, 3, 4, 5),
+    "cartpole_yoon": (1, 2, 3),
+    "cartpole_simonini": (1, 2, 3),
+    "lqr": (1, 2, 3, 4, 5),
+}
+KEPT = ("config.toml", "run.json", "metrics.csv", "eval.json", "weights.json")
+
+
+def main(
+    folder: Annotated[Path, tyro.conf.arg(help="of the runs")] = Path("runs/classroom"),
+    results: Annotated[Path, tyro.conf.arg(help="of what is kept")] = Path("results/classroom"),
+) -> None:
+    """Train, evaluate, tabulate and draw."""
+    names = [f"{recipe}-s{seed}" for recipe, seeds in SEEDS.items() for seed in seeds]
+    for name in names:
+        run(folder / name, *name.rsplit("-s", 1))
+        (results / name).mkdir(parents=True, exist_ok=True)
+        for file in KEPT:
+            if (folder / name / file).exists():
+                shutil.copy(folder / name / file, results / name / file)
+    runs = [plot.read(results / name) for name in names]
+    carts = [one for one in runs if one.env.startswith("CartPole")]
+    plot.draw(carts, results / "cartpole.png", (195, 475))
+    plot.draw([one for one in runs if one.name == "lqr"], results / "lqr.png", ())
+    (results / "cartpole.md").write_text(plot.table(carts, (195, 475)), encoding="utf-8")
+    (results / "lqr.md").write_text(gains(results), encoding="utf-8")
+    print((results / "cartpole.md").read_text(encoding="utf-8"), gains(results), sep="\n")
+
+
+def run(folder: Path, recipe: str, seed: str) -> None:
+    """Train and evaluate one, unless that is done."""
+    if not (folder / "checkpoints").exists():
+        pong("train", f"configs/{recipe}.toml", "--seed", seed, "--run-dir", folder)
+    if not (folder / "eval.json").exists():
+        pong("eval", folder, "--json", folder / "eval.json")
+    if recipe == "lqr":
+        weights = {name: value.item() for name, value in checkpoint.load(folder).policy.items()}
+        (folder / "weights.json").write_text(json.dumps(weights, indent=2) + "\n", encoding="utf-8")
+
+
+def pong(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "pong", *map(str, arguments)], check=True)
+
+
+def gains(results: Path) -> str:
+    """The linear controllers beside the best one, as a Markdown table."""
+    best = optimal_gain()
+    lines = ["| seed | gain w | off by | b | log σ |", "| --- | --- | --- | --- | --- |"]
+    lines.append(f"| Riccati | {best:.4f} | | 0 | |")
+    for seed in SEEDS["lqr"]:
+        weights = json.loads((results / f"lqr-s{seed}/weights.json").read_text(encoding="utf-8"))
+        w, b, log_std = (weights[name] for name in ("network.0.weight", "network.0.bias", "log_std"))
+        lines.append(f"| {seed} | {w:.4f} | {100 * abs(w / best - 1):.1f} % | {b:+.4f} | {log_std:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
