@@ -1,11 +1,14 @@
 """README's numbers are those of the files in results/."""
 
+import json
 from pathlib import Path
 
+import pytest
+from bench import markdown
 from plot import read, table
 
 ROOT = Path(__file__).parent.parent
-PATTERNS = ("pong-s*", "pong_plain-s*", "karpathy-s*")  # as `make plots` has them
+PATTERNS = ("pong-s*", "whole/pong-s*", "pong_plain-s*", "karpathy-s*")  # as `make plots` has them
 RUNS = [read(folder) for pattern in PATTERNS for folder in sorted((ROOT / "results").glob(pattern))]
 
 
@@ -18,5 +21,17 @@ def test_readme_shows_that_table_whole() -> None:
 
 
 def test_every_seed_of_the_default_recipe_is_shown_and_at_least_two_were_run() -> None:
-    seeds = [run.seed for run in RUNS if run.name == "pong"]
-    assert len(seeds) == len(set(seeds)) >= 2
+    seeds = [read(folder).seed for folder in (ROOT / "results").glob("pong-s*")]
+    assert len(seeds) == len(set(seeds)) >= 3
+
+
+def test_docs_show_the_benchmark_as_it_was_measured() -> None:
+    shown = (ROOT / "results/bench.md").read_text(encoding="utf-8")
+    assert shown == markdown(json.loads((ROOT / "results/bench.json").read_text(encoding="utf-8")))
+    assert shown.strip() in (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("table", ["cartpole.md", "lqr.md"])
+def test_docs_show_the_smaller_systems(table: str) -> None:
+    shown = (ROOT / "results/classroom" / table).read_text(encoding="utf-8")
+    assert shown in (ROOT / "docs/small-systems.md").read_text(encoding="utf-8")
