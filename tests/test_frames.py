@@ -1,11 +1,14 @@
 """Frames: real screens in both colour codes, differences by hand, and sparse rows that lose nothing."""
 
+import ale_py
 import gymnasium
 import karpathy_numpy
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.utils.passive_env_checker import check_action_space, check_observation_space
+from gymnasium.vector import AutoresetMode, VectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -401,3 +404,28 @@ def test_between_random_screens(pairs):
         before = np.where(fresh[:, None, None], after, before)  # a new episode's first frame differs from nothing
     assert equal(sparse, subtracted(before, after))
     np.testing.assert_array_equal(fields, given_fields)  # left as they were
+
+
+def test_the_wrapper_passes_gymnasiums_checks_on_its_own_vector_environment():
+    """ALE/Pong-v5 as gymnasium makes it, with native luminance screens."""
+    gymnasium.register_envs(ale_py)
+    made = gymnasium.make_vec(
+        "ALE/Pong-v5",
+        2,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        obs_type="grayscale",
+    )
+    envs = DifferenceFrames(made)
+    for space in (envs.observation_space, envs.single_observation_space):
+        check_observation_space(space)
+    check_action_space(envs.single_action_space)
+    observations, _ = envs.reset(seed=[1, 2])
+    assert observations in envs.observation_space
+    for _ in range(30):
+        observations, rewards, terminations, truncations, _ = envs.step(envs.action_space.sample())
+        assert observations in envs.observation_space
+        assert rewards.shape == terminations.shape == truncations.shape == (2,)
+    assert observations.any()
+    assert data_equivalence(envs.reset(seed=[1, 2])[0], envs.reset(seed=[1, 2])[0])
+    envs.close()
