@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval play toy tensorboard test test-gpu check smoke bench gpu-report plots classroom clean
+.PHONY: help setup train eval play toy tensorboard test test-gpu check smoke torture soak bench gpu-report plots classroom clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,12 @@ check: setup ## lint, format, types, tests
 
 smoke: setup ## two tiny updates of real Pong; checks the log and the run folder
 	$(BIN)/python scripts/smoke.py $(ARGS)
+
+torture: setup ## kill -9 two small runs 200 times and compare them with runs that nobody killed; about half an hour
+	PONG_KILLS=100 $(BIN)/python -m pytest tests/test_reliability.py -k any_moment -v $(ARGS)
+
+soak: setup ## train for half an hour and watch memory and file handles: ARGS="--minutes 3"
+	$(BIN)/python scripts/soak.py $(ARGS)
 
 bench: setup ## training against the emulators' own speed and the loop of 2016: ARGS="--json FILE"
 	$(BIN)/python scripts/bench.py $(ARGS)

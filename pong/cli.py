@@ -1,9 +1,10 @@
-"""The command line: ``pong train | eval | toy``."""
+"""The command line: ``pong train | eval | play | export | toy``."""
 
 import sys
 from collections.abc import Callable, Sequence
 
 from pong.commands.evaluate import evaluate
+from pong.commands.export import export
 from pong.commands.play import play
 from pong.commands.train import train
 from pong.config import InputError, RunError
@@ -12,6 +13,7 @@ USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device 
        pong train --resume RUN
        pong eval RUN|CHECKPOINT [--episodes N] [--greedy] [--seed N] [--json FILE]
        pong play RUN|CHECKPOINT [--file FILE.mp4|.gif] [--terminal] [--window] [--speed X] [--greedy] [--seed N]
+       pong export RUN|CHECKPOINT DIR [--episodes N]
        pong toy [T1 … T10|all] [--samples N] [--seed N] [--plot [DIR]]
 
 `pong COMMAND --help` explains the options. Exit status: 0 done, 2 bad input, 1 anything else, 130 interrupted."""
@@ -20,7 +22,13 @@ USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "eval": evaluate, "toy": toy, "play": play}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": train,
+        "eval": evaluate,
+        "play": play,
+        "export": export,
+        "toy": toy,
+    }
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE)
         return 0
@@ -30,14 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"{given}; the commands are {', '.join(commands)} (pong --help)")
         return commands[arguments[0]](arguments[1:])
     except InputError as error:
-        print(f"pong: {error}", file=sys.stderr)
+        print(f"pong: {_in_one_line(error)}", file=sys.stderr)
         return 2
     except (FloatingPointError, RunError, OSError) as error:
-        print(f"pong: {error}", file=sys.stderr)
+        print(f"pong: {_in_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("pong: interrupted", file=sys.stderr)
         return 130
+
+
+def _in_one_line(error: Exception) -> str:
+    """What an error says; the name of a file may hold line breaks."""
+    return " ".join(str(error).splitlines())
 
 
 def toy(arguments: list[str]) -> int:

@@ -74,6 +74,7 @@ class Config(BaseModel):
 
     # The run
     total_steps: int = Field(4_000_000, ge=1, description="decisions after which training ends")
+    eval_episodes: int = Field(0, ge=0, description="fresh games at each checkpoint, to find the best; 0: none")
     stop_at_mean100: float | None = Field(None, description="end earlier, once the mean of 100 games reaches this")
 
     @property
@@ -128,7 +129,7 @@ def load_config(path: Path) -> Config:
     except FileNotFoundError:
         known = ", ".join(sorted(str(file) for file in Path("configs").glob("*.toml")))
         raise InputError(f"config file {path} does not exist" + (f"; there are {known}" if known else "")) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no text, or a number too long
         raise InputError(f"config file {path} can't be read as TOML: {error}") from None
     return validate({"name": path.stem, **values}, source=str(path))
 

@@ -37,6 +37,9 @@ class Evaluation:
         """Mean score."""
         return float(np.mean(self.scores))
 
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} ± {self.standard_error:.2f}, n = {self.n} fresh games"
+
     @property
     def standard_error(self) -> float:
         """Standard error of the mean; NaN for a single game."""

@@ -49,14 +49,14 @@ class PlayerProcess:
         """The rows of the rollout.
 
         Raises:
-            RunError: the process died, or failed.
+            RunError: the process died, or failed, or its emulators did.
         """
         try:
             result = pickle.loads(self._connection.recv_bytes())  # from our own child
         except (EOFError, ConnectionError):
             raise RunError(self._obituary()) from None
-        if isinstance(result, str):
-            raise RunError(f"a player's process failed: {result}")
+        if isinstance(result, RunError):
+            raise result
         part: Part = result
         return part
 
@@ -72,7 +72,7 @@ class PlayerProcess:
 
     def _obituary(self) -> str:
         self._process.join(1)
-        return f"a player's process died (exit code {self._process.exitcode}); the last checkpoint is good"
+        return f"a player's process died (exit code {self._process.exitcode})"
 
 
 def _play(connection: Connection, config: Config, emulators: range, purpose: int, actor: Actor) -> None:
@@ -90,8 +90,16 @@ def _play(connection: Connection, config: Config, emulators: range, purpose: int
     except (EOFError, ConnectionError):
         return
     except Exception as error:  # whatever it is, the parent shall say it
+        _say(connection, error)
+
+
+def _say(connection: Connection, error: Exception) -> None:
+    """Hand an error to the parent: what can happen in its own line, a mistake in the program with its traceback."""
+    if not isinstance(error, RunError):
         traceback.print_exc()
-        connection.send_bytes(pickle.dumps(f"{type(error).__name__}: {' '.join(str(error).split())}"))
+        error = RunError(f"a player's process failed: {type(error).__name__}: {' '.join(str(error).split())}")
+    with contextlib.suppress(ConnectionError):  # nobody is there to hear it
+        connection.send_bytes(pickle.dumps(error))
 
 
 def _die_with_the_parent() -> None:

@@ -274,7 +274,7 @@ class Rollout:
         """Wait for the rollout that was begun and return its batch.
 
         Raises:
-            RunError: a player's process or another rank died.
+            RunError: an emulator failed, or a player's process or another rank died.
         """
         parts = [player.finish() for player in self.players]
         while not any(self.ranks.gather(any(len(part.returns) for part in parts))):

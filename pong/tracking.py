@@ -1,24 +1,35 @@
 """What a run leaves behind and shows meanwhile: its folder, TensorBoard events, metrics.csv, a progress bar."""
 
+import contextlib
 import csv
+import fcntl
+import io
 import json
+import os
 import platform
+import shlex
 import subprocess
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+from torch.utils.tensorboard import summary
 
-from pong.checkpoint import Counters
+from pong.checkpoint import Counters, write_whole
 from pong.config import Config, InputError, to_toml
+from pong.evaluate import Evaluation
+from pong.pictures import game_summary, weight_picture
 from pong.policies import KarpathyPolicy, Policy
 from pong.rollout import Episode
 from pong.train import Update
@@ -37,6 +48,8 @@ TAGS = (
     "losses/grad_norm",
     "losses/approx_kl",
     "losses/explained_variance",
+    "eval/episodic_return",
+    "eval/standard_error",
     "policy/prob_up",
     "policy/std",
     "time/rollout_seconds",
@@ -74,14 +87,17 @@ class Scores:
         return goal is not None and self.mean100 is not None and self.mean100 >= goal
 
 
-def create_run_folder(config: Config, folder: Path | None, device: torch.device, command: list[str]) -> Path:
-    """Make the run's folder with config.toml (as resolved) and run.json (versions, git revision, device, command).
+def new_run_folder(config: Config) -> Path:
+    """A name for the folder of a new run: what, which seed, when."""
+    return Path("runs") / f"{config.name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def create_run_folder(config: Config, folder: Path, device: torch.device, command: list[str]) -> None:
+    """Fill a run's folder with run.json (versions, git revision, device, command) and config.toml (as resolved).
 
     Raises:
-        InputError: the folder already holds a run, or can't be made.
+        InputError: the folder already holds a run, or can't be written.
     """
-    if folder is None:
-        folder = Path("runs") / f"{config.name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     if (folder / "config.toml").exists():
         raise InputError(f"run folder {folder} already holds a run; choose another --run-dir")
     about = {
@@ -93,13 +109,44 @@ def create_run_folder(config: Config, folder: Path | None, device: torch.device,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
-    try:
+    with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
-        (folder / "run.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_whole(folder / "run.json", (json.dumps(about, indent=2) + "\n").encode())
+        write_whole(folder / "config.toml", to_toml(config).encode())  # the last: with it, the folder holds a run
+
+
+@contextlib.contextmanager
+def lock_run_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's folder; the lock ends with this process, however it ends.
+
+    Raises:
+        InputError: another process holds the folder, or it can't be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with _writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((folder / "lock").open("w"))
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its players don't inherit it
+        except (BlockingIOError, PermissionError):
+            raise InputError(
+                f"run folder {folder} is being trained by another process; wait or stop that one"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"run folder {folder} can't be locked: {error.strerror}; choose another --run-dir"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """At its start, a run that can't write to its folder is refused."""
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"run folder {folder} can't be written: {error.strerror}; choose another --run-dir") from None
-    return folder
+        what = f"run folder {folder} can't be written: {error.strerror or error}"
+        raise InputError(f"{what}; make room there or choose another --run-dir") from None
 
 
 def _version(package: str) -> str:
@@ -118,12 +165,134 @@ def _git_revision() -> str:
         return "unknown"
 
 
-def _rows_up_to(update: int, file: Path) -> list[list[str]]:
+class _Records:
+    """A file to which whole records are added. What can't be written waits, and no half of it stays.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+
+    def __init__(self, path: Path):
+        self._file = path.open("ab", buffering=0)
+        self._end = self._file.tell()
+        self._waiting = b""
+
+    def add(self, record: bytes) -> None:
+        """Write a record, and before it those that wait.
+
+        Raises:
+            OSError: it can't be written, and waits.
+        """
+        self._waiting += record
+        rest = memoryview(self._waiting)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._end)
+            raise
+        self._end += len(self._waiting)
+        self._waiting = b""
+
+    def sync(self) -> None:
+        """Have it all on the disk.
+
+        Raises:
+            OSError: some of it isn't.
+        """
+        self.add(b"")
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+class _Events(_Records):
+    """TensorBoard's event file of one start of a run.
+
+    Its own writer would hand events to a thread, which writes them up to two minutes later, if nobody kills it.
+
+    Args:
+        folder: of the run.
+        purge_step: TensorBoard forgets what earlier files say of this step and those after it.
+
+    Raises:
+        OSError: it can't be made.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        parts = [path.name.split(".") for path in folder.glob("events.out.tfevents.*")]
+        before = max((int(part[3]) for part in parts if part[3].isdecimal()), default=0)
+        now = max(int(time.time()), before + 1)  # files are read in the order of their names, whatever the clock says
+        super().__init__(folder / f"events.out.tfevents.{now:010d}.pong")
+        self._event(file_version="brain.Event:2")
+        self._event(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """A number for each tag."""
+        self.summaries(
+            [Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])], step
+        )
+
+    def summaries(self, made: Iterable[Any], step: int) -> None:
+        """What torch's ``summary`` functions make."""
+        for one in made:
+            self._event(summary=one, step=step)
+
+    def _event(self, **what: Any) -> None:
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **what).SerializeToString())
+        self.add(record.getvalue())
+
+
+def _rows_up_to(update: int, file: Path) -> list[dict[str, str]]:
     """The rows of an interrupted run's metrics.csv that its checkpoint knows of."""
-    if not update or not file.exists():
+    if not file.exists():
         return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [row for row in list(csv.reader(lines))[1:] if row and row[0].isdigit() and int(row[0]) <= update]
+    *lines, _ = file.read_text(encoding="utf-8", errors="replace").split("\n")  # what follows the last: half a line
+    rows = [row for row in csv.DictReader(lines) if (row.get("update") or "").isdecimal()]
+    return [row for row in rows if int(row["update"]) <= update]
+
+
+def _command(folder: Path) -> str:
+    """The command that makes this run again."""
+    try:
+        command = json.loads((folder / "run.json").read_text(encoding="utf-8"))["command"]
+    except (OSError, ValueError, KeyError):
+        return "unknown command"
+    return shlex.join(command)
+
+
+@torch.no_grad()
+def _pictures(update: Update, policy: Policy) -> Iterator[Any]:
+    """How sure the policy is of what it does, and what its first layer looks for."""
+    device, batch = next(policy.parameters()).device, update.batch
+    if not batch.actions.is_floating_point():  # a density is no probability
+        taken = policy.log_prob(batch.observations.to(device), batch.actions.to(device)).exp().cpu().numpy()
+        yield summary.histogram("policy/action_probability", taken, np.linspace(0, 1, 41))  # type: ignore[no-untyped-call]
+    if isinstance(policy, KarpathyPolicy):
+        yield summary.image("policy/W1", weight_picture(policy.W1), dataformats="HW")  # type: ignore[no-untyped-call]
+
+
+def _line(values: Iterable[object]) -> bytes:
+    """A line of metrics.csv."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode()
+
+
+class RunConsole(Console):
+    """Where a run says how it goes. If nobody can read it any more, training goes on in silence."""
+
+    def __init__(self, quiet: bool = False):
+        super().__init__(soft_wrap=True, highlight=False, quiet=quiet)
+
+    def on_broken_pipe(self) -> None:
+        """Stay quiet from now on."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
 
 
 class Tracker:
@@ -134,27 +303,38 @@ class Tracker:
         folder: the run's folder, see ``create_run_folder``.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
         counters: how far the run had come, if it is taken up again: what was written later is taken back.
+
+    Raises:
+        InputError: the folder can't be written.
     """
 
     def __init__(self, config: Config, folder: Path, console: Console | None = None, counters: Counters | None = None):
         counters = counters or Counters()
         self.config = config
         self.scores = Scores(counters)
-        self._console = console or Console(soft_wrap=True, highlight=False)
-        self._writer = SummaryWriter(str(folder), purge_step=counters.steps + 1 if counters.updates else None)
-        before = _rows_up_to(counters.updates, folder / "metrics.csv")
-        minutes = float(before[-1][COUNTERS.index("minutes")]) if before else 0.0
-        with (folder / "metrics.tmp").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([(*COUNTERS, *TAGS), *before])
-        (folder / "metrics.tmp").replace(folder / "metrics.csv")
-        self._file = (folder / "metrics.csv").open("a", newline="", encoding="utf-8", buffering=1)
-        self._csv = csv.writer(self._file)
-        self._began = time.monotonic() - 60 * minutes
+        self._console = console or RunConsole()
+        with _writable(folder):
+            before = self._take_back(counters, folder)
+        self._began = time.monotonic() - 60 * before
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), counters.steps)], maxlen=SPS_WINDOW + 1)
+        self._steps = self._began_at = counters.steps
         self._track_seconds = 0.0
+        self._failing: set[str] = set()  # what can't be written
         self._last_line = -LINE_SECONDS
         self._progress = self._make_progress() if self._console.is_terminal else None
-        self._writer.add_text("config", "```toml\n" + to_toml(config) + "```")
+
+    def _take_back(self, counters: Counters, folder: Path) -> float:
+        """Cut both curves at the checkpoint and open them; returns the minutes that the run had taken to it."""
+        rows = _rows_up_to(counters.updates, folder / "metrics.csv")
+        names = (*COUNTERS, *TAGS)
+        lines = [names, *([row.get(name) or "" for name in names] for row in rows)]
+        write_whole(folder / "metrics.csv", b"".join(map(_line, lines)))
+        self._table = _Records(folder / "metrics.csv")
+        self._events = _Events(folder, purge_step=counters.steps + 1 if counters.updates else 0)
+        if not counters.updates:
+            about = f"```\n{_command(folder)}\n```\n\n```toml\n{to_toml(self.config)}```"
+            self._events.summaries([summary.text("config", about)], 0)  # type: ignore[no-untyped-call]
+        return float(rows[-1]["minutes"]) if rows else 0.0
 
     def __enter__(self) -> Self:
         if self._progress:
@@ -165,47 +345,84 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._progress:
-            self._progress.stop()
-        if self.scores.mean100 is not None:
-            self._writer.add_hparams(
-                {k: str(v) if isinstance(v, list) else v for k, v in self.config.model_dump(exclude_none=True).items()},
-                {"hparam/mean100": self.scores.mean100, "hparam/games": self.scores.games},
-                run_name=".",
-            )
-        self._writer.close()
-        self._file.close()
+            with contextlib.suppress(OSError):
+                self._progress.stop()
+        if kind is None and self._steps > self._began_at:
+            with self._or_go_on("TensorBoard"):
+                self._write_hparams()
+        self._events.close()
+        self._table.close()
 
-    def track(self, update: Update, steps: int, policy: Policy) -> None:
-        """Record one update; ``steps`` is the agent steps of the run so far."""
+    def _write_hparams(self) -> None:
+        if self.scores.mean100 is None:
+            return
+        config = self.config.model_dump(exclude_none=True)
+        results = {"hparam/mean100": self.scores.mean100, "hparam/games": float(self.scores.games)}
+        plain = {key: str(value) if isinstance(value, list) else value for key, value in config.items()}
+        self._events.summaries(summary.hparams(plain, results), self._steps)  # type: ignore[no-untyped-call]
+        self._events.scalars(results, self._steps)
+
+    def track(self, update: Update, steps: int, policy: Policy, evaluation: Evaluation | None = None) -> None:
+        """Record one update, with the evaluation after it if there was one; ``steps`` is those of the run so far.
+
+        What can't be written is said once, and tried again with the next update: training goes on.
+        """
         began = time.perf_counter()
         for episode in update.batch.episodes:
             self.scores.add(episode)
         self.scores.points += update.batch.points
+        self._steps = steps
         self._recent.append((time.monotonic(), steps))
-        values = self._values(update)
-        for tag, value in values.items():
-            if value is not None:
-                self._writer.add_scalar(tag, value, steps)
-        for tag, count in (("charts/games", self.scores.games), ("charts/points", self.scores.points)):
-            self._writer.add_scalar(tag, count, steps)
-        if update.number % IMAGE_EVERY == 1 and isinstance(policy, KarpathyPolicy):
-            self._writer.add_image("policy/W1", weight_picture(policy.W1), steps, dataformats="HW")
+        values = self._values(update, evaluation)
         minutes = (time.monotonic() - self._began) / 60
         counters = (update.number, steps, self.scores.games, self.scores.points, round(minutes, 3))
-        self._csv.writerow((*counters, *("" if value is None else f"{value:.6g}" for value in values.values())))
+        with self._or_go_on("metrics.csv"):
+            self._table.add(_line((*counters, *("" if v is None else f"{v:.6g}" for v in values.values()))))
+        with self._or_go_on("TensorBoard"):
+            self._write_events(update, steps, policy, values)
+            if update.number % IMAGE_EVERY == 1:
+                self._events.summaries(_pictures(update, policy), steps)
+            if evaluation and isinstance(policy, KarpathyPolicy):
+                self._events.summaries([game_summary("play/game", policy, self.config, update.number)], steps)
         self._show(steps, values["charts/SPS"] or 0.0)
         self._track_seconds = time.perf_counter() - began
 
-    def counters(self, updates: int, steps: int) -> Counters:
-        """How far the run has come, for a checkpoint."""
+    def _write_events(self, update: Update, steps: int, policy: Policy, values: dict[str, float | None]) -> None:
+        counts = {"charts/games": float(self.scores.games), "charts/points": float(self.scores.points)}
+        self._events.scalars({tag: v for tag, v in values.items() if v is not None} | counts, steps)
+
+    def sync(self) -> None:
+        """Have both curves on the disk up to here, before a checkpoint is."""
+        with self._or_go_on("metrics.csv"):
+            self._table.sync()
+        with self._or_go_on("TensorBoard"):
+            self._events.sync()
+
+    @contextlib.contextmanager
+    def _or_go_on(self, what: str) -> Iterator[None]:
+        """Say when something can't be written, and when it can again."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._failing:
+                self._failing.add(what)
+                self.say(f"warning: {what} can't be written: {error.strerror or error}; it waits, and training goes on")
+        else:
+            if what in self._failing:
+                self._failing.remove(what)
+                self.say(f"{what} is written again, with all that waited")
+
+    def counters(self, updates: int, steps: int, best: float | None = None) -> Counters:
+        """How far the run has come, for a checkpoint; ``best`` is the mean score of its best evaluation."""
         scores = self.scores
-        return Counters(updates, steps, scores.games, scores.points, scores.ema, tuple(scores.last100))
+        return Counters(updates, steps, scores.games, scores.points, scores.ema, tuple(scores.last100), best)
 
     def say(self, text: str) -> None:
-        """Print a line above the progress bar."""
-        (self._progress.console if self._progress else self._console).print(text, markup=False)
+        """Print a line above the progress bar; what can't be said is not."""
+        with contextlib.suppress(OSError):
+            (self._progress.console if self._progress else self._console).print(text, markup=False)
 
-    def _values(self, update: Update) -> dict[str, float | None]:
+    def _values(self, update: Update, evaluation: Evaluation | None) -> dict[str, float | None]:
         episodes = update.batch.episodes
         (first_time, first_steps), (last_time, last_steps) = self._recent[0], self._recent[-1]
         learned = update.learned
@@ -221,6 +438,8 @@ class Tracker:
             learned.grad_norm,
             learned.approx_kl,
             learned.explained_variance,
+            evaluation.mean if evaluation else None,
+            evaluation.standard_error if evaluation and evaluation.n > 1 else None,
             learned.prob_up,
             learned.std,
             update.rollout_seconds,
@@ -259,22 +478,3 @@ class Tracker:
             self._last_line = now
             left = (self.config.total_steps - steps) / max(sps, 1e-9)
             self.say(f"{now / 60:6.1f} min  {steps:,} steps  {summary}  {max(left, 0) / 60:.0f} min left")
-
-
-def weight_picture(
-    W1: torch.Tensor, rows: int = 5, columns: int = 8
-) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """The first 40 hidden units' weights as 80×80 pictures, white positive and black negative, as in the blog's figure.
-
-    Args:
-        W1: (hidden, 6400); each unit is scaled to its own range.
-
-    Returns:
-        (rows·80, columns·80) uint8; grey tiles where there are fewer units.
-    """
-    units = W1.detach()[: rows * columns].cpu().float()
-    tiles = torch.zeros(rows * columns, 80, 80)
-    tiles[: len(units)] = (units / units.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)).view(-1, 80, 80)
-    grid = tiles.view(rows, columns, 80, 80).permute(0, 2, 1, 3).reshape(rows * 80, columns * 80)
-    picture: np.ndarray[tuple[int, int], np.dtype[np.uint8]] = ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
-    return picture

@@ -4,13 +4,14 @@ import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pong.baseline import Baseline
-from pong.checkpoint import Checkpoint
+from pong.checkpoint import Checkpoint, load
 from pong.config import Config, InputError
 from pong.envs import spaces
 from pong.frames import Observations
@@ -95,6 +96,15 @@ class Trainer:
             load_optimizer(self.baseline.optimizer, checkpoint.baseline_optimizer)
         self._show_players()
         self.updates, self.steps = checkpoint.counters.updates, checkpoint.counters.steps
+
+    def begin_with(self, policy: dict[str, Tensor]) -> None:
+        """Begin with a policy's weights.
+
+        Raises:
+            InputError: they don't fit.
+        """
+        load_weights(self.policy, policy)
+        self._show_players()
 
     def close(self) -> None:
         """End the emulators."""
@@ -243,6 +253,21 @@ def make_policy(config: Config) -> Policy:
     if config.policy == "karpathy":
         return KarpathyPolicy(*config.layers, generator=generator)
     return mlp_policy(config.layers, *spaces(config.env), generator)
+
+
+def load_policy(where: Path) -> tuple[Policy, Checkpoint]:
+    """A trained policy, ready to play, with the checkpoint that it comes from.
+
+    Args:
+        where: a run folder, of which the newest checkpoint is taken, a checkpoint file, or an exported folder.
+
+    Raises:
+        InputError: there is no checkpoint, or it is damaged, or does not fit its config.
+    """
+    loaded = load(where)
+    policy = make_policy(loaded.config)
+    load_weights(policy, loaded.policy)
+    return policy, loaded
 
 
 def make_value_network(config: Config) -> nn.Module:

@@ -7,6 +7,7 @@ report.json with the minutes and steps to each score.
 """
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -75,7 +76,7 @@ def training(folder: Path, recipe: str, seed: int, device: str, end: float) -> d
         "seed": seed,
         "steps": result.rows[-1]["step"],
         "minutes": result.rows[-1]["minutes"],
-        "mean100": result.rows[-1][plot.MEAN100],
+        "mean100": None if math.isnan(mean100 := result.rows[-1][plot.MEAN100]) else mean100,
         "reached": {
             score: {"minutes": row["minutes"], "steps": row["step"]} if row else None for score, row in reached.items()
         },

@@ -1,5 +1,7 @@
 """Checkpoints: what goes in comes out, nothing else is believed, and a save that fails destroys nothing."""
 
+import hashlib
+import io
 import json
 import pickle
 from pathlib import Path
@@ -19,7 +21,7 @@ from pong.train import Trainer, make_optimizer, make_policy
 
 CONFIG = Config(name="kept", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")
 SCORES = (-21.0, -19.0, 3.0)
-COUNTERS = Counters(updates=20, steps=12_345, games=67, points=890, ema=-20.1 - 1e-14, last100=SCORES)  # to the bit
+COUNTERS = Counters(20, 12_345, games=67, points=890, ema=-20.1 - 1e-14, last100=SCORES, best=-1 / 3)  # to the bit
 
 
 def learner(seed=3, steps=2, **changes):
@@ -41,9 +43,13 @@ def gradients(policy, seed=0):
     return [torch.empty_like(p).copy_(values).detach() for p, values in zip(policy.parameters(), random, strict=True)]
 
 
-def save(folder, counters=COUNTERS, **changes):
+def save(folder, counters=COUNTERS, best=False, **changes):
     config, policy, optimizer = learner(**changes)
-    return checkpoint.save(folder, config, counters, policy, optimizer)
+    return checkpoint.save(folder, config, counters, policy, optimizer, best=best)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def assert_same(tensors, expected):
@@ -131,22 +137,22 @@ def test_the_file_is_safetensors(tmp_path):
     assert load_file(path)["policy.W1"].shape == (4, 6400)  # any safetensors reader opens it
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["pong"])
-    assert about["format"] == 1
+    assert about["format"] == 2
     assert about["counters"] == {
         **{"updates": 20, "steps": 12345, "games": 67, "points": 890},
-        **{"ema": -20.1 - 1e-14, "last100": [-21.0, -19.0, 3.0]},
+        **{"ema": -20.1 - 1e-14, "last100": [-21.0, -19.0, 3.0], "best": -1 / 3},
     }
     assert about["config"]["name"] == "kept"
     # 8 bytes of length, a JSON header, numbers: nothing that could be executed
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert header.keys() == {"__metadata__", *load_file(path)}
-    assert sorted(file.name for file in path.parent.iterdir()) == [path.name]  # no temporary file stays
+    assert names(path.parent) == [path.name]  # no temporary file stays
 
 
 def test_a_run_that_has_not_begun():
     begin = Checkpoint(CONFIG)
-    assert begin.counters == Counters(updates=0, steps=0, games=0, points=0, ema=None, last100=())
+    assert begin.counters == Counters(updates=0, steps=0, games=0, points=0, ema=None, last100=(), best=None)
     assert (begin.policy, begin.optimizer) == ({}, {})
 
 
@@ -168,6 +174,105 @@ def test_a_file_gives_itself(tmp_path):
 def test_nothing_there(tmp_path):
     assert "does not exist" in complaint(tmp_path / "nowhere")
     assert "holds no checkpoints/" in complaint(tmp_path)
+    assert not checkpoint.exists(tmp_path)
+
+
+def test_a_name_that_is_wrong_is_answered_with_those_that_are_right(tmp_path):
+    path = save(tmp_path)
+    assert complaint(tmp_path / "update-000021.safetensors").endswith(f"does not exist; there is {path}")
+    run = tmp_path / "run"
+    best = save(run / "checkpoints", best=True).with_name("best.safetensors")
+    (run / "checkpoints/update-000020.safetensors").unlink()
+    assert checkpoint.exists(run)  # and it is not taken for the newest
+    assert complaint(run).endswith(f"holds no checkpoints/update-*.safetensors; there is {best}")
+
+
+def test_a_copy_by_another_name_is_not_the_newest(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save(folder, Counters(2))
+    (folder / "update-000001-before-the-holidays.safetensors").write_bytes(b"a copy")
+    assert checkpoint.load(tmp_path).counters.updates == 2
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_two_and_the_best_are_kept(tmp_path):
+    for number in range(1, 7):
+        save(tmp_path, Counters(number), best=number in (2, 3))
+    assert names(tmp_path) == ["best.safetensors", "update-000005.safetensors", "update-000006.safetensors"]
+    assert checkpoint.load(tmp_path / "best.safetensors").counters.updates == 3
+
+
+def test_what_a_killed_save_left_is_cleared_away(tmp_path):
+    (tmp_path / "update-000019.tmp").write_bytes(b"half a file")
+    (tmp_path / "best.tmp").write_bytes(b"half a file")
+    save(tmp_path)
+    assert names(tmp_path) == ["update-000020.safetensors"]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", ["policy.W2", "optimizer.0.exp_avg"])
+def test_what_is_not_finite_is_not_saved(tmp_path, where, value):
+    before = save(tmp_path).read_bytes()
+    config, policy, optimizer = learner()
+    with torch.no_grad():
+        (policy.W2 if where == "policy.W2" else optimizer.state[policy.W1]["exp_avg"])[-1] = value
+    with pytest.raises(FloatingPointError, match=f"^update 20: {where} is not finite"):
+        checkpoint.save(tmp_path, config, COUNTERS, policy, optimizer)
+    assert (tmp_path / "update-000020.safetensors").read_bytes() == before
+
+
+# --- going on from another one than the newest ------------------------------------------------------------------------
+
+
+def history(folder, best=3):
+    """The checkpoints of updates 4 and 5, and that of the best; all differ."""
+    for number in range(1, 6):
+        save(folder, Counters(number), seed=number, best=number == best)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_newer_ones_are_set_aside(tmp_path):
+    before = history(tmp_path)
+    chosen = tmp_path / "update-000004.safetensors"
+    assert checkpoint.make_newest(chosen, 4) == [tmp_path / "update-000005.set-aside-1"]
+    assert (tmp_path / "update-000005.set-aside-1").read_bytes() == before["update-000005.safetensors"]
+    assert names(tmp_path) == ["best.safetensors", "update-000004.safetensors", "update-000005.set-aside-1"]
+
+    save(tmp_path, Counters(5), seed=77)  # the other branch, which is left as well
+    other = (tmp_path / "update-000005.safetensors").read_bytes()
+    assert checkpoint.make_newest(chosen, 4) == [tmp_path / "update-000005.set-aside-2"]
+    assert (tmp_path / "update-000005.set-aside-1").read_bytes() == before["update-000005.safetensors"]
+    assert (tmp_path / "update-000005.set-aside-2").read_bytes() == other
+
+    assert checkpoint.make_newest(chosen, 4) == []
+
+
+def test_a_best_that_is_newer_is_set_aside_too(tmp_path):
+    before = history(tmp_path, best=5)
+    aside = checkpoint.make_newest(tmp_path / "update-000004.safetensors", 4)
+    assert {path.name for path in aside} == {"update-000005.set-aside-1", "best.set-aside-1"}
+    assert (tmp_path / "best.set-aside-1").read_bytes() == before["best.safetensors"]
+    assert names(tmp_path / ".") == ["best.set-aside-1", "update-000004.safetensors", "update-000005.set-aside-1"]
+
+
+def test_the_best_can_become_the_newest(tmp_path):
+    before = history(tmp_path / "checkpoints")
+    folder = tmp_path / "checkpoints"
+    aside = checkpoint.make_newest(folder / "best.safetensors", 3)
+    assert aside == [folder / "update-000005.set-aside-1", folder / "update-000004.set-aside-1"]
+    assert checkpoint.find(tmp_path) == folder / "update-000003.safetensors"
+    assert checkpoint.find(tmp_path).read_bytes() == before["best.safetensors"]
+    assert (folder / "best.safetensors").read_bytes() == before["best.safetensors"]
+
+
+def test_what_was_set_aside_can_be_taken_back(tmp_path):
+    before = history(tmp_path / "checkpoints")
+    folder = tmp_path / "checkpoints"
+    (aside,) = checkpoint.make_newest(folder / "update-000004.safetensors", 4)
+    checkpoint.make_newest(aside, 5)
+    assert checkpoint.find(tmp_path).read_bytes() == before["update-000005.safetensors"]
 
 
 # --- files that are something else ------------------------------------------------------------------------------------
@@ -201,9 +306,19 @@ def foreign(path, **metadata):
     return path
 
 
+def signed(path, about, tensors=None):
+    """A file with that JSON, and with the checksum of format 2, written down here once more."""
+    tensors = tensors or {"policy.W1": torch.zeros(2, 2)}
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} torch.float32 {tuple(tensors[name].shape)}".encode() + tensors[name].numpy().tobytes())
+    save_file(tensors, path, {"pong": about, "sha256": digest.hexdigest()})
+    return path
+
+
 def about(**changes):
     """The JSON of a valid header, with changes; None leaves a key out."""
-    whole = {"format": 1, "config": {}, "counters": {"updates": 1, "steps": 1, "games": 1, "points": 1}, **changes}
+    whole = {"format": 2, "config": {}, "counters": {"updates": 1, "steps": 1, "games": 1, "points": 1}, **changes}
     return json.dumps({key: value for key, value in whole.items() if value is not None})
 
 
@@ -213,12 +328,16 @@ FOREIGN = {
     "not JSON": {"pong": "{"},
     "JSON of something else": {"pong": "[]"},
     "an empty object": {"pong": "{}"},
-    "no config": {"pong": about(config=None)},
-    "a config that is none": {"pong": about(config=[1])},
-    "no counters": {"pong": about(counters=None)},
-    "other counters": {"pong": about(counters={"epochs": 3})},
-    "counters that are none": {"pong": about(counters=[1])},
-    "scores that are none": {"pong": about(counters={"last100": 3})},
+    "a format that is no number": {"pong": about(format="two")},
+    "no checksum": {"pong": about()},
+}
+SIGNED = {
+    "no config": about(config=None),
+    "a config that is none": about(config=[1]),
+    "no counters": about(counters=None),
+    "other counters": about(counters={"epochs": 3}),
+    "counters that are none": about(counters=[1]),
+    "scores that are none": about(counters={"last100": 3}),
 }
 
 
@@ -227,26 +346,31 @@ def test_somebody_elses_safetensors(tmp_path, metadata):
     assert "not written by pong" in complaint(foreign(tmp_path / "model.safetensors", **metadata))
 
 
+@pytest.mark.parametrize("about", SIGNED.values(), ids=SIGNED)
+def test_a_header_of_something_else(tmp_path, about):
+    assert "not written by pong" in complaint(signed(tmp_path / "model.safetensors", about))
+
+
 def test_tensors_of_another_kind(tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file({"optimizer.first.step": torch.zeros(1)}, path, {"pong": about()})
+    path = signed(tmp_path / "model.safetensors", about(), {"optimizer.first.step": torch.zeros(1)})
     assert "not written by pong" in complaint(path)
 
 
 def test_a_config_that_does_not_validate(tmp_path):
-    path = foreign(tmp_path / "model.safetensors", pong=about(config={"gamma": 7}))
-    assert "gamma = 7" in complaint(path)
+    assert "gamma = 7" in complaint(signed(tmp_path / "model.safetensors", about(config={"gamma": 7})))
 
 
-def test_a_newer_format(tmp_path):
+def test_other_formats(tmp_path):
     # whatever else the future keeps in there
-    path = foreign(tmp_path / "model.safetensors", pong=json.dumps({"format": 2, "brain": "huge"}))
-    assert "format 2, this version reads 1" in complaint(path)
+    path = signed(tmp_path / "model.safetensors", json.dumps({"format": 3, "brain": "huge"}))
+    assert complaint(path).endswith("has format 3, this version reads 2; update pong")
+    path = foreign(tmp_path / "model.safetensors", pong=about(format=1))  # there was no checksum then
+    assert "has format 1, this version reads 2; use the version of pong that wrote it" in complaint(path)
 
 
-def test_a_file_from_before_scores_were_kept(tmp_path):
-    path = foreign(tmp_path / "model.safetensors", pong=about())
-    assert checkpoint.load(path).counters == Counters(1, 1, 1, 1, ema=None, last100=())
+def test_counters_that_a_file_leaves_out(tmp_path):
+    path = signed(tmp_path / "model.safetensors", about())
+    assert checkpoint.load(path).counters == Counters(1, 1, 1, 1, ema=None, last100=(), best=None)
 
 
 def test_a_truncated_file(tmp_path):
@@ -266,13 +390,20 @@ def fail(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
 
-def fail_half_way(tensors, path, metadata=None):
-    Path(path).write_bytes(b"half a file")
-    fail()
+class Full(io.FileIO):
+    """A file for half of which there is room."""
+
+    def write(self, content):
+        super().write(content[: len(content) // 2])
+        fail()
+
+
+def open_full(path, mode="r", **settings):
+    return Full(path, mode) if "w" in mode else open(path, mode, **settings)  # noqa: PTH123
 
 
 FAILURES = {
-    "writing": ("pong.checkpoint.save_file", fail_half_way),
+    "writing": ("pathlib.Path.open", open_full),
     "flushing": ("os.fsync", fail),
     "renaming": ("os.replace", fail),
 }
@@ -294,8 +425,18 @@ def test_a_failed_save_leaves_the_last_one(tmp_path, monkeypatch, what, failure)
     assert checkpoint.load(tmp_path).counters.updates == 21
 
 
-def test_what_the_system_refuses_is_an_oserror(tmp_path):
-    """Safetensors has an exception of its own for it, which says nothing of the file."""
+@pytest.mark.parametrize(("what", "failure"), FAILURES.values(), ids=FAILURES)
+def test_a_failed_save_leaves_the_best_one(tmp_path, monkeypatch, what, failure):
+    save(tmp_path, best=True)
+    whole = (tmp_path / "best.safetensors").read_bytes()
+    monkeypatch.setattr(what, failure)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, Counters(21), seed=8, best=True)
+    assert (tmp_path / "best.safetensors").read_bytes() == whole
+    assert names(tmp_path) == ["best.safetensors", "update-000020.safetensors"]
+
+
+def test_what_the_system_refuses_names_the_file(tmp_path):
     (tmp_path / "update-000020.tmp").mkdir()  # what is to be the temporary file can't be opened
     with pytest.raises(OSError, match="update-000020"):
         save(tmp_path)

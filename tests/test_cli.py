@@ -1,8 +1,6 @@
 """The command line: exit statuses, one-line errors that leave no trace, a run from start to score, ends, resuming."""
 
 import contextlib
-import csv
-import itertools
 import json
 import multiprocessing
 import os
@@ -15,18 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import CONFIG, ROOT, TINY, Dice, Won, contents, environment, meanwhile, play, rows, timeless
 
 from pong import checkpoint
 from pong.cli import main
 from pong.config import RunError, load_config
-from pong.envs import Played, make_fleet
+from pong.envs import make_fleet
 from pong.evaluate import Evaluation
-from pong.frames import PIXELS, SparseFrames
 from pong.rollout import Episode
-
-ROOT = Path(__file__).parents[1]
-CONFIG = str(ROOT / "configs" / "pong.toml")
-TINY = ["--num-envs", "2", "--horizon", "30", "--hidden", "4", "--processes", "1", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -55,35 +49,7 @@ def finished(tmp_path_factory):
     return command, folder
 
 
-def rows(folder):
-    """The rows {column: text} of a run's metrics.csv."""
-    with (Path(folder) / "metrics.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 # --- scripted games ---------------------------------------------------------------------------------------------------
-
-
-class Won:
-    """Emulators whose games all last one decision and are won by one point."""
-
-    open = 0
-
-    def __init__(self, config, num_envs):
-        self.num_envs = num_envs
-        Won.open += 1
-
-    def close(self):
-        Won.open -= 1
-
-    def reset(self, seeds=None):
-        return SparseFrames.from_dense(np.zeros((self.num_envs, PIXELS), np.int8))
-
-    def step(self, actions, active):
-        return self.played(np.ones(self.num_envs), np.ones(self.num_envs, bool))
-
-    def played(self, rewards, dones):
-        return Played(self.reset(), rewards.astype(np.float32), dones, np.full(self.num_envs, 4))
 
 
 class Drawn(Won):
@@ -94,20 +60,6 @@ class Drawn(Won):
     def step(self, actions, active):
         self.second = not self.second
         return self.played(np.full(self.num_envs, -1 if self.second else 1), np.full(self.num_envs, self.second))
-
-
-class Dice(Won):
-    """Emulators that throw dice, from their seeds: what is seen, who wins the point, whether that was the game."""
-
-    def reset(self, seeds=None):
-        if seeds is not None:
-            self.dice = [np.random.default_rng(seed) for seed in seeds]
-        seen = [die.integers(0, 50, PIXELS) for die in self.dice]
-        return SparseFrames.from_dense(np.select([np.array(seen) == 0, np.array(seen) == 1], [1, -1]).astype(np.int8))
-
-    def step(self, actions, active):
-        points = np.array([die.choice([-1, 0, 1]) for die in self.dice])
-        return self.played(points, np.array([die.random() < 0.3 for die in self.dice]))
 
 
 class Interrupted(Won):
@@ -135,17 +87,12 @@ class Dying(Won):
         return super().step(actions, active)
 
 
-def play(monkeypatch, games):
-    """Runs play those games instead of Pong."""
-    monkeypatch.setattr("pong.rollout.make_fleet", games)
-
-
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 # arguments: what the line must say. {run} is a finished run's folder, {begun} one without a checkpoint
 ERRORS = {
-    "": ["no command", "train, eval, toy"],
-    "fly": ["unknown command 'fly'", "train, eval, toy"],
+    "": ["no command", "train, eval, play, export, toy"],
+    "fly": ["unknown command 'fly'", "train, eval, play, export, toy"],
     "--fly": ["unknown command '--fly'"],
     "toy T99": ["unknown example 'T99'", "T1"],
     # train
@@ -187,11 +134,15 @@ ERRORS = {
     "train --resume nowhere": ["nowhere: no run is there"],
     "train --resume {root}": ["{root}: no run is there"],
     "train --resume {run}/run.json": ["{run}/run.json: no run is there"],
-    "train --resume {begun}": ["{begun} holds no checkpoints/"],
+    "train --resume {run}/checkpoints/update-999999.safetensors": [
+        "does not exist; there is {run}/checkpoints/update-"
+    ],
+    "train --resume {root}/checkpoints/update-999999.safetensors": ["update-999999.safetensors: no run is there"],
     # eval
     "eval": ["RUN|CHECKPOINT"],
     "eval nowhere": ["nowhere does not exist"],
     "eval {root}": ["{root} holds no checkpoints/"],
+    "eval {begun}": ["{begun} holds no checkpoints/", "train longer"],
     "eval {run}/config.toml": ["{run}/config.toml can't be read"],
     "eval {run} surplus": ["surplus"],
     "eval {run} --fly": ["--fly"],
@@ -203,11 +154,6 @@ ERRORS = {
     "eval {run} --json nowhere/scores.json": ["--json nowhere/scores.json"],
     "eval {run} --json {root}": ["--json {root}"],
 }
-
-
-def contents(*folders):
-    """Every file in some folders, with what is in it."""
-    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
 def no_games(*args, **kwargs):
@@ -238,7 +184,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(elsewhere, monkeypatch, capsys
 def test_the_program_exits_with_mains_status(elsewhere):
     done = subprocess.run([sys.executable, "-m", "pong", "fly"], env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pong: unknown command 'fly'; the commands are train, eval, toy (pong --help)\n"
+    assert done.stderr == "pong: unknown command 'fly'; the commands are train, eval, play, export, toy (pong --help)\n"
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
@@ -280,7 +226,7 @@ def test_help_of_a_command(elsewhere, capsys, command, words):
 def test_training_leaves_a_run(finished):
     command, run = finished
     names = sorted(path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents."))
-    assert names == ["checkpoints", "config.toml", "metrics.csv", "run.json"]
+    assert names == ["checkpoints", "config.toml", "lock", "metrics.csv", "run.json"]
     assert list(run.glob("events.out.tfevents.*"))
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["command"] == ["pong", *command]
 
@@ -300,12 +246,6 @@ def test_training_leaves_a_run(finished):
     assert numbers == tuple(int(last[key]) for key in ("update", "step", "games", "points"))
 
 
-def timeless(folder):
-    """The rows of a run's metrics.csv without what a clock says."""
-    clocks = ("minutes", "charts/SPS", "time/")
-    return [{key: value for key, value in row.items() if not key.startswith(clocks)} for row in rows(folder)]
-
-
 def test_a_run_is_reproducible_from_its_own_config(finished, elsewhere, capsys):
     _, run = finished
     assert main(["train", str(run / "config.toml"), "--run-dir", "again"]) == 0
@@ -317,7 +257,7 @@ def test_checkpoints_fall_where_emulators_start_afresh(elsewhere, monkeypatch, c
     command = ["train", CONFIG, *TINY, "--horizon", "10", "--reseed-every", "2", "--total-steps", "100"]
     assert main([*command, "--run-dir", "run"]) == 0  # five updates of 20 decisions
     paths = [Path(f"run/checkpoints/update-00000{number}.safetensors") for number in (2, 4, 5)]
-    assert sorted(Path("run/checkpoints").iterdir()) == paths
+    assert sorted(Path("run/checkpoints").iterdir()) == paths[1:]  # the newest two
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if line.startswith("saved")] == [f"saved {path}" for path in paths]
 
@@ -412,9 +352,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_1(elsewhere, monkeypatc
     play(monkeypatch, Won)
     monkeypatch.setattr("torch.nn.utils.get_total_norm", lambda gradients: torch.tensor(torch.nan))
     assert main(["train", CONFIG, *TINY, "--run-dir", "run"]) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("pong: update 1: ")
-    assert len(err.splitlines()) == 1
+    assert capsys.readouterr().err == (
+        "pong: update 1: the gradient is not finite; lower learning_rate; there is no checkpoint yet\n"
+    )
     assert not Path("run/checkpoints").exists()
 
 
@@ -429,13 +369,10 @@ def test_a_player_that_dies_ends_the_command_with_1(elsewhere, monkeypatch, caps
         monkeypatch.setattr(Dying, "decision", 24)
         assert main(["eval", "run"]) == 1
     err = capsys.readouterr().err
-    assert err == "pong: a player's process died (exit code 3); the last checkpoint is good\n"
+    good = "; the last good checkpoint is run/checkpoints/update-000002.safetensors" if command == "train" else ""
+    assert err == f"pong: a player's process died (exit code 3){good}\n"
     assert checkpoint.load(Path("run")).counters.updates == 2
     assert multiprocessing.active_children() == []  # the other player is ended, too
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @contextlib.contextmanager
@@ -486,19 +423,10 @@ PONG = ["--horizon", "100", "--total-steps", "800", "--reseed-every", "2", "--ho
 def unplugged(games, decision):
     """Those games, but the run comes to grief in that decision, counted from 1."""
 
-    def make(config, num_envs):
-        fleet = games(config, num_envs)
-        step, decisions = fleet.step, itertools.count(1)
+    def fail():
+        raise RunError("the plug was pulled")
 
-        def step_or_fail(actions, active):
-            if next(decisions) == decision:
-                raise RunError("the plug was pulled")
-            return step(actions, active)
-
-        fleet.step = step_or_fail
-        return fleet
-
-    return make
+    return meanwhile(games, {decision: fail})
 
 
 @pytest.mark.parametrize(
@@ -560,6 +488,16 @@ def test_a_finished_run_stays_as_it_is(elsewhere, monkeypatch, capsys):
     before = [Path("run", name).read_bytes() for name in kept]
     assert main(["train", "--resume", "run"]) == 0
     assert [Path("run", name).read_bytes() for name in kept] == before
+
+
+def test_a_run_that_reached_its_goal_stays_as_it_is(elsewhere, monkeypatch, capsys):
+    play(monkeypatch, Won)
+    command = ["train", CONFIG, *TINY, "--horizon", "26", "--total-steps", "416", "--stop-at-mean100", "1"]
+    assert main([*command, "--run-dir", "run"]) == 0  # after two updates, see above
+    before = rows("run")
+    assert main(["train", "--resume", "run"]) == 0
+    assert rows("run") == before
+    assert checkpoint.load(Path("run")).counters.updates == 2
 
 
 def test_a_run_goes_on_with_its_own_config_alone(elsewhere, monkeypatch, capsys):

@@ -211,6 +211,15 @@ def test_what_fails_in_a_player_is_said_in_one_line_after_its_traceback(monkeypa
     assert "in step\n" in capfd.readouterr().err
 
 
+def test_what_can_happen_to_an_emulator_is_said_without_a_traceback(monkeypatch, capfd):
+    def worn(config, num_envs):
+        raise RunError("an emulator failed (on purpose)")
+
+    with playing(monkeypatch, worn) as (rollout, _), pytest.raises(RunError, match=r"\Aan emulator failed \(on purp"):
+        rollout.collect(0)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("early", [True, False], ids=["asked at once", "asked later"])
 def test_emulators_that_fail_to_start_say_why(monkeypatch, early):
     with playing(monkeypatch, missing) as (rollout, _):

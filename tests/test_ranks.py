@@ -195,7 +195,7 @@ def test_ranks_take_the_step_of_a_single_process(monkeypatch, size, recipe):
 
 # --- processes that meet by gloo --------------------------------------------------------------------------------------
 
-TINY = ["--device", "cpu", "--hidden", "8", "--processes", "1", "--max-frames", "300"]
+TINY = ["--device", "cpu", "--hidden", "8", "--processes", "1", "--max-frames", "300", "--eval-episodes", "0"]
 RUNS = {  # ranks, config, its flags; about five updates
     "pong": (2, "pong", ["--num-envs", "2", "--horizon", "40", "--total-steps", "900"]),
     "karpathy": (2, "karpathy", ["--num-envs", "4", "--total-steps", "1900"]),

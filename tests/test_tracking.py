@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import re
@@ -12,11 +13,14 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pong.checkpoint import Counters
 from pong.config import Config, InputError, load_config
+from pong.evaluate import Evaluation
 from pong.frames import PIXELS, SparseFrames
+from pong.pictures import weight_picture
 from pong.policies import KarpathyPolicy
 from pong.rollout import Batch, Episode
-from pong.tracking import COUNTERS, TAGS, Tracker, create_run_folder, weight_picture
+from pong.tracking import COUNTERS, TAGS, Tracker, create_run_folder, lock_run_folder, new_run_folder
 from pong.train import Learned, Update
 
 CPU = torch.device("cpu")
@@ -49,8 +53,8 @@ def tracker(folder, terminal=False, config=CONFIG, counters=None):
 
 def test_a_run_folder_holds_config_and_circumstances(tmp_path):
     command = ["pong", "train", "configs/pong.toml", "--seed", "4"]
-    folder = create_run_folder(CONFIG, tmp_path / "deep" / "run", CPU, command)
-    assert folder == tmp_path / "deep" / "run"
+    folder = tmp_path / "deep" / "run"
+    create_run_folder(CONFIG, folder, CPU, command)
     assert sorted(path.name for path in folder.iterdir()) == ["config.toml", "run.json"]
     assert load_config(folder / "config.toml") == CONFIG
     about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -63,31 +67,47 @@ def test_a_run_folder_holds_config_and_circumstances(tmp_path):
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", about["git_revision"])
 
 
-def test_without_a_folder_a_name_is_made_up(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = create_run_folder(CONFIG, None, CPU, [])
-    assert re.fullmatch(r"runs/tracked-s4-\d{8}-\d{6}", str(folder))
-    assert (tmp_path / folder / "config.toml").exists()
+def test_without_a_folder_a_name_is_made_up():
+    assert re.fullmatch(r"runs/tracked-s4-\d{8}-\d{6}", str(new_run_folder(CONFIG)))
 
 
 def test_a_folder_with_a_run_is_left_alone(tmp_path):
-    folder = create_run_folder(CONFIG, tmp_path / "run", CPU, ["first"])
+    folder = tmp_path / "run"
+    create_run_folder(CONFIG, folder, CPU, ["first"])
     before = (folder / "run.json").read_text(encoding="utf-8")
     with pytest.raises(InputError, match=r"run already holds a run; choose another --run-dir$"):
         create_run_folder(CONFIG, folder, CPU, ["second"])
     assert (folder / "run.json").read_text(encoding="utf-8") == before
 
 
-def test_an_empty_folder_may_be_used(tmp_path):
-    assert create_run_folder(CONFIG, tmp_path, CPU, []) == tmp_path
+def test_a_folder_that_a_kill_left_half_made_may_be_used(tmp_path):
+    """config.toml is written last, and whole."""
+    (tmp_path / "lock").touch()
+    (tmp_path / "run.json").write_text("{", encoding="utf-8")
+    (tmp_path / "config.tmp").write_text("name =", encoding="utf-8")
+    create_run_folder(CONFIG, tmp_path, CPU, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "lock", "run.json"]
+    assert load_config(tmp_path / "config.toml") == CONFIG
 
 
 @pytest.mark.parametrize("below", ["", "run"])
 def test_a_file_is_no_folder(tmp_path, below):
     (tmp_path / "file").write_text("precious", encoding="utf-8")
-    with pytest.raises(InputError, match=r"can't be written: .*; choose another --run-dir$"):
-        create_run_folder(CONFIG, tmp_path / "file" / below, CPU, [])
+    folder = tmp_path / "file" / below
+    with pytest.raises(InputError, match=r"can't be written: .*; make room there or choose another --run-dir$"):
+        create_run_folder(CONFIG, folder, CPU, [])
+    with pytest.raises(InputError, match=r"can't be written: "), lock_run_folder(folder):
+        pass
     assert (tmp_path / "file").read_text(encoding="utf-8") == "precious"
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def no_locks(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", no_locks)
+    with pytest.raises(InputError, match=r"can't be locked: No locks available; "), lock_run_folder(tmp_path):
+        pass
 
 
 # --- metrics.csv and TensorBoard --------------------------------------------------------------------------------------
@@ -102,6 +122,7 @@ UPDATES = [
 ]
 
 
+EVALUATIONS = {number: Evaluation([Episode(0, score, 1000)]) for number, score in ((2, -20.5), (4, 2.0))}
 LOST = [  # after the checkpoint of update 3, before a crash: at a step of its own, and at one that comes again
     (update(4, points=30, entropy=0.25), 375),
     (update(5, points=30, entropy=0.25), 400),
@@ -116,7 +137,7 @@ def tracked(request, tmp_path_factory):
     counters = leave(folder, UPDATES[:cut], LOST) if cut else None
     with tracker(folder, counters=counters)[0] as track:
         for turn, steps in UPDATES[cut:]:
-            track.track(turn, steps, POLICY)
+            track.track(turn, steps, POLICY, EVALUATIONS.get(turn.number))
             # metrics.csv is up to date while the run goes on
             assert len((folder / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 1 + turn.number
         counters = track.counters(5, 1_000)
@@ -129,12 +150,10 @@ def leave(folder, kept, lost):
     """Track some updates up to a checkpoint and some after it, long ago; returns the checkpoint's counters."""
     with tracker(folder)[0] as track:
         for turn, steps in kept:
-            track.track(turn, steps, POLICY)
+            track.track(turn, steps, POLICY, EVALUATIONS.get(turn.number))
         counters = track.counters(turn.number, steps)
         for turn, steps in lost:
             track.track(turn, steps, POLICY)
-    for path in folder.glob("events.out.tfevents.*"):
-        path.rename(folder / "events.out.tfevents.0")  # names begin with the second, and are read in order
     return counters
 
 
@@ -203,6 +222,7 @@ VALUES = {
     "losses/grad_norm": [2.0] * 5,
     "losses/approx_kl": [0.125, 0.125, 0.125, 1e-7, 0.125],
     "losses/explained_variance": [0.5, 0.5, 0.5, 0.5, 0.5],
+    "eval/episodic_return": [None, -20.5, None, 2.0, None],
     "policy/prob_up": [0.375] * 5,
     "policy/std": [0.75] * 5,
     "time/rollout_seconds": [3.0] * 5,
@@ -220,8 +240,8 @@ def test_values_in_csv_and_tensorboard(tracked, tag, values):
 
 def test_every_tag_is_in_tensorboard(tracked):
     *_, scalars, _ = tracked
-    assert set(TAGS) <= scalars.keys()
-    assert VALUES.keys() | {"charts/SPS", "time/track_seconds"} == set(TAGS)
+    assert set(TAGS) - {"eval/standard_error"} <= scalars.keys()  # a single game has none
+    assert VALUES.keys() | {"charts/SPS", "time/track_seconds", "eval/standard_error"} == set(TAGS)
     assert scalars["charts/games"] == list(zip((100, 200, 350, 400, 1_000), (0, 2, 99, 100, 101), strict=True))
     assert scalars["charts/points"] == list(zip((100, 200, 350, 400, 1_000), (9, 49, 56, 57, 59), strict=True))
 
@@ -240,8 +260,8 @@ def test_the_config_the_picture_and_the_hyperparameters_are_there(tracked):
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert 'name = "tracked"' in text
     assert [(image.step, image.width, image.height) for image in events.Images("policy/W1")] == [(100, 640, 400)]
-    assert scalars["hparam/mean100"] == [(0, pytest.approx(MEAN100[5]))]
-    assert scalars["hparam/games"] == [(0, 101)]
+    assert scalars["hparam/mean100"] == [(1_000, pytest.approx(MEAN100[5]))]
+    assert scalars["hparam/games"] == [(1_000, 101)]
 
 
 def test_steps_per_second_are_recent(tmp_path, monkeypatch):
@@ -296,6 +316,85 @@ def test_without_metrics_a_run_can_be_taken_up_all_the_same(tmp_path):
     assert (row["update"], row["games"], row["points"]) == ("3", "99", "56")
 
 
+@pytest.mark.parametrize("half", ["2", "20", "3,300,4", "3,300,4,5,0.0", "", "\0\0", "é"])
+def test_half_a_line_of_metrics_is_nobodys_row(tmp_path, half):
+    """A line cut off by a kill or a full disk may look like an earlier update's: 2 may be all that is left of 200."""
+    counters = leave(tmp_path, UPDATES[:2], [])
+    before = (tmp_path / "metrics.csv").read_bytes()
+    with (tmp_path / "metrics.csv").open("ab") as file:
+        file.write(half.encode()[:7])
+    with tracker(tmp_path, counters=counters)[0] as track:
+        assert (tmp_path / "metrics.csv").read_bytes() == before
+        track.track(*UPDATES[2], POLICY)
+    assert [row["update"] for row in table(tmp_path)[1]] == ["1", "2", "3"]
+
+
+def test_columns_of_another_version_stay_with_their_names(tmp_path):
+    (tmp_path / "metrics.csv").write_text("update,minutes,gone,losses/entropy\n1,0.5,7,0.625\n", encoding="utf-8")
+    with tracker(tmp_path, counters=Counters(1, 100))[0]:
+        pass
+    header, (row,) = table(tmp_path)
+    assert header == [*COUNTERS, *TAGS]
+    assert {name: value for name, value in row.items() if value} == {
+        **{"update": "1", "minutes": "0.5", "losses/entropy": "0.625"}
+    }
+
+
+@pytest.mark.parametrize("lost", [1, 10, 60])
+def test_half_an_event_does_not_hide_those_of_the_next_start(tmp_path, lost):
+    """The file of a start that was cut off in the middle of its last record, of update 3."""
+    with tracker(tmp_path)[0] as track:
+        for turn, steps in UPDATES[:2]:
+            track.track(turn, steps, POLICY)
+        (file,) = tmp_path.glob("events.*")
+        size, counters = file.stat().st_size, track.counters(2, 200)
+        track.track(*UPDATES[2], POLICY)
+    assert file.stat().st_size > size + lost
+    file.write_bytes(file.read_bytes()[:-lost])
+    with tracker(tmp_path, counters=counters)[0] as track:
+        track.track(*UPDATES[2], POLICY)
+    assert tensorboard(tmp_path)[0]["charts/games"] == [(100, 0), (200, 2), (350, 99)]
+
+
+def test_a_run_that_begins_once_more_forgets_everything(tmp_path):
+    """It was killed before its first checkpoint."""
+    leave(tmp_path, UPDATES[:2], [])
+    with tracker(tmp_path)[0] as track:
+        track.track(*UPDATES[0], POLICY)
+    assert [row["update"] for row in table(tmp_path)[1]] == ["1"]
+    assert tensorboard(tmp_path)[0]["charts/games"] == [(100, 0)]
+
+
+def test_many_starts_in_one_second_are_read_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("pong.tracking.time.time", lambda: 1e9)
+    counters = None
+    for number in range(1, 13):
+        with tracker(tmp_path, counters=counters)[0] as track:
+            for turn in (number, number + 1):  # the second one is lost
+                track.track(update(turn, entropy=number), 100 * turn, POLICY)
+                counters = counters if turn > number else track.counters(turn, 100 * turn)
+    assert tensorboard(tmp_path)[0]["losses/entropy"] == [(100 * n, min(n, 12)) for n in range(1, 13)] + [(1300, 12)]
+
+
+def test_hyperparameters_are_written_once(tmp_path):
+    """And not once more by a start in which nothing was trained."""
+    with tracker(tmp_path)[0] as track:
+        track.track(update(1, [(3.0, 1000)] * 100), 1_000, POLICY)
+        counters = track.counters(1, 1_000)
+    with tracker(tmp_path, counters=counters)[0]:
+        pass
+    assert tensorboard(tmp_path)[0]["hparam/mean100"] == [(1_000, 3)]
+
+
+def test_nothing_is_left_in_memory_for_a_kill_to_take(tmp_path):
+    """What was tracked is in the files at once: TensorBoard's own writer would keep it for two minutes."""
+    track, _ = tracker(tmp_path)
+    for turn, steps in UPDATES[:2]:
+        track.track(turn, steps, POLICY)
+    assert tensorboard(tmp_path)[0]["charts/games"] == [(100, 0), (200, 2)]
+    assert len(table(tmp_path)[1]) == 2
+
+
 # --- the terminal -----------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +425,17 @@ def test_the_mean_is_shown_once_there_is_one(tmp_path):
     with track:
         track.track(update(1, [(3.0, 1000)] * 100), 1_000, POLICY)
     assert "mean100 +3.00" in shown.getvalue()
+
+
+def test_what_nobody_can_read_stops_nothing(tmp_path):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with Tracker(CONFIG, tmp_path, Console(file=Gone(), force_terminal=False)) as track:
+        track.track(*UPDATES[0], POLICY)
+        track.say("hello?")
+    assert len(table(tmp_path)[1]) == 1
 
 
 def test_a_bar_on_a_terminal(tmp_path):

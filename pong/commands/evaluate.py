@@ -27,18 +27,12 @@ def evaluate(arguments: list[str]) -> int:
     """Play games with frozen weights and print mean ± standard error."""
     flags = _eval_input(arguments)
 
-    from pong import checkpoint
     from pong.evaluate import Greedy
     from pong.evaluate import evaluate as play
-    from pong.train import make_policy
+    from pong.train import load_policy
 
-    loaded = checkpoint.load(flags.run)
+    policy, loaded = load_policy(flags.run)
     config = loaded.config
-    policy = make_policy(config)
-    try:
-        policy.load_state_dict(loaded.policy)
-    except RuntimeError as error:
-        raise InputError(f"{flags.run}: the weights don't fit its config: {' '.join(str(error).split())}") from None
     result = play(Greedy(policy) if flags.greedy else policy, config, flags.episodes, seed=flags.seed)
     spread = f"± {result.standard_error:.2f} (mean ± standard error)" if result.n > 1 else "(one game)"
     how = "greedy" if flags.greedy else "sampled"

@@ -15,9 +15,7 @@ from pong.commands.flags import parse
 from pong.config import INT32, Config, InputError
 
 if TYPE_CHECKING:
-    from pong.checkpoint import Checkpoint
     from pong.play.game import Moment
-    from pong.policies import KarpathyPolicy
 
     Show = Callable[[Iterable[Moment]], None]
 
@@ -51,13 +49,14 @@ def play(arguments: list[str]) -> int:
     """Play one game with frozen weights into a file, the terminal or a window, and print its score."""
     flags = _play_input(arguments)
 
-    from pong import checkpoint
     from pong.play.game import play as game_of
     from pong.play.picture import signed
+    from pong.policies import KarpathyPolicy
+    from pong.train import load_policy
 
-    loaded = checkpoint.load(flags.run)
+    policy, loaded = load_policy(flags.run)
     config = _task(flags, loaded.config)
-    policy = _policy(loaded)
+    assert isinstance(policy, KarpathyPolicy), "it alone plays Pong"
     show, where = _output(flags, config, loaded.counters.updates)
     how = "greedy" if flags.greedy else "sampled"
     task = f"{how}, seed {flags.seed}, sticky {config.sticky}, hold {config.hold}"
@@ -91,16 +90,6 @@ def _task(flags: PlayFlags, config: Config) -> Config:
     if not config.noop_max < flags.max_frames <= INT32:
         raise InputError(f"play: --max-frames {flags.max_frames}: give {config.noop_max + 1} to {INT32}")
     return config.model_copy(update={"max_frames": flags.max_frames})
-
-
-def _policy(loaded: "Checkpoint") -> "KarpathyPolicy":
-    from pong.policies import KarpathyPolicy
-    from pong.train import load_weights, make_policy
-
-    policy = make_policy(loaded.config)
-    load_weights(policy, loaded.policy)
-    assert isinstance(policy, KarpathyPolicy), "it alone plays Pong"
-    return policy
 
 
 def _output(flags: PlayFlags, config: Config, updates: int) -> "tuple[Show, str]":

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import signal
 import sys
@@ -14,10 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pong.commands.flags import parse
-from pong.config import Config, InputError, load_config, validate
+from pong.config import Config, InputError, RunError, load_config, validate
 
 if TYPE_CHECKING:
+    from pong.checkpoint import Checkpoint, Counters
+    from pong.evaluate import Evaluation
     from pong.ranks import Ranks
+    from pong.tracking import Tracker
+    from pong.train import Trainer, Update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,8 @@ class TrainInput:
     config: Config
     run_dir: Path | None = None
     resume: bool = False  # the run in run_dir
-    restarted: bool = False  # by torchrun, after a failure
+    checkpoint: Path | None = None  # where to go on, if not from the newest one
+    init: Path | None = None  # whose policy to begin with
 
 
 def train(arguments: list[str]) -> int:
@@ -42,79 +48,241 @@ def train(arguments: list[str]) -> int:
 
 
 def _train(asked: TrainInput, ranks: "Ranks", command: list[str]) -> int:
-    from rich.console import Console
-
     from pong import checkpoint
-    from pong.tracking import Tracker, create_run_folder
-    from pong.train import Trainer, check, choose_device
+    from pong.tracking import RunConsole, Tracker
+    from pong.train import Trainer, check
 
     check(asked.config, ranks)
-    config, folder, loaded = asked.config, asked.run_dir, checkpoint.Checkpoint(asked.config)
-    if ranks.rank == 0:  # it alone reads and writes files
-        if not (asked.resume and folder):
-            folder = create_run_folder(config, folder, choose_device(config.device), command)
-        elif checkpoint.exists(folder) or not asked.restarted:
-            loaded = checkpoint.load(folder)
-            _same(config, loaded.config, folder)
-    loaded = ranks.gather(loaded)[0]
-    counters = loaded.counters
-    console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
-    begun = f"going on after update {counters.updates}" if asked.resume else "starting the emulators …"
-    console.print(f"{folder}: {config.name}, seed {config.seed}; {begun}", markup=False)
+    folder, begin = None, checkpoint.Checkpoint(asked.config)
+    initial = _initial(asked)
     with contextlib.ExitStack() as stack:
+        if ranks.rank == 0:  # it alone reads and writes files
+            folder = stack.enter_context(_run_folder(asked, command))
+            begin = _beginning(asked, folder, initial)
+        begin = ranks.gather(begin)[0]
+        console = RunConsole(quiet=ranks.rank > 0)
+        console.print(f"{folder}: {asked.config.name}, seed {asked.config.seed}; {_how(asked, begin)}", markup=False)
+        stack.enter_context(_last_words(asked.config, folder))
         stop = stack.enter_context(_stop_requested())
-        trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
-        if loaded.policy:
-            trainer.take_up(loaded)
-        tracker = None
-        if folder and ranks.rank == 0:
-            tracker = stack.enter_context(Tracker(config, folder, console, counters))
-
-        saved = counters.updates
-
-        def save() -> None:
-            nonlocal saved
-            if tracker and folder and trainer.updates > saved:
-                saved = trainer.updates
-                now = tracker.counters(trainer.updates, trainer.steps)
-                parts = trainer.policy, trainer.optimizer, trainer.baseline
-                path = checkpoint.save(folder / "checkpoints", config, now, *parts)
-                tracker.say(f"saved {path}")
-
-        for update in trainer.run():
-            enough = stop()
-            if tracker:
-                tracker.track(update, trainer.steps, trainer.policy)
-                enough = enough or tracker.scores.reached(config.stop_at_mean100)
-            if any(ranks.gather(enough)):
-                break
-            if update.number % config.reseed_every == 0:
-                save()
-        save()
+        trainer = stack.enter_context(contextlib.closing(Trainer(asked.config, ranks)))
+        if asked.resume and begin.policy:
+            trainer.take_up(begin)
+        elif begin.policy:
+            trainer.begin_with(begin.policy)
+        keeper = None
+        if folder:  # nothing that was there has been touched so far
+            _set_aside(asked, begin, console.print)
+            tracker = stack.enter_context(Tracker(asked.config, folder, console, begin.counters))
+            keeper = Keeper(folder, trainer, tracker, begin.counters)
+            if asked.init:  # so that a resume can begin there, too
+                keeper.save(even_now=True)
+        _run(trainer, keeper, ranks, stop)
     return 130 if stop() else 0
+
+
+def _run(trainer: "Trainer", keeper: "Keeper | None", ranks: "Ranks", stop: Callable[[], bool]) -> None:
+    """Train until the steps are made, the goal is reached or somebody asks for a stop; then save."""
+
+    def enough() -> bool:
+        return any(ranks.gather(stop() or (keeper is not None and keeper.reached_goal())))
+
+    if enough():  # a run that has reached its goal is left as it is
+        return
+    for update in trainer.run():
+        if keeper:
+            keeper.keep(update)
+        if enough():
+            break
+    if keeper:
+        keeper.save()
+
+
+@contextlib.contextmanager
+def _run_folder(asked: TrainInput, command: list[str]) -> Iterator[Path]:
+    """The run's folder, made or taken up; nobody else may write in it meanwhile."""
+    from pong.tracking import create_run_folder, lock_run_folder, new_run_folder
+    from pong.train import choose_device
+
+    device = choose_device(asked.config.device)
+    folder = asked.run_dir or new_run_folder(asked.config)
+    with lock_run_folder(folder):
+        if not asked.resume:
+            create_run_folder(asked.config, folder, device, command)
+        yield folder
+
+
+def _initial(asked: TrainInput) -> "Checkpoint":
+    """The beginning of a run, with the policy that was asked for.
+
+    Raises:
+        InputError: it can't be read, or is of another shape.
+    """
+    from pong.checkpoint import Checkpoint, load
+    from pong.train import load_weights, make_policy
+
+    if asked.init is None:
+        return Checkpoint(asked.config)
+    policy = load(asked.init).policy
+    load_weights(make_policy(asked.config), policy)
+    return Checkpoint(asked.config, policy=policy)
+
+
+def _beginning(asked: TrainInput, folder: Path, initial: "Checkpoint") -> "Checkpoint":
+    """Where training begins: at a checkpoint, or at the beginning while there is none."""
+    from pong import checkpoint
+
+    if not asked.resume or not (asked.checkpoint or checkpoint.exists(folder)):
+        return initial
+    loaded = checkpoint.load(asked.checkpoint or folder)
+    _same(asked.config, loaded.config, folder)
+    if loaded.config.baseline != "none" and not loaded.baseline:
+        raise InputError(f"{folder}: the checkpoint holds no baseline, a policy alone; a new run can --init with it")
+    return loaded
+
+
+def _how(asked: TrainInput, begin: "Checkpoint") -> str:
+    if not asked.resume:
+        return "starting the emulators …"
+    if not begin.policy:
+        return "it has no checkpoint yet: once more from the beginning"
+    return f"going on after update {begin.counters.updates}"
+
+
+def _set_aside(asked: TrainInput, begin: "Checkpoint", say: Callable[[str], None]) -> None:
+    """Make the checkpoint that was asked for by name the run's newest."""
+    from pong import checkpoint
+
+    if asked.checkpoint:
+        for path in checkpoint.make_newest(asked.checkpoint, begin.counters.updates):
+            say(f"set aside: {path}")
+
+
+class Keeper:
+    """Keeps what a run brings forth: tracks its updates, evaluates it, saves it.
+
+    Args:
+        folder: the run's folder.
+        trainer: what is saved.
+        tracker: where updates are written and things are said.
+        counters: how far the run had come.
+    """
+
+    def __init__(self, folder: Path, trainer: "Trainer", tracker: "Tracker", counters: "Counters"):
+        from pong.checkpoint import best_of
+
+        self._folder = folder / "checkpoints"
+        self._trainer = trainer
+        self._tracker = tracker
+        self._saved = counters.updates
+        self._best = best_of(self._folder).best
+
+    def keep(self, update: "Update") -> None:
+        """Track an update; where the emulators start afresh, evaluate the policy and save.
+
+        Raises:
+            FloatingPointError: the loss or a weight is NaN or infinite; nothing is saved.
+        """
+        from pong import checkpoint
+
+        config = self._trainer.config
+        if not math.isfinite(update.learned.policy_loss):
+            raise FloatingPointError(f"update {update.number}: the loss is not finite; lower learning_rate")
+        at_a_boundary = update.number % config.reseed_every == 0
+        evaluation = self._evaluate(update.number) if at_a_boundary and config.eval_episodes else None
+        self._tracker.track(update, self._trainer.steps, self._trainer.policy, evaluation)
+        if at_a_boundary:
+            try:
+                self.save(evaluation)
+            except OSError as error:
+                self._best = checkpoint.best_of(self._folder).best  # it may be there, or not
+                self._tracker.say(f"warning: {error}; training goes on, and the next checkpoint is tried again")
+
+    def save(self, evaluation: "Evaluation | None" = None, *, even_now: bool = False) -> None:
+        """Write a checkpoint, unless there is one of this update.
+
+        Raises:
+            FloatingPointError: a weight is NaN or infinite.
+            OSError: it can't be written.
+        """
+        from pong import checkpoint
+
+        trainer = self._trainer
+        if trainer.updates == self._saved and not even_now:
+            return
+        best = evaluation is not None and (self._best is None or evaluation.mean > self._best)
+        highest = evaluation.mean if evaluation is not None and best else self._best
+        counters = self._tracker.counters(trainer.updates, trainer.steps, highest)
+        self._tracker.sync()
+        parts = trainer.policy, trainer.optimizer, trainer.baseline
+        path = checkpoint.save(self._folder, trainer.config, counters, *parts, best=best)
+        self._saved, self._best = trainer.updates, highest
+        self._tracker.say(f"saved {path}" + (f", the best so far: {evaluation}" if best else ""))
+
+    def reached_goal(self) -> bool:
+        """Whether the run may end before its steps are made."""
+        return self._tracker.scores.reached(self._trainer.config.stop_at_mean100)
+
+    def _evaluate(self, update: int) -> "Evaluation":
+        from pong.evaluate import evaluate
+
+        return evaluate(self._trainer.actor, self._trainer.config, self._trainer.config.eval_episodes, seed=update)
+
+
+@contextlib.contextmanager
+def _last_words(config: Config, folder: Path | None) -> Iterator[None]:
+    """What ends a training against its will is said in one line, which names the last good checkpoint.
+
+    Raises:
+        RunError: it was something that can happen; a mistake in the program keeps its traceback.
+    """
+    import torch
+
+    from pong import checkpoint
+
+    try:
+        yield
+    except (FloatingPointError, RunError, OSError, torch.OutOfMemoryError) as error:
+        what = " ".join(str(error).split())
+        if isinstance(error, torch.OutOfMemoryError):
+            rows = "num_envs or horizon" if config.until == "steps" else "num_envs"
+            what = f"the GPU's memory is full: lower {rows} or hidden, or use --device cpu ({what})"
+        saved = checkpoint.checkpoints(folder / "checkpoints") if folder else []
+        if folder:
+            what += f"; the last good checkpoint is {saved[-1]}" if saved else "; there is no checkpoint yet"
+        raise RunError(what) from error
 
 
 def _train_input(arguments: list[str]) -> TrainInput:
     if arguments[:1] == ["--resume"]:
-        if len(arguments) != 2:
-            raise InputError("train: --resume takes a run folder and nothing more, such as: pong train --resume runs/…")
-        folder = Path(arguments[1])
-        if not (folder / "config.toml").exists():
-            raise InputError(f"train: --resume {folder}: no run is there; give a run folder (runs/…)")
-        return TrainInput(load_config(folder / "config.toml"), folder, resume=True)
+        return _resume_input(arguments[1:])
     if arguments[:1] in (["-h"], ["--help"]):
         defaults = Config()
     elif not arguments or arguments[0].startswith("-"):
-        given = f", not {arguments[0]!r}" if arguments else ""
-        raise InputError(f"train: give the config file first{given}, such as: pong train configs/pong.toml --seed 3")
+        instead = f", not {arguments[0]!r}" if arguments else ""
+        raise InputError(f"train: give the config file first{instead}, such as: pong train configs/pong.toml --seed 3")
     else:
         defaults = load_config(Path(arguments[0]))
         arguments = arguments[1:]
     values = dataclasses.asdict(parse(_train_flags(defaults), arguments, prog="pong train CONFIG.toml"))
-    run_dir = values.pop("run_dir")
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    run_dir, init = values.pop("run_dir"), values.pop("init")
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a failure
     resume = restarted and run_dir is not None and (run_dir / "config.toml").exists()
-    return TrainInput(validate(values, source="command line"), run_dir, resume, restarted)
+    return TrainInput(validate(values, source="command line"), run_dir, resume, init=None if resume else init)
+
+
+def _resume_input(arguments: list[str]) -> TrainInput:
+    if len(arguments) != 1:
+        raise InputError("train: --resume takes a run folder and nothing more, such as: pong train --resume runs/…")
+    given = Path(arguments[0])
+    try:
+        named = given.parent.name == "checkpoints" and not given.is_dir()
+        folder = given.parent.parent if named else given
+        there = (folder / "config.toml").exists()
+    except OSError as error:
+        raise InputError(f"train: --resume {given}: {error.strerror}; give a run folder (runs/…)") from None
+    if not there:
+        raise InputError(f"train: --resume {given}: no run is there; give a run folder (runs/…) or its checkpoint")
+    return TrainInput(load_config(folder / "config.toml"), folder, resume=True, checkpoint=given if named else None)
 
 
 def _same(config: Config, saved: Config, folder: Path) -> None:
@@ -134,7 +302,12 @@ def _train_flags(defaults: Config) -> type:
             "run_dir",
             Annotated[Path | None, tyro.conf.arg(help="folder of this run; default: runs/NAME-sSEED-TIME")],
             None,
-        )
+        ),
+        (
+            "init",
+            Annotated[Path | None, tyro.conf.arg(help="begin with the policy of this run or exported folder")],
+            None,
+        ),
     ]
     for key, about in Config.model_fields.items():
         kind = Annotated[about.annotation, tyro.conf.arg(help=about.description)]  # type: ignore[name-defined]
@@ -151,7 +324,8 @@ def _stop_requested() -> Iterator[Callable[[], bool]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        print("\npong: finishing this update, then saving; once more to stop at once", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            print("\npong: finishing this update, then saving; once more to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

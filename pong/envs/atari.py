@@ -3,6 +3,8 @@
 Actions are 1 = UP, 0 = DOWN and −1 = no decision for this emulator. A finished game restarts in the same step.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import ale_py
@@ -12,7 +14,7 @@ from ale_py.env import AtariEnv
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from pong.config import INT32, Config
+from pong.config import INT32, Config, RunError
 from pong.envs.fleet import Played
 from pong.frames import Differences, SparseFrames
 
@@ -33,6 +35,9 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         sticky: probability that a frame repeats the previous action.
         noop_max: a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out.
         max_frames: emulated frames after which a game is cut off.
+
+    Raises:
+        RunError: an emulator can't be started; ``reset`` and ``step`` raise it when one fails.
     """
 
     def __init__(
@@ -52,16 +57,17 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self._noop_max = noop_max
-        self._emulators = [
-            AtariEnv(
-                "pong",
-                obs_type="grayscale",
-                frameskip=(2, 5) if hold == "2-4" else hold,  # 5 is not included
-                repeat_action_probability=sticky,
-                max_num_frames_per_episode=max_frames,
-            )
-            for _ in range(num_envs)
-        ]
+        with _failing("Pong can't be started; ale-py brings its ROM: install it anew"):
+            self._emulators = [
+                AtariEnv(
+                    "pong",
+                    obs_type="grayscale",
+                    frameskip=(2, 5) if hold == "2-4" else hold,  # 5 is not included
+                    repeat_action_probability=sticky,
+                    max_num_frames_per_episode=max_frames,
+                )
+                for _ in range(num_envs)
+            ]
         self._screens = np.zeros((num_envs, 210, 160), np.uint8)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], Any]:
@@ -73,8 +79,9 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
             options: not used.
         """
         seeds = np.arange(seed, seed + self.num_envs) if isinstance(seed, int) else seed
-        for i, emulator in enumerate(self._emulators):
-            self._screens[i] = self._new_game(emulator, None if seeds is None else int(seeds[i]))
+        with _failing("an emulator failed"):
+            for i, emulator in enumerate(self._emulators):
+                self._screens[i] = self._new_game(emulator, None if seeds is None else int(seeds[i]))
         return self._screens, {}
 
     def step(
@@ -89,12 +96,13 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
             raise ValueError(f"actions must be ({self.num_envs},), got {actions.shape}")
         rewards, frames = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.int64)
         terminations, truncations = np.zeros((2, self.num_envs), np.bool_)
-        for i in np.flatnonzero(actions >= 0):
-            emulator = self._emulators[i]
-            before = emulator.ale.getFrameNumber()
-            screen, rewards[i], terminations[i], truncations[i], _ = emulator.step(ALE_ACTIONS[actions[i]])
-            frames[i] = emulator.ale.getFrameNumber() - before
-            self._screens[i] = self._new_game(emulator) if terminations[i] or truncations[i] else screen
+        with _failing("an emulator failed"):
+            for i in np.flatnonzero(actions >= 0):
+                emulator = self._emulators[i]
+                before = emulator.ale.getFrameNumber()
+                screen, rewards[i], terminations[i], truncations[i], _ = emulator.step(ALE_ACTIONS[actions[i]])
+                frames[i] = emulator.ale.getFrameNumber() - before
+                self._screens[i] = self._new_game(emulator) if terminations[i] or truncations[i] else screen
         return self._screens, rewards, terminations, truncations, {"frames": frames}
 
     def _new_game(self, emulator: AtariEnv, seed: int | None = None) -> NDArray[np.uint8]:
@@ -104,6 +112,15 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
                 emulator.ale.act(ale_py.Action.NOOP)
             screen = emulator.ale.getScreenGrayscale()
         return screen
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """An error of the emulator ends the run in one line."""
+    try:
+        yield
+    except (gymnasium.error.Error, RuntimeError, OSError) as error:
+        raise RunError(f"{what} ({type(error).__name__}: {' '.join(str(error).split())})") from error
 
 
 class PongFleet:

@@ -1,0 +1,122 @@
+"""``pong export``: a trained policy as a folder that speaks for itself."""
+
+import dataclasses
+import json
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from pong.commands.flags import parse
+from pong.config import Config, InputError, to_toml
+
+if TYPE_CHECKING:
+    from pong.checkpoint import Checkpoint
+    from pong.policies import Policy
+
+GIF_FRAMES = 600  # ten seconds of play
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+    """Write a run's policy into a folder of its own.
+
+    It holds the weights and the config (policy.safetensors), the config to read, scores of fresh games, a model card
+    and a film of Pong. ``pong eval``, ``pong play`` and ``pong train … --init`` take the folder where they take a run.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT", help="run folder or checkpoint")]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="to write; must not exist")]
+    episodes: Annotated[int, tyro.conf.arg(help="fresh games for the model card, sampled and greedy each")] = 100
+
+
+def export(arguments: list[str]) -> int:
+    """Export a run's policy."""
+    flags = parse(ExportFlags, arguments, prog="pong export")
+    if flags.episodes < 2:
+        raise InputError(f"export: --episodes {flags.episodes}: give at least 2")
+
+    from pong import checkpoint
+    from pong.train import load_policy
+
+    policy, loaded = load_policy(flags.run)
+    try:
+        flags.folder.mkdir()
+    except OSError as error:
+        raise InputError(f"export: {flags.folder} can't be made: {error.strerror}; give a new folder") from None
+    checkpoint.save_policy(flags.folder / checkpoint.POLICY, loaded.config, loaded.counters, policy)
+    (flags.folder / "config.toml").write_text(to_toml(loaded.config), encoding="utf-8")
+    print(f"{flags.folder}: playing {flags.episodes} games sampled and {flags.episodes} greedily …", flush=True)
+    scores = _scores(policy, loaded.config, flags.episodes)
+    (flags.folder / "eval.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    if loaded.config.points:
+        _film(policy, loaded.config, flags.folder / "game.gif")
+    card = _card(flags.folder.name, loaded, scores, _trained_on(flags.run))
+    (flags.folder / "README.md").write_text(card, encoding="utf-8")
+    print(f"wrote {', '.join(sorted(file.name for file in flags.folder.iterdir()))}")
+    return 0
+
+
+def _scores(policy: "Policy", config: Config, episodes: int) -> dict[str, dict[str, Any]]:
+    """Fresh games, sampled and greedy."""
+    from pong.evaluate import Greedy, evaluate
+
+    results = {}
+    for how, actor in (("sampled", policy), ("greedy", Greedy(policy))):
+        played = evaluate(actor, config, episodes)
+        about = {"n": played.n, "mean": played.mean, "standard_error": played.standard_error, "seed": 0}
+        results[how] = {**about, "scores": played.scores}
+    return results
+
+
+def _film(policy: "Policy", config: Config, file: Path) -> None:
+    """The first ten seconds of a game."""
+    from pong.play import film
+    from pong.play.game import play
+    from pong.policies import KarpathyPolicy
+
+    assert isinstance(policy, KarpathyPolicy), "it alone plays Pong"
+    short = config.model_copy(update={"max_frames": config.noop_max + GIF_FRAMES})
+    film.show(play(policy, short), file, film.fps_of(config.hold), f"{config.name} · sampled · seed 0")
+
+
+def _trained_on(run: Path) -> dict[str, Any]:
+    """The run.json of the run that a checkpoint or run folder belongs to; empty if it is gone."""
+    for folder in (run, run.parent.parent):
+        if (folder / "run.json").exists():
+            about: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            return about
+    return {}
+
+
+def _card(name: str, loaded: "Checkpoint", scores: dict[str, dict[str, Any]], run: dict[str, Any]) -> str:
+    config, counters = loaded.config, loaded.counters
+    task = f"{config.env}, sticky {config.sticky}, hold {config.hold}" if config.points else config.env
+    lines = [
+        f"- {how}: **{one['mean']:+.2f} ± {one['standard_error']:.2f}** (mean ± standard error of {one['n']} games)"
+        for how, one in scores.items()
+    ]
+    command = " ".join(run.get("command", ["unknown"]))
+    hardware = f"{run.get('cpu_count', '?')} CPU cores, {run.get('device', 'unknown device')}"
+    film = "![ten seconds of play](game.gif)\n\n" if config.points else ""
+    versions = ", ".join(f"{package} {version}" for package, version in run.get("versions", {}).items())
+    return f"""# {name}
+
+A policy trained by pong-from-pixels with nothing but the loss −log π·R. Task: {task}.
+
+{film}Fresh games, seed 0, played with Python {platform.python_version()}:
+
+{chr(10).join(lines)}
+
+Trained for {counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games, seed {config.seed}:
+`{command}` (revision {run.get("git_revision", "unknown")}; {hardware}; {versions or "versions unknown"}).
+
+- `policy.safetensors`: the weights, and the config in its header; no pickle. `config.toml`: the same config to read.
+- `eval.json`: the score of each game.
+
+Use: `pong eval DIR`, `pong play DIR`, `pong train CONFIG.toml --init DIR`, with this folder for DIR.
+
+Limits: it plays this task and no other; a game's score varies by a few points, and other seeds of the same recipe end
+a few points higher or lower. It sees only what changed between two decisions.
+"""

@@ -1,0 +1,116 @@
+"""Train configs/pong.toml for half an hour and watch the memory and the file handles of all its processes.
+
+Fails if the memory grows by more than 2 % after the first minutes, or the handles at all. Counted is the proportional
+set size, which gives each process its share of the pages that several of them use.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WARM_UP = 3.0  # minutes, or a third of the time if that is less: memory settles in the first one
+GROWTH = 0.02
+SAMPLES = 120  # over the whole time
+ROWS = 12  # of the table
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What all processes of the run hold at some time."""
+
+    minutes: float
+    processes: int
+    memory: float  # MB
+    handles: int
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that come from it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            number, _, rest = stat.read_text().partition(" ")
+            parents[int(number)] = int(rest.rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def sample(pid: int, began: float) -> Sample:
+    """Look at the run now; a process that ends meanwhile is left out."""
+    memory, handles, processes = 0.0, 0, 0
+    for one in family(pid):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+            memory += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+            handles += len(os.listdir(f"/proc/{one}/fd"))  # noqa: PTH208
+            processes += 1
+    return Sample((time.monotonic() - began) / 60, processes, memory, handles)
+
+
+def watch(process: subprocess.Popen[str], minutes: float) -> list[Sample]:
+    """Sample a run until the time is over."""
+    began, samples = time.monotonic(), []
+    while (left := minutes * 60 - (time.monotonic() - began)) > 0:
+        time.sleep(min(left, minutes * 60 / SAMPLES))
+        if process.poll() is not None:
+            sys.exit(f"soak: the run ended by itself with status {process.returncode}")
+        samples.append(sample(process.pid, began))
+    return samples
+
+
+def typical(samples: list[Sample]) -> tuple[float, float]:
+    """Memory and handles in the middle of some samples."""
+    return statistics.median(one.memory for one in samples), statistics.median(one.handles for one in samples)
+
+
+def verdict(samples: list[Sample], minutes: float) -> tuple[bool, str]:
+    """Compare the sixth of the time after the warm-up with the last sixth, without the evaluations' own processes."""
+    usual = statistics.mode(one.processes for one in samples)
+    training = [one for one in samples if one.processes == usual]
+    warm, sixth = min(WARM_UP, minutes / 3), minutes / 6
+    memory, handles = typical([one for one in training if warm <= one.minutes < warm + sixth])
+    memory_after, handles_after = typical([one for one in training if one.minutes >= minutes - sixth])
+    growth = memory_after / memory - 1
+    return growth <= GROWTH and handles_after <= handles, (
+        f"memory {memory:.1f} → {memory_after:.1f} MB ({growth:+.2%}, allowed {GROWTH:+.0%}), "
+        f"handles {handles:g} → {handles_after:g}, {usual} processes, {minutes:g} min"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "pong.toml")
+    arguments, flags = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        # checkpoints and evaluations belong to what is watched: some in each minute
+        command = [sys.executable, "-m", "pong", "train", arguments.config, "--run-dir", f"{folder}/run"]
+        command += ["--total-steps", 10**12, "--reseed-every", 20, "--eval-episodes", 2, "--device", "cpu", *flags]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL, text=True)
+        try:
+            samples = watch(process, arguments.minutes)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+    print(f"{'minutes':>8} {'processes':>10} {'memory MB':>10} {'handles':>8}")
+    for one in samples[:: max(len(samples) // ROWS, 1)]:
+        print(f"{one.minutes:8.1f} {one.processes:10} {one.memory:10.1f} {one.handles:8}")
+    good, what = verdict(samples, arguments.minutes)
+    print(f"soak: {'passed' if good else 'FAILED'}: {what}")
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""An exported folder speaks for itself: it is evaluated, played and trained on like a run."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pong import checkpoint
+from pong.cli import main
+from pong.pictures import gif
+from pong.train import load_policy
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "--num-envs",
+    "2",
+    "--horizon",
+    "30",
+    "--hidden",
+    "4",
+    "--max-frames",
+    "240",
+    "--device",
+    "cpu",
+    "--eval-episodes",
+    "0",
+]
+
+
+def train(run, *flags):
+    config = str(ROOT / "configs/pong.toml")
+    return main(["train", config, *TINY, "--total-steps", "100", "--run-dir", str(run), *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exporting") / "run"
+    assert train(folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    folder = run.parent / "agent"
+    assert main(["export", str(run), str(folder), "--episodes", "2"]) == 0
+    return folder
+
+
+def test_it_holds_all_that_is_known_of_the_policy(run, exported):
+    assert sorted(file.name for file in exported.iterdir()) == [
+        *("README.md", "config.toml", "eval.json", "game.gif", "policy.safetensors"),
+    ]
+    policy, saved = load_policy(exported)
+    for name, tensor in checkpoint.load(run).policy.items():
+        assert torch.equal(policy.state_dict()[name], tensor)
+    assert saved.config == checkpoint.load(run).config
+    assert not saved.optimizer
+    scores = json.loads((exported / "eval.json").read_text())
+    assert {how: len(result["scores"]) for how, result in scores.items()} == {"sampled": 2, "greedy": 2}
+    card = (exported / "README.md").read_text()
+    for words in (f"{scores['sampled']['mean']:+.2f}", "sticky 0.25", "seed 1", "pong train", "CPU cores", "game.gif"):
+        assert words in card
+    with Image.open(exported / "game.gif") as film:
+        assert film.n_frames > 30
+
+
+def test_it_is_evaluated_like_a_run(exported, run, capsys):
+    assert main(["eval", str(exported), "--episodes", "1"]) == 0
+    assert main(["eval", str(run), "--episodes", "1"]) == 0
+    one, other = capsys.readouterr().out.splitlines()
+    assert one == other
+
+
+def test_training_begins_with_its_policy(exported, tmp_path, capsys):
+    """One step away from it, and the checkpoint of update 0 is it."""
+    assert train(tmp_path / "on", "--init", exported, "--reseed-every", 1, "--total-steps", 60) == 0
+    first, last = checkpoint.checkpoints(tmp_path / "on/checkpoints")
+    begun, saved = checkpoint.load(first), checkpoint.load(exported)
+    assert begun.counters.updates == 0
+    assert torch.equal(begun.policy["W1"], saved.policy["W1"])
+    step = (checkpoint.load(last).policy["W1"] - saved.policy["W1"]).abs().max()
+    assert 0 < step < 5e-3  # Adam's step is at most about the learning rate, 2e-3
+    assert main(["train", "--resume", str(first)]) == 0
+    assert "going on after update 0" in capsys.readouterr().out
+
+
+ERRORS = {
+    "export {run} {there}": "can't be made",
+    "export {run} {new} --episodes 1": "--episodes 1: give at least 2",
+    "export nowhere {new}": "nowhere does not exist",
+    "export {run} {new}/deeper/still": "can't be made",
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), ERRORS.items(), ids=ERRORS)
+def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, capsys, arguments, words):
+    new = tmp_path / "new"
+    assert main(arguments.format(run=run, there=tmp_path, new=new).split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pong: ")
+    assert words in line
+    assert not new.exists()
+
+
+def test_another_shape_is_refused_before_anything_is_made(exported, tmp_path, capsys):
+    assert train(tmp_path / "on", "--init", exported, "--hidden", 5) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "does not fit" in line
+    assert not (tmp_path / "on").exists()
+
+
+def test_the_pretrained_agent_is_there_under_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    policy, saved = load_policy(Path("pretrained"))
+    assert saved.counters.steps > 10_000_000
+    assert policy.state_dict()["W1"].shape == (200, 6400)
+    assert (ROOT / "pretrained/pong/policy.safetensors").stat().st_size < 6e6
+
+
+def test_a_gif_has_every_picture_at_its_speed():
+    screens = [torch.full((210, 160, 3), 60 * k, dtype=torch.uint8).numpy() for k in range(4)]
+    with Image.open(io.BytesIO(gif(screens, fps=20))) as film:
+        assert (film.n_frames, film.size) == (4, (160, 210))
+        assert film.info["duration"] == 50
+        assert film.info["loop"] == 0
