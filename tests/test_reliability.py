@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs import CONFIG, ROOT, SMALL, TINY, Dice, curves, pong, rows, saved, timeless
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from pong import checkpoint
 from pong.cli import main
@@ -220,6 +221,7 @@ def test_kill_9_in_the_middle_of_a_save(tmp_path, monkeypatch, capsys, what, ins
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pong.rollout.make_fleet", Dice)
     monkeypatch.setattr("pong.commands.train.Keeper._evaluate", rising)
+    monkeypatch.setattr("pong.tracking.game_summary", lambda *_: Summary())  # a film of Pong for each evaluation
     process = multiprocessing.get_context("fork").Process(target=child, args=(tmp_path, what, instead, [*DICE, "run"]))
     process.start()
     process.join(MINUTE)
