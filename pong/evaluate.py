@@ -38,6 +38,8 @@ class Evaluation:
         return float(np.mean(self.scores))
 
     def __str__(self) -> str:
+        if self.n == 1:
+            return f"{self.mean:+.2f}, one fresh game"
         return f"{self.mean:+.2f} ± {self.standard_error:.2f}, n = {self.n} fresh games"
 
     @property

@@ -544,6 +544,11 @@ def test_a_whole_game_in_the_terminal(elsewhere, monkeypatch, runs, capsys, stil
     assert list(elsewhere.iterdir()) == []
 
 
+def heed_interrupts():
+    """In the process to be: a test run in the background of a shell has been told to ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_in_a_real_terminal(elsewhere, runs):
     """Forty columns and twelve rows, interrupted after the first pictures."""
     ours, theirs = pty.openpty()
@@ -551,7 +556,13 @@ def test_ctrl_c_in_a_real_terminal(elsewhere, runs):
     command = [sys.executable, "-m", "pong", "play", str(runs / "run"), "--terminal"]
     sizeless = {key: value for key, value in environment().items() if key not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=sizeless, start_new_session=True
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=sizeless,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     os.close(theirs)
     said = b""
@@ -576,7 +587,12 @@ def test_ctrl_c_in_a_real_terminal(elsewhere, runs):
 def test_interrupting_a_film_leaves_nothing(elsewhere, runs):
     command = [sys.executable, "-m", "pong", "play", str(runs / "run"), "--max-frames", "100000"]
     process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     try:
         deadline = time.monotonic() + 60
