@@ -83,6 +83,11 @@ class Config(BaseModel):
         return self.env == PONG
 
     @property
+    def task(self) -> str:
+        """What is played, in a few words."""
+        return f"sticky {self.sticky}, hold {self.hold}" if self.points else self.env
+
+    @property
     def layers(self) -> list[int]:
         """Units of each hidden layer of the policy."""
         return self.hidden if isinstance(self.hidden, list) else [self.hidden]

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import tyro
 from ale_py.vector_env import AtariVectorEnv
+from processes import family, memory_mb
 from rich.console import Console
 from rich.table import Table
 
@@ -417,7 +418,7 @@ def watch(config: Config, updates: int, ranks: int) -> dict[str, float]:
             time.sleep(1)
             with contextlib.suppress(OSError), (run / "metrics.csv").open(encoding="utf-8") as lines:
                 rows = list(csv.DictReader(lines))
-            now = memory_mb(training.pid)
+            now = memory_of_all(training.pid)
             early = early if len(rows) > updates / 10 else max(early, now)
             peak = max(peak, now)
         training.send_signal(signal.SIGINT)
@@ -432,20 +433,13 @@ def watch(config: Config, updates: int, ranks: int) -> dict[str, float]:
     }
 
 
-def memory_mb(root: int) -> float:
+def memory_of_all(root: int) -> float:
     """Memory of a process and its descendants now, MiB, shared pages counted once; 0 where /proc does not tell."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    total = 0.0
+    for pid in family(root):
         with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
-    family, total = {root}, 0
-    for pid in sorted(parents):  # children have higher numbers, save where the numbers start over
-        if pid in family or parents[pid] in family:
-            family.add(pid)
-            with contextlib.suppress(OSError, StopIteration):
-                lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
-                total += int(next(line.split()[1] for line in lines if line.startswith("Pss:")))
-    return total / 1024
+            total += memory_mb(pid)
+    return total
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) 
                 [],
                 [],
                 color=f"C{number}",
-                label=f"{recipe} ({len({run.seed for run in seeds})} seed{'s' * (len(seeds) > 1)})",
+                label=f"{recipe} ({len(longest)} seed{'s' * (len(longest) > 1)})",
             )
             rows = zip(x, low, mean, high, strict=True)
             bands += [{"recipe": recipe, "axis": key, "at": p, "low": q, "mean": r, "high": s} for p, q, r, s in rows]

@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from processes import family, memory_mb
+
 ROOT = Path(__file__).parents[1]
 WARM_UP = 3.0  # minutes, or a third of the time if that is less: memory settles in the first one
 GROWTH = 0.02
@@ -33,26 +35,12 @@ class Sample:
     handles: int
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that come from it."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            number, _, rest = stat.read_text().partition(" ")
-            parents[int(number)] = int(rest.rpartition(")")[2].split()[1])
-    found = [pid]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found
-
-
 def sample(pid: int, began: float) -> Sample:
     """Look at the run now; a process that ends meanwhile is left out."""
     memory, handles, processes = 0.0, 0, 0
     for one in family(pid):
         with contextlib.suppress(OSError):
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-            memory += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+            memory += memory_mb(one)
             handles += len(os.listdir(f"/proc/{one}/fd"))  # noqa: PTH208
             processes += 1
     return Sample((time.monotonic() - began) / 60, processes, memory, handles)

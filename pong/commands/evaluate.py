@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from pong.commands.flags import parse
-from pong.config import Config, InputError
+from pong.config import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def evaluate(arguments: list[str]) -> int:
     how = "greedy" if flags.greedy else "sampled"
     print(
         f"{result.mean:+.2f} {spread}, n = {result.n} games, {how}, "
-        f"seed {flags.seed}, {_task(config)}, update {loaded.counters.updates}"
+        f"seed {flags.seed}, {config.task}, update {loaded.counters.updates}"
     )
     if flags.json is not None:
         about = {
@@ -60,10 +60,6 @@ def evaluate(arguments: list[str]) -> int:
         except OSError as error:
             raise InputError(f"eval: --json {flags.json} can't be written: {error.strerror}") from None
     return 0
-
-
-def _task(config: Config) -> str:
-    return f"sticky {config.sticky}, hold {config.hold}" if config.points else config.env
 
 
 def _eval_input(arguments: list[str]) -> EvalFlags:

@@ -92,7 +92,7 @@ def _trained_on(run: Path) -> dict[str, Any]:
 
 def _card(name: str, loaded: "Checkpoint", scores: dict[str, dict[str, Any]], run: dict[str, Any]) -> str:
     config, counters = loaded.config, loaded.counters
-    task = f"{config.env}, sticky {config.sticky}, hold {config.hold}" if config.points else config.env
+    task = f"{config.env}, {config.task}" if config.points else config.task
     lines = [
         f"- {how}: **{one['mean']:+.2f} ± {one['standard_error']:.2f}** (mean ± standard error of {one['n']} games)"
         for how, one in scores.items()

@@ -59,7 +59,7 @@ def play(arguments: list[str]) -> int:
     assert isinstance(policy, KarpathyPolicy), "it alone plays Pong"
     show, where = _output(flags, config, loaded.counters.updates)
     how = "greedy" if flags.greedy else "sampled"
-    task = f"{how}, seed {flags.seed}, sticky {config.sticky}, hold {config.hold}"
+    task = f"{how}, seed {flags.seed}, {config.task}"
     print(f"{flags.run}: update {loaded.counters.updates}, {task}; one game into {where} …", flush=True)
     with contextlib.closing(game_of(policy, config, flags.seed, greedy=flags.greedy)) as game:
         last = _last(show, game)

@@ -1,5 +1,6 @@
 """From a config to the environments it is played in."""
 
+import functools
 from typing import cast
 
 import gymnasium
@@ -47,6 +48,7 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
     return VectorFleet(cast(SyncVectorEnv, envs))
 
 
+@functools.cache
 def spaces(env: str) -> tuple[Box, Discrete | Box]:
     """What a gymnasium environment shows, and what can be done in it.
 

@@ -1,5 +1,6 @@
 """A linear system with quadratic cost, whose best policy is known: a test of learning with a continuous action."""
 
+import functools
 from typing import Any
 
 import gymnasium
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 STATE_COST, ACTION_COST = 1.0, 1.0  # per square
 
 
+@functools.cache
 def riccati(iterations: int = 200) -> float:
     """What one squared unit of state costs under the best policy from there on: P = Q + P − P²/(R + P).
 
