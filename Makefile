@@ -26,7 +26,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 train: setup ## learn Pong: CONFIG=configs/pong.toml ARGS="--seed 3"
 	$(BIN)/python -m pong train $(CONFIG) $(ARGS)
 
-eval: setup ## play fresh games with frozen weights: RUN=runs/… ARGS="--greedy"
+eval: setup ## play fresh games with frozen weights, sampled and greedily: RUN=runs/… ARGS="--episodes 20"
 	$(BIN)/python -m pong eval $(RUN) $(ARGS)
 
 play: setup ## film one game, or ARGS="--terminal": RUN=runs/…, else the weights in pretrained/

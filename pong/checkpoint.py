@@ -99,7 +99,7 @@ def save(
         if not torch.isfinite(tensor).all():
             raise FloatingPointError(f"update {counters.updates}: {name} is not finite; lower the learning rates")
     content = _content(config, counters, tensors)
-    path = folder / _name(counters.updates)
+    path = folder / file_name(counters.updates)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for target in (folder / BEST, path) if best else (path,):  # a kill between the two leaves no best behind
@@ -116,6 +116,7 @@ def save_policy(path: Path, config: Config, counters: Counters, policy: torch.nn
     Raises:
         OSError: the file can't be written.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"policy.{name}": tensor.cpu().contiguous() for name, tensor in policy.state_dict().items()}
     write_whole(path, _content(config, counters, tensors))
 
@@ -175,8 +176,8 @@ def make_newest(path: Path, updates: int) -> list[Path]:
     if path.name != BEST and best_of(folder).updates > updates:
         newer.append(folder / BEST)
     aside = [_set_aside(file) for file in reversed(newer)]  # the newest first: a kill in between is no other choice
-    if path.name != _name(updates):
-        write_whole(folder / _name(updates), path.read_bytes())
+    if path.name != file_name(updates):
+        write_whole(folder / file_name(updates), path.read_bytes())
     return aside
 
 
@@ -267,7 +268,8 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(files, key=_number)
 
 
-def _name(updates: int) -> str:
+def file_name(updates: int) -> str:
+    """The file name of a run's checkpoint after so many updates."""
     return f"update-{updates:06d}{SUFFIX}"
 
 

@@ -11,7 +11,7 @@ from pong.config import InputError, RunError
 
 USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device auto|cpu|cuda] [--run-dir DIR] [--KEY …]
        pong train --resume RUN|CHECKPOINT
-       pong eval RUN|CHECKPOINT [--episodes N] [--greedy] [--seed N] [--json FILE]
+       pong eval RUN|CHECKPOINT [--episodes N] [--sampled|--greedy] [--seed N] [--json FILE]
        pong play RUN|CHECKPOINT [--file FILE.mp4|.gif] [--terminal] [--window] [--speed X] [--greedy] [--seed N]
        pong export RUN|CHECKPOINT DIR [--episodes N]
        pong toy [T1 … T10|all] [--samples N] [--seed N] [--plot [DIR]]

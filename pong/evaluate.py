@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from pong.config import Config
+from pong.player import EVALUATION, Actor, Episode
 from pong.policies import Policy
-from pong.rollout import EVALUATION, Actor, Episode, Rollout
+from pong.rollout import Rollout
 
 PARALLEL = 25  # games at a time
 MAX_FRAMES = 108_000  # half an hour of play: a greedy rally can go round for ever
@@ -46,6 +47,16 @@ class Evaluation:
     def standard_error(self) -> float:
         """Standard error of the mean; NaN for a single game."""
         return float(np.std(self.scores, ddof=1) / math.sqrt(self.n)) if self.n > 1 else math.nan
+
+    def as_json(self) -> dict[str, Any]:
+        """The games as a file of scores has them; JSON knows no NaN, so the error of a single game is null."""
+        return {
+            "n": self.n,
+            "mean": self.mean,
+            "standard_error": self.standard_error if self.n > 1 else None,
+            "scores": self.scores,
+            "lengths": [episode.length for episode in self.episodes],
+        }
 
 
 class Greedy:

@@ -1,18 +1,11 @@
-"""What a run leaves behind and shows meanwhile: its folder, TensorBoard events, metrics.csv, a progress bar."""
+"""What a run shows of how it goes: TensorBoard events, metrics.csv, a progress bar."""
 
 import contextlib
 import csv
-import fcntl
 import io
-import json
-import os
-import platform
-import shlex
-import subprocess
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,20 +14,18 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.utils.tensorboard import summary
 
 from pong.checkpoint import Counters, write_whole
-from pong.config import Config, InputError, to_toml
+from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
+from pong.folder import command_of, writable
 from pong.pictures import game_summary, weight_picture
+from pong.player import Episode
 from pong.policies import KarpathyPolicy, Policy
-from pong.rollout import Episode
+from pong.records import Events, Records
 from pong.train import Update
 
-PACKAGES = ("torch", "ale-py", "gymnasium", "numpy", "tensorboard", "pong-from-pixels")
 COUNTERS = ("update", "step", "games", "points", "minutes")
 TAGS = (
     "charts/episodic_return",
@@ -87,166 +78,6 @@ class Scores:
         return goal is not None and self.mean100 is not None and self.mean100 >= goal
 
 
-def new_run_folder(config: Config) -> Path:
-    """A name for the folder of a new run: what, which seed, when."""
-    return Path("runs") / f"{config.name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def create_run_folder(config: Config, folder: Path, device: torch.device, command: list[str]) -> None:
-    """Fill a run's folder with run.json (versions, git revision, device, command) and config.toml (as resolved).
-
-    Raises:
-        InputError: the folder already holds a run, or can't be written.
-    """
-    if (folder / "config.toml").exists():
-        raise InputError(f"run folder {folder} already holds a run; choose another --run-dir")
-    about = {
-        "command": command,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git_revision": _git_revision(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu_count": torch.multiprocessing.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-    }
-    with _writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "run.json", (json.dumps(about, indent=2) + "\n").encode())
-        write_whole(folder / "config.toml", to_toml(config).encode())  # the last: with it, the folder holds a run
-
-
-@contextlib.contextmanager
-def lock_run_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in a run's folder; the lock ends with this process, however it ends.
-
-    Raises:
-        InputError: another process holds the folder, or it can't be written.
-    """
-    with contextlib.ExitStack() as stack:
-        with _writable(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((folder / "lock").open("w"))
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its players don't inherit it
-        except (BlockingIOError, PermissionError):
-            raise InputError(
-                f"run folder {folder} is being trained by another process; wait or stop that one"
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"run folder {folder} can't be locked: {error.strerror}; choose another --run-dir"
-            ) from None
-        yield
-
-
-@contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """At its start, a run that can't write to its folder is refused."""
-    try:
-        yield
-    except OSError as error:
-        what = f"run folder {folder} can't be written: {error.strerror or error}"
-        raise InputError(f"{what}; make room there or choose another --run-dir") from None
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _git_revision() -> str:
-    here = Path(__file__).parent
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-class _Records:
-    """A file to which whole records are added. What can't be written waits, and no half of it stays.
-
-    Raises:
-        OSError: it can't be opened.
-    """
-
-    def __init__(self, path: Path):
-        self._file = path.open("ab", buffering=0)
-        self._end = self._file.tell()
-        self._waiting = b""
-
-    def add(self, record: bytes) -> None:
-        """Write a record, and before it those that wait.
-
-        Raises:
-            OSError: it can't be written, and waits.
-        """
-        self._waiting += record
-        rest = memoryview(self._waiting)
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._file.truncate(self._end)
-            raise
-        self._end += len(self._waiting)
-        self._waiting = b""
-
-    def sync(self) -> None:
-        """Have it all on the disk.
-
-        Raises:
-            OSError: some of it isn't.
-        """
-        self.add(b"")
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-
-
-class _Events(_Records):
-    """TensorBoard's event file of one start of a run.
-
-    Its own writer would hand events to a thread, which writes them up to two minutes later, if nobody kills it.
-
-    Args:
-        folder: of the run.
-        purge_step: TensorBoard forgets what earlier files say of this step and those after it.
-
-    Raises:
-        OSError: it can't be made.
-    """
-
-    def __init__(self, folder: Path, purge_step: int):
-        parts = [path.name.split(".") for path in folder.glob("events.out.tfevents.*")]
-        before = max((int(part[3]) for part in parts if part[3].isdecimal()), default=0)
-        now = max(int(time.time()), before + 1)  # files are read in the order of their names, whatever the clock says
-        super().__init__(folder / f"events.out.tfevents.{now:010d}.pong")
-        self._event(file_version="brain.Event:2")
-        self._event(step=purge_step, session_log=SessionLog(status=SessionLog.START))
-
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        """A number for each tag."""
-        self.summaries(
-            [Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])], step
-        )
-
-    def summaries(self, made: Iterable[Any], step: int) -> None:
-        """What torch's ``summary`` functions make."""
-        for one in made:
-            self._event(summary=one, step=step)
-
-    def _event(self, **what: Any) -> None:
-        record = io.BytesIO()
-        RecordWriter(record).write(Event(wall_time=time.time(), **what).SerializeToString())
-        self.add(record.getvalue())
-
-
 def _rows_up_to(update: int, file: Path) -> list[dict[str, str]]:
     """The rows of an interrupted run's metrics.csv that its checkpoint knows of."""
     if not file.exists():
@@ -254,15 +85,6 @@ def _rows_up_to(update: int, file: Path) -> list[dict[str, str]]:
     *lines, _ = file.read_text(encoding="utf-8", errors="replace").split("\n")  # what follows the last: half a line
     rows = [row for row in csv.DictReader(lines) if (row.get("update") or "").isdecimal()]
     return [row for row in rows if int(row["update"]) <= update]
-
-
-def _command(folder: Path) -> str:
-    """The command that makes this run again."""
-    try:
-        command = json.loads((folder / "run.json").read_text(encoding="utf-8"))["command"]
-    except (OSError, ValueError, KeyError):
-        return "unknown command"
-    return shlex.join(command)
 
 
 @torch.no_grad()
@@ -300,7 +122,7 @@ class Tracker:
 
     Args:
         config: the run's config.
-        folder: the run's folder, see ``create_run_folder``.
+        folder: the run's folder, see ``folder.create_run_folder``.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
         counters: how far the run had come, if it is taken up again: what was written later is taken back.
 
@@ -313,7 +135,7 @@ class Tracker:
         self.config = config
         self.scores = Scores(counters)
         self._console = console or RunConsole()
-        with _writable(folder):
+        with writable(folder):
             before = self._take_back(counters, folder)
         self._began = time.monotonic() - 60 * before
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), counters.steps)], maxlen=SPS_WINDOW + 1)
@@ -329,10 +151,10 @@ class Tracker:
         names = (*COUNTERS, *TAGS)
         lines = [names, *([row.get(name) or "" for name in names] for row in rows)]
         write_whole(folder / "metrics.csv", b"".join(map(_line, lines)))
-        self._table = _Records(folder / "metrics.csv")
-        self._events = _Events(folder, purge_step=counters.steps + 1 if counters.updates else 0)
+        self._table = Records(folder / "metrics.csv")
+        self._events = Events(folder, purge_step=counters.steps + 1 if counters.updates else 0)
         if not counters.updates:
-            about = f"```\n{_command(folder)}\n```\n\n```toml\n{to_toml(self.config)}```"
+            about = f"```\n{command_of(folder)}\n```\n\n```toml\n{to_toml(self.config)}```"
             self._events.summaries([summary.text("config", about)], 0)  # type: ignore[no-untyped-call]
         return float(rows[-1]["minutes"]) if rows else 0.0
 
@@ -378,18 +200,24 @@ class Tracker:
         counters = (update.number, steps, self.scores.games, self.scores.points, round(minutes, 3))
         with self._or_go_on("metrics.csv"):
             self._table.add(_line((*counters, *("" if v is None else f"{v:.6g}" for v in values.values()))))
+        pictures = self._pictures_due(update, policy, evaluation)  # what fails in making them is no matter of writing
         with self._or_go_on("TensorBoard"):
-            self._write_events(update, steps, policy, values)
-            if update.number % IMAGE_EVERY == 1:
-                self._events.summaries(_pictures(update, policy), steps)
-            if evaluation and isinstance(policy, KarpathyPolicy):
-                self._events.summaries([game_summary("play/game", policy, self.config, update.number)], steps)
+            self._write_events(values, steps)
+        with self._or_go_on("TensorBoard"):  # what can't be written waits, each for itself
+            self._events.summaries(pictures, steps)
         self._show(steps, values["charts/SPS"] or 0.0)
         self._track_seconds = time.perf_counter() - began
 
-    def _write_events(self, update: Update, steps: int, policy: Policy, values: dict[str, float | None]) -> None:
+    def _write_events(self, values: dict[str, float | None], steps: int) -> None:
         counts = {"charts/games": float(self.scores.games), "charts/points": float(self.scores.points)}
         self._events.scalars({tag: v for tag, v in values.items() if v is not None} | counts, steps)
+
+    def _pictures_due(self, update: Update, policy: Policy, evaluation: Evaluation | None) -> list[Any]:
+        """What TensorBoard shows besides curves: every so often the policy, and a game after each evaluation."""
+        pictures = list(_pictures(update, policy)) if update.number % IMAGE_EVERY == 1 else []
+        if evaluation and isinstance(policy, KarpathyPolicy):
+            pictures.append(game_summary("play/game", policy, self.config, update.number))
+        return pictures
 
     def sync(self) -> None:
         """Have both curves on the disk up to here, before a checkpoint is."""

@@ -84,27 +84,18 @@ class Trainer:
         self.steps = 0
 
     def take_up(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same config.
+        """Go on from a checkpoint of the same config; one of update 0 may hold a policy and nothing else.
 
         Raises:
             InputError: its weights or its optimiser's state don't fit.
         """
         load_weights(self.policy, checkpoint.policy)
         load_optimizer(self.optimizer, checkpoint.optimizer)
-        if self.baseline:
+        if self.baseline and checkpoint.baseline:
             load_weights(self.baseline.network, checkpoint.baseline)
             load_optimizer(self.baseline.optimizer, checkpoint.baseline_optimizer)
         self._show_players()
         self.updates, self.steps = checkpoint.counters.updates, checkpoint.counters.steps
-
-    def begin_with(self, policy: dict[str, Tensor]) -> None:
-        """Begin with a policy's weights.
-
-        Raises:
-            InputError: they don't fit.
-        """
-        load_weights(self.policy, policy)
-        self._show_players()
 
     def close(self) -> None:
         """End the emulators."""

@@ -34,12 +34,13 @@ from processes import family, memory_mb
 from rich.console import Console
 from rich.table import Table
 
-from pong import rollout, train
+from pong import train
 from pong.baseline import Baseline
 from pong.config import Config, load_config, to_toml
 from pong.envs import DOWN, UP, Pong
 from pong.frames import Differences
-from pong.players import PlayerProcess
+from pong.player import Noise
+from pong.player_process import PlayerProcess
 from pong.policies import KarpathyPolicy
 from pong.ranks import cores
 from pong.rollout import Rollout
@@ -261,7 +262,7 @@ def where_the_time_goes(config: Config, seconds: float) -> dict[str, float]:
             ("frames", Differences, "first"),
             ("frames", Differences, "next"),
             ("policy", KarpathyPolicy, "act"),
-            ("policy", rollout.Noise, "draw"),
+            ("policy", Noise, "draw"),
             ("learner", Baseline, "predict"),
             ("learner", Trainer, "_standardize"),
             ("learner", Trainer, "_step"),

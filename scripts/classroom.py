@@ -54,7 +54,7 @@ def run(folder: Path, recipe: str, seed: str) -> None:
     if not (folder / "checkpoints").exists():
         pong("train", f"configs/{recipe}.toml", "--seed", seed, "--run-dir", folder)
     if not (folder / "eval.json").exists():
-        pong("eval", folder, "--json", folder / "eval.json")
+        pong("eval", folder, "--sampled", "--json", folder / "eval.json")
     if recipe == "lqr":
         weights = {name: value.item() for name, value in checkpoint.load(folder).policy.items()}
         (folder / "weights.json").write_text(json.dumps(weights, indent=2) + "\n", encoding="utf-8")

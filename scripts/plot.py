@@ -2,7 +2,7 @@
 
     python scripts/plot.py results/pong-s* --name pong
 
-writes results/pong.png and results/pong.md from each run's metrics.csv, config.toml, run.json and eval*.json.
+writes results/pong.png and results/pong.md from each run's metrics.csv, config.toml, run.json and eval.json.
 """
 
 import csv
@@ -34,7 +34,7 @@ class Run:
     seed: int
     rows: list[dict[str, float]]
     hardware: str
-    evaluations: list[dict[str, float]]
+    evaluations: dict[str, dict[str, float]]  # of "greedy" and "sampled" play, those that were scored
 
     def column(self, key: str) -> list[float]:
         return [row[key] for row in self.rows]
@@ -50,7 +50,9 @@ def read(folder: Path) -> Run:
         rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
     about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     hardware = f"{about['cpu_count']} CPU cores" + ("" if about["device"] == "cpu" else f", {about['device']}")
-    evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("eval*.json"))]
+    scores = folder / "eval.json"
+    found = json.loads(scores.read_text(encoding="utf-8")) if scores.exists() else {}
+    evaluations = {way: found[way] for way in ("greedy", "sampled") if way in found}
     return Run(config.name, config.env, config.seed, rows, hardware, evaluations)
 
 
@@ -67,8 +69,8 @@ def table(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
         rows = [run.reached(score) for score in thresholds]
         reached = " | ".join(f"{row['step'] / 1e6:.2f} M, {minutes(row)} min" if row else "–" for row in rows)
         fresh = ", ".join(
-            f"{e['mean']:+.1f} ± {e['standard_error']:.1f} {'greedy' if e['greedy'] else 'sampled'} (n = {e['n']})"
-            for e in run.evaluations
+            f"{games['mean']:+.1f} ± {games['standard_error']:.1f} {way} (n = {games['n']})"
+            for way, games in run.evaluations.items()
         )
         lines.append(
             f"| {run.name} | {run.seed} | {run.hardware} | {last['update']:.0f} | {last['games']:,.0f} "

@@ -48,7 +48,8 @@ def main() -> None:
         expect(not missing, "TensorBoard has every scalar of metrics.csv")
         scores = Path(folder) / "scores.json"
         said = pong("eval", str(run), "--episodes", "2", "--json", str(scores))
-        expect("standard error" in said and json.loads(scores.read_text(encoding="utf-8"))["n"] == 2, "eval plays")
+        games = [json.loads(scores.read_text(encoding="utf-8"))[way]["n"] for way in ("sampled", "greedy")]
+        expect(said.count("standard error") == 2 and games == [2, 2], "eval plays, sampled and greedily")
     print("2 passed, 0 failed")
 
 

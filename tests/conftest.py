@@ -15,7 +15,7 @@ from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 
 from pong.config import Config, load_config
-from pong.rollout import emulator_seeds
+from pong.player import emulator_seeds
 from pong.train import Trainer, Update
 
 torch.set_num_threads(1)  # the tests' matrices are small: more threads wait longer for each other than they compute

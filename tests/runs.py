@@ -62,7 +62,7 @@ class Dice(Won):
 
 def play(monkeypatch, games):
     """Runs play those games instead of Pong."""
-    monkeypatch.setattr("pong.rollout.make_fleet", games)
+    monkeypatch.setattr("pong.player.make_fleet", games)
 
 
 def meanwhile(games, happenings):

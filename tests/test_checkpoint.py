@@ -108,7 +108,7 @@ def test_a_loaded_optimiser_takes_the_same_step(tmp_path, monkeypatch, optimizer
     config, policy, optimiser = learner(optimizer=optimizer, processes=1)
     loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimiser))
 
-    monkeypatch.setattr("pong.rollout.make_fleet", lambda config, num_envs: None)
+    monkeypatch.setattr("pong.player.make_fleet", lambda config, num_envs: None)
     trainer = Trainer(config.model_copy(update={"seed": 99}))
     trainer.take_up(loaded)
     assert (trainer.updates, trainer.steps) == (COUNTERS.updates, COUNTERS.steps)

@@ -19,8 +19,8 @@ from pong import checkpoint
 from pong.cli import main
 from pong.config import RunError, load_config
 from pong.envs import make_fleet
-from pong.evaluate import Evaluation
-from pong.rollout import Episode
+from pong.evaluate import Greedy, evaluate
+from pong.train import load_policy
 
 
 @pytest.fixture
@@ -153,6 +153,9 @@ ERRORS = {
     "eval {run} --device cpu": ["--device"],  # games are played on the CPU
     "eval {run} --json nowhere/scores.json": ["--json nowhere/scores.json"],
     "eval {run} --json {root}": ["--json {root}"],
+    "eval {run} --json " + 300 * "x": ["--json xxx", "can't be written: File name too long", "another name"],
+    "eval {run} --json " + 300 * "x" + "/scores.json": ["--json xxx", "can't be written: File name too long"],
+    "eval {run} --sampled --greedy": ["--sampled and --greedy", "give one of them"],
 }
 
 
@@ -160,7 +163,7 @@ def no_games(*args, **kwargs):
     raise AssertionError("games were played before the error was found")
 
 
-@pytest.mark.parametrize(("arguments", "words"), ERRORS.items(), ids=ERRORS)
+@pytest.mark.parametrize(("arguments", "words"), ERRORS.items(), ids=[key[:60] for key in ERRORS])
 def test_bad_input_is_one_line_and_leaves_nothing(elsewhere, monkeypatch, capsys, finished, begun, arguments, words):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("pong.rollout.Rollout.__init__", no_games)
@@ -201,7 +204,7 @@ def test_help(capsys, flag):
 
 WORDS = {
     "train": ["--learning-rate", "--run-dir", "discount per decision"],
-    "eval": ["--episodes", "--greedy", "--json"],
+    "eval": ["--episodes", "--sampled", "--greedy", "--json"],
     "toy": ["T1", "T3", "T10"],
 }
 
@@ -262,37 +265,45 @@ def test_checkpoints_fall_where_emulators_start_afresh(elsewhere, monkeypatch, c
     assert [line for line in said if line.startswith("saved")] == [f"saved {path}" for path in paths]
 
 
-def test_evaluating_a_run(finished, elsewhere, capsys):
+def test_evaluating_a_run_both_ways(finished, elsewhere, capsys):
     _, run = finished
     assert main(["eval", str(run), "--episodes", "3", "--seed", "7", "--json", "scores.json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     about = json.loads(Path("scores.json").read_text(encoding="utf-8"))
-    result = Evaluation([Episode(0, score, 1) for score in about["scores"]])
-    assert len(about["scores"]) == len(about["lengths"]) == about["n"] == 3
-    assert (about["mean"], about["standard_error"]) == (result.mean, result.standard_error)
-    assert about["lengths"] == [150] * 3  # --max-frames 600, four at a time
-    assert (about["run"], about["seed"], about["greedy"], about["hold"], about["sticky"]) == (
-        str(run),
-        7,
-        False,
-        4,
-        0.25,
-    )
-    assert about["update"] == checkpoint.load(run).counters.updates
-    assert out.startswith(
-        f"{result.mean:+.2f} ± {result.standard_error:.2f} (mean ± standard error), n = 3 games, sampled"
-    )
+    assert list(about) == ["run", "update", "steps", "seed", "env", "sticky", "hold", "sampled", "greedy"]
+    counters = checkpoint.load(run).counters
+    assert (about["run"], about["update"], about["steps"]) == (str(run), counters.updates, counters.steps)
+    assert (about["seed"], about["env"], about["sticky"], about["hold"]) == (7, "Pong", 0.25, 4)
+
+    policy, loaded = load_policy(run)
+    lines = []
+    for way, actor in (("sampled", policy), ("greedy", Greedy(policy))):
+        result = evaluate(actor, loaded.config, 3, seed=7)
+        assert about[way] == {
+            "n": 3,
+            "mean": result.mean,
+            "standard_error": result.standard_error,
+            "scores": result.scores,
+            "lengths": [150] * 3,  # --max-frames 600, four at a time
+        }
+        lines.append(
+            f"{result.mean:+.2f} ± {result.standard_error:.2f} (mean ± standard error), n = 3 games, {way}, "
+            f"seed 7, sticky 0.25, hold 4, update {counters.updates}"
+        )
+    assert out.splitlines() == lines
 
 
-def test_a_checkpoint_file_evaluates_too(finished, elsewhere, monkeypatch, capsys):
+@pytest.mark.parametrize(("way", "other"), [("sampled", "greedy"), ("greedy", "sampled")])
+def test_a_checkpoint_file_evaluates_too_in_one_way_alone(finished, elsewhere, monkeypatch, capsys, way, other):
     play(monkeypatch, Won)
     (path,) = (finished[1] / "checkpoints").iterdir()
-    assert main(["eval", str(path), "--episodes", "1", "--greedy", "--json", "scores.json"]) == 0
-    out = capsys.readouterr().out
-    assert "n = 1 games, greedy" in out
-    assert "nan" not in out  # one game has no standard error
-    assert json.loads(Path("scores.json").read_text(encoding="utf-8"))["standard_error"] is None
+    assert main(["eval", str(path), "--episodes", "1", f"--{way}", "--json", "scores.json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"+1.00 (one game), n = 1 games, {way}, ")  # one game has no standard error
+    about = json.loads(Path("scores.json").read_text(encoding="utf-8"))
+    assert about[way] == {"n": 1, "mean": 1, "standard_error": None, "scores": [1], "lengths": [1]}
+    assert other not in about
 
 
 def test_the_toy_shows_itself(capsys):

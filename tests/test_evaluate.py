@@ -11,8 +11,8 @@ from pong.config import Config
 from pong.envs import Played
 from pong.evaluate import Evaluation, Greedy, evaluate
 from pong.frames import PIXELS, SparseFrames
+from pong.player import EVALUATION, Episode, emulator_seeds
 from pong.policies import KarpathyPolicy
-from pong.rollout import EVALUATION, Episode, emulator_seeds
 from pong.train import make_policy
 
 CONFIG = Config(num_envs=64, seed=7, hidden=4, device="cpu", max_frames=0, processes=1)
@@ -56,7 +56,7 @@ class Games:
 def games(monkeypatch):
     """Evaluations play ``Games`` instead of Pong, at most three at a time; gives the list of those made."""
     monkeypatch.setattr(Games, "made", [], raising=False)
-    monkeypatch.setattr("pong.rollout.make_fleet", Games)
+    monkeypatch.setattr("pong.player.make_fleet", Games)
     monkeypatch.setattr("pong.evaluate.PARALLEL", 3)
     return Games.made
 
@@ -101,6 +101,19 @@ def test_equal_games_have_no_error():
 def test_a_single_game_has_no_standard_error():
     assert of(5.0).mean == 5
     assert math.isnan(of(5.0).standard_error)
+
+
+def test_what_a_file_of_scores_holds():
+    # ±1: mean 0, squares of the differences 1 1, 2 over n − 1 = 1, its root over √2
+    result = Evaluation([Episode(0, -1.0, 30), Episode(1, 1.0, 40)])
+    assert result.as_json() == {
+        "n": 2,
+        "mean": 0,
+        "standard_error": pytest.approx(1, rel=1e-12),
+        "scores": [-1, 1],
+        "lengths": [30, 40],
+    }
+    assert of(5.0).as_json()["standard_error"] is None  # JSON has no NaN
 
 
 # --- which games are played -------------------------------------------------------------------------------------------

@@ -59,7 +59,8 @@ def test_it_holds_all_that_is_known_of_the_policy(run, exported):
     assert saved.config == checkpoint.load(run).config
     assert not saved.optimizer
     scores = json.loads((exported / "eval.json").read_text())
-    assert {how: len(result["scores"]) for how, result in scores.items()} == {"sampled": 2, "greedy": 2}
+    assert (scores["run"], scores["update"], scores["seed"]) == (str(run), saved.counters.updates, 0)
+    assert [len(scores[way]["scores"]) for way in ("sampled", "greedy")] == [2, 2]
     card = (exported / "README.md").read_text()
     for words in (f"{scores['sampled']['mean']:+.2f}", "sticky 0.25", "seed 1", "pong train", "CPU cores", "game.gif"):
         assert words in card
@@ -67,11 +68,13 @@ def test_it_holds_all_that_is_known_of_the_policy(run, exported):
         assert film.n_frames > 30
 
 
-def test_it_is_evaluated_like_a_run(exported, run, capsys):
-    assert main(["eval", str(exported), "--episodes", "1"]) == 0
-    assert main(["eval", str(run), "--episodes", "1"]) == 0
-    one, other = capsys.readouterr().out.splitlines()
-    assert one == other
+def test_it_is_evaluated_like_a_run(exported, run, tmp_path, capsys):
+    said = []
+    for folder in (exported, run):
+        assert main(["eval", str(folder), "--episodes", "2", "--json", str(tmp_path / "scores.json")]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert (tmp_path / "scores.json").read_text() == (exported / "eval.json").read_text()  # its form, and its games
 
 
 def test_training_begins_with_its_policy(exported, tmp_path, capsys):
@@ -85,6 +88,24 @@ def test_training_begins_with_its_policy(exported, tmp_path, capsys):
     assert 0 < step < 5e-3  # Adam's step is at most about the learning rate, 2e-3
     assert main(["train", "--resume", str(first)]) == 0
     assert "going on after update 0" in capsys.readouterr().out
+
+
+def test_a_run_that_was_killed_as_it_began_still_begins_with_that_policy(exported, tmp_path, monkeypatch):
+    """The folder is a run's from its config.toml on: by then the policy is there, however early the kill comes."""
+    on = tmp_path / "on"
+    with monkeypatch.context() as patch:
+        patch.setattr("pong.train.Trainer.__init__", killed)
+        with pytest.raises(SystemExit):
+            train(on, "--init", exported, "--reseed-every", 1, "--total-steps", 60)
+    assert main(["train", "--resume", str(on)]) == 0
+    unbroken = tmp_path / "unbroken"
+    assert train(unbroken, "--init", exported, "--reseed-every", 1, "--total-steps", 60) == 0
+    one, other = (checkpoint.load(folder).policy["W1"] for folder in (on, unbroken))
+    assert torch.equal(one, other)
+
+
+def killed(*_, **__):
+    raise SystemExit(9)
 
 
 ERRORS = {

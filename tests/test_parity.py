@@ -12,9 +12,9 @@ import torch
 
 from pong.frames import SparseFrames
 from pong.losses import surrogate_loss
+from pong.player import Noise
 from pong.policies import KarpathyPolicy
 from pong.returns import discounted_returns, standardize
-from pong.rollout import Noise
 from pong.train import make_optimizer
 
 

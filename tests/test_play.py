@@ -30,7 +30,7 @@ from pong.play import film, terminal
 from pong.play.game import Moment, play
 from pong.play.pace import Pace
 from pong.play.picture import BOTTOM, HEIGHT, RIGHT, SCALE, SIDE, TOP, WIDTH, picture, signed
-from pong.rollout import EVALUATION, Noise, emulator_seeds
+from pong.player import EVALUATION, Noise, emulator_seeds
 from pong.train import make_optimizer, make_policy
 
 ROOT = Path(__file__).parents[1]
@@ -431,6 +431,7 @@ ERRORS = {
     "play {runs}/run --file nowhere/game.mp4": ["--file nowhere/game.mp4", "a folder that exists"],
     "play {runs}/run --file {there}": ["{there} exists"],
     "play {runs}/run --file " + 300 * "x" + ".mp4": ["can't be written", "too long"],
+    "play {runs}/run --file " + 300 * "x" + "/game.mp4": ["can't be written", "too long"],
     "play {runs}/run --terminal": ["--terminal", "not a terminal"],
     "play {runs}/run --window": ["--window", "no display"],
 }
@@ -500,13 +501,45 @@ def test_a_film_by_the_command(elsewhere, runs, capsys):
     assert "update 7, sampled, seed 0, sticky 0.25, hold 4" in out
     assert read(file)[0].shape == (20 + 1, HEIGHT, WIDTH, 3)
 
-    before = Path(file).read_bytes()
-    assert f"{file} exists" in error_line(capsys, "play", str(runs / "run"), "--max-frames", "40")
-    assert Path(file).read_bytes() == before
-
     (path,) = (runs / "run" / "checkpoints").iterdir()  # named after its run
     assert main(["play", str(path), "--max-frames", "40", "--greedy", "--seed", "3"]) == 0
     assert sorted(p.name for p in elsewhere.iterdir()) == ["run-update7-greedy-seed3.mp4", file]
+
+
+def test_a_film_replaces_another_under_the_default_name_alone(elsewhere, runs, capsys):
+    """One that is named may be anybody's, even where it has that name."""
+    file = Path("run-update7-seed0.mp4")
+    command = ["play", str(runs / "run"), "--max-frames", "40"]
+    file.write_bytes(b"a film")
+    assert f"{file} exists" in error_line(capsys, *command, "--file", str(file))
+    assert file.read_bytes() == b"a film"
+
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert (out.splitlines()[-1], err) == (f"score 0 in 10 steps, cut off: {file}", "")
+    assert len(read(file)[0]) == 10 + 1
+    assert list(elsewhere.iterdir()) == [file.absolute()]
+
+
+def test_a_film_that_is_interrupted_leaves_the_one_before(elsewhere, monkeypatch, runs, capsys):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    file = Path("run-update7-seed0.mp4")
+    file.write_bytes(b"a film")
+    monkeypatch.setattr("pong.play.film._feed", interrupt)
+    assert main(["play", str(runs / "run"), "--max-frames", "40"]) == 130
+    assert file.read_bytes() == b"a film"
+    assert list(elsewhere.iterdir()) == [file.absolute()]
+
+
+def test_a_default_name_that_cannot_be_a_films(elsewhere, monkeypatch, runs, capsys):
+    """A folder has it, or it is too long, since the run's own is long."""
+    monkeypatch.setattr("pong.play.game.ColourPong", no_game)
+    Path("run-update7-seed0.mp4").mkdir()
+    assert "--file run-update7-seed0.mp4: give a file" in error_line(capsys, "play", str(runs / "run"))
+    long = saved(elsewhere / (250 * "x"), TINY)
+    assert "File name too long; give another name" in error_line(capsys, "play", str(long))
 
 
 def test_max_frames_below_the_noops(elsewhere, capsys):

@@ -28,8 +28,8 @@ from pong.cli import main
 from pong.config import Config
 from pong.envs import Played
 from pong.frames import PIXELS, SparseFrames
+from pong.player import emulator_seeds
 from pong.ranks import Ranks, deal
-from pong.rollout import emulator_seeds
 from pong.train import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -168,7 +168,7 @@ def in_threads(size, config):
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_take_the_step_of_a_single_process(monkeypatch, size, recipe):
     """Horizon 4: the first rollout has no point after 4 moments and goes on; emulator 2's first row comes after 21."""
-    monkeypatch.setattr("pong.rollout.make_fleet", Paced)
+    monkeypatch.setattr("pong.player.make_fleet", Paced)
     config = Config(device="cpu", num_envs=3, horizon=4, hidden=8, processes=1, total_steps=10**6, **recipe)
     alone, weights = trained(None, config)
     results = in_threads(size, config)

@@ -19,7 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from pong import checkpoint
 from pong.cli import main
 from pong.evaluate import Evaluation
-from pong.rollout import Episode
+from pong.player import Episode
 
 KILLS = int(os.environ.get("PONG_KILLS", "10"))
 EARLY = max(KILLS // 5, 1)  # kills while the run starts, and as many while it takes up; the others come while it trains
@@ -219,7 +219,7 @@ def child(folder, what, instead, arguments):
 @pytest.mark.parametrize(("what", "instead", "newest"), MOMENTS.values(), ids=MOMENTS)
 def test_kill_9_in_the_middle_of_a_save(tmp_path, monkeypatch, capsys, what, instead, newest):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pong.rollout.make_fleet", Dice)
+    monkeypatch.setattr("pong.player.make_fleet", Dice)
     monkeypatch.setattr("pong.commands.train.Keeper._evaluate", rising)
     monkeypatch.setattr("pong.tracking.game_summary", lambda *_: Summary())  # a film of Pong for each evaluation
     process = multiprocessing.get_context("fork").Process(target=child, args=(tmp_path, what, instead, [*DICE, "run"]))

@@ -21,7 +21,7 @@ from runs import CONFIG, ROOT, TINY, Dice, contents, curves, meanwhile, play, po
 from pong import checkpoint
 from pong.cli import main
 from pong.evaluate import Evaluation
-from pong.rollout import Episode
+from pong.player import Episode
 
 # 20 decisions an update, 8 updates, a checkpoint at every other
 FLAGS = [*TINY, "--horizon", "10", "--reseed-every", "2", "--total-steps", "160"]
@@ -313,17 +313,29 @@ def test_what_is_not_finite_ends_the_run_and_is_not_saved(elsewhere, monkeypatch
     assert_same(whole)
 
 
-def test_a_gpu_without_memory_says_what_to_lower(elsewhere, monkeypatch, capsys, whole):
-    def too_much(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nSee the documentation.")
+def gpu_full(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nSee the documentation.")
 
+
+def memory_full(*_, **__):
+    torch.empty(2**62, dtype=torch.uint8)
+
+
+FULL = {
+    "GPU": (gpu_full, ", or use --device cpu (CUDA out of memory. Tried to allocate 9 GiB. See the documentation.); "),
+    "machine": (memory_full, " ([enforce fail"),
+}
+
+
+@pytest.mark.parametrize("memory", FULL)
+def test_full_memory_says_what_to_lower(elsewhere, monkeypatch, capsys, whole, memory):
+    raises, words = FULL[memory]
     with monkeypatch.context() as patch:
-        patch.setattr("pong.train.surrogate_loss", from_update(6, too_much, surrogate()))
+        patch.setattr("pong.train.surrogate_loss", from_update(6, raises, surrogate()))
         assert main([*DICE, "run"]) == 1
-    remedy = "lower num_envs or horizon or hidden, or use --device cpu"
-    what = "(CUDA out of memory. Tried to allocate 9 GiB. See the documentation.)"
     good = f"run/checkpoints/{update(4)}"
-    one_line(capsys, f"pong: the GPU's memory is full: {remedy} {what}; the last good checkpoint is {good}\n")
+    start = f"pong: the {memory}'s memory is full: lower num_envs or horizon or hidden{words}"
+    one_line(capsys, start, f"; the last good checkpoint is {good}\n")
     assert resume() == 0
     assert_same(whole)
 
@@ -476,7 +488,7 @@ def test_no_duration_is_measured_by_a_clock_that_can_be_set():
         if "time.time(" in line or "datetime.now(" in line
     ]
     assert len(found) == 2
-    assert {name for name, _ in found} == {"tracking.py"}
+    assert {name for name, _ in found} == {"records.py"}
     assert all("wall_time=" in line or "before + 1" in line for _, line in found)
 
 

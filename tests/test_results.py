@@ -7,6 +7,10 @@ import pytest
 from bench import markdown
 from plot import read, table
 
+from pong.commands.evaluate import WAYS
+from pong.evaluate import Evaluation
+from pong.player import Episode
+
 ROOT = Path(__file__).parent.parent
 PATTERNS = ("pong-s*", "whole/pong-s*", "pong_plain-s*", "karpathy-s*")  # as `make plots` has them
 RUNS = [read(folder) for pattern in PATTERNS for folder in sorted((ROOT / "results").glob(pattern))]
@@ -29,6 +33,26 @@ def test_docs_show_the_benchmark_as_it_was_measured() -> None:
     shown = (ROOT / "results/bench.md").read_text(encoding="utf-8")
     assert shown == markdown(json.loads((ROOT / "results/bench.json").read_text(encoding="utf-8")))
     assert shown.strip() in (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+
+
+SCORES = [*sorted((ROOT / "results").rglob("eval*.json")), ROOT / "pretrained/pong/eval.json"]
+
+
+@pytest.mark.parametrize("file", SCORES, ids=[str(file.relative_to(ROOT)) for file in SCORES])
+def test_files_of_scores_have_the_form_that_eval_writes(file: Path) -> None:
+    about = json.loads(file.read_text(encoding="utf-8"))
+    task = ["env", "sticky", "hold"] if about["env"] == "Pong" else ["env"]
+    ways = [way for way in WAYS if way in about]
+    assert list(about) == ["run", "update", "steps", "seed", *task, *ways]
+    for way in ways:
+        games = about[way]
+        played = zip(games["scores"], games["lengths"], strict=True)
+        again = Evaluation([Episode(0, score, length) for score, length in played]).as_json()
+        assert list(games) == list(again)
+        for key in ("n", "mean", "standard_error"):
+            assert games[key] == pytest.approx(again[key], rel=1e-12)
+    assert ways
+    assert file.name == "eval.json"
 
 
 @pytest.mark.parametrize("table", ["cartpole.md", "lqr.md"])

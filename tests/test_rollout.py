@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pong.config import Config
 from pong.envs import Played
 from pong.frames import PIXELS, SparseFrames
-from pong.rollout import EVALUATION, TRAINING, Episode, Noise, Rollout, emulator_seeds
+from pong.player import EVALUATION, TRAINING, Episode, Noise, emulator_seeds
+from pong.rollout import Rollout
 
 exact = settings(deadline=None, derandomize=True, max_examples=60)  # the same examples on every machine
 MOMENTS = 10  # the first pixel that names a moment; those before it name emulators
@@ -99,7 +100,7 @@ def config(**changes):
 def play(script, updates, actor=None, purpose=TRAINING, **changes):
     """The batches of that many updates."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pong.rollout.make_fleet", lambda config, n: script)
+        patch.setattr("pong.player.make_fleet", lambda config, n: script)
         rollout = Rollout(config(num_envs=script.num_envs, **changes), actor or Namer(), purpose)
     return [rollout.collect(update) for update in range(updates)]
 

@@ -1,10 +1,9 @@
-"""What a run leaves behind, in one go or taken up again: its folder, metrics.csv and TensorBoard by hand, a picture."""
+"""What a run shows, in one go or taken up again: metrics.csv and TensorBoard by hand, the terminal, a picture."""
 
 import contextlib
 import csv
 import errno
 import io
-import json
 import re
 
 import numpy as np
@@ -14,16 +13,16 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pong.checkpoint import Counters
-from pong.config import Config, InputError, load_config
+from pong.config import Config
 from pong.evaluate import Evaluation
 from pong.frames import PIXELS, SparseFrames
 from pong.pictures import weight_picture
+from pong.player import Episode
 from pong.policies import KarpathyPolicy
-from pong.rollout import Batch, Episode
-from pong.tracking import COUNTERS, TAGS, Tracker, create_run_folder, lock_run_folder, new_run_folder
+from pong.rollout import Batch
+from pong.tracking import COUNTERS, TAGS, Tracker
 from pong.train import Learned, Update
 
-CPU = torch.device("cpu")
 CONFIG = Config(name="tracked", seed=4, hidden=2, total_steps=1_000, learning_rate_end=0.0, device="cpu")
 POLICY = KarpathyPolicy(2, generator=torch.Generator().manual_seed(0))
 NO_FRAMES = SparseFrames.from_dense(np.zeros((0, PIXELS), np.int8))
@@ -46,68 +45,6 @@ def tracker(folder, terminal=False, config=CONFIG, counters=None):
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=terminal, width=120, soft_wrap=not terminal)
     return Tracker(config, folder, console, counters), shown
-
-
-# --- the folder -------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_folder_holds_config_and_circumstances(tmp_path):
-    command = ["pong", "train", "configs/pong.toml", "--seed", "4"]
-    folder = tmp_path / "deep" / "run"
-    create_run_folder(CONFIG, folder, CPU, command)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.toml", "run.json"]
-    assert load_config(folder / "config.toml") == CONFIG
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    assert about.keys() == {"command", "started", "git_revision", "device", "cpu_count", "python", "versions"}
-    assert about["command"] == command
-    assert about["device"] == "cpu"
-    assert about["versions"]["torch"] == torch.__version__
-    assert {"ale-py", "gymnasium", "numpy"} <= about["versions"].keys()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", about["started"])
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", about["git_revision"])
-
-
-def test_without_a_folder_a_name_is_made_up():
-    assert re.fullmatch(r"runs/tracked-s4-\d{8}-\d{6}", str(new_run_folder(CONFIG)))
-
-
-def test_a_folder_with_a_run_is_left_alone(tmp_path):
-    folder = tmp_path / "run"
-    create_run_folder(CONFIG, folder, CPU, ["first"])
-    before = (folder / "run.json").read_text(encoding="utf-8")
-    with pytest.raises(InputError, match=r"run already holds a run; choose another --run-dir$"):
-        create_run_folder(CONFIG, folder, CPU, ["second"])
-    assert (folder / "run.json").read_text(encoding="utf-8") == before
-
-
-def test_a_folder_that_a_kill_left_half_made_may_be_used(tmp_path):
-    """config.toml is written last, and whole."""
-    (tmp_path / "lock").touch()
-    (tmp_path / "run.json").write_text("{", encoding="utf-8")
-    (tmp_path / "config.tmp").write_text("name =", encoding="utf-8")
-    create_run_folder(CONFIG, tmp_path, CPU, [])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "lock", "run.json"]
-    assert load_config(tmp_path / "config.toml") == CONFIG
-
-
-@pytest.mark.parametrize("below", ["", "run"])
-def test_a_file_is_no_folder(tmp_path, below):
-    (tmp_path / "file").write_text("precious", encoding="utf-8")
-    folder = tmp_path / "file" / below
-    with pytest.raises(InputError, match=r"can't be written: .*; make room there or choose another --run-dir$"):
-        create_run_folder(CONFIG, folder, CPU, [])
-    with pytest.raises(InputError, match=r"can't be written: "), lock_run_folder(folder):
-        pass
-    assert (tmp_path / "file").read_text(encoding="utf-8") == "precious"
-
-
-def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
-    def no_locks(file, how):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.lockf", no_locks)
-    with pytest.raises(InputError, match=r"can't be locked: No locks available; "), lock_run_folder(tmp_path):
-        pass
 
 
 # --- metrics.csv and TensorBoard --------------------------------------------------------------------------------------
@@ -285,6 +222,20 @@ def test_a_run_that_fails_keeps_what_it_has(tmp_path):
     assert tensorboard(tmp_path)[0]["charts/points"] == [(100, 0)]
 
 
+def test_a_game_that_cannot_be_played_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    """What fails in making a picture is said as it is; only what can't be written waits."""
+
+    def no_game(*_):
+        raise OSError("no emulator")
+
+    monkeypatch.setattr("pong.tracking.game_summary", no_game)
+    track, shown = tracker(tmp_path)
+    with pytest.raises(OSError, match=r"^no emulator$"), track:
+        track.track(update(1), 100, POLICY, EVALUATIONS[2])
+    assert "can't be written" not in shown.getvalue()
+    assert len(table(tmp_path)[1]) == 1
+
+
 # --- a run taken up again: what its tables hold is tested above -------------------------------------------------------
 
 
@@ -366,7 +317,7 @@ def test_a_run_that_begins_once_more_forgets_everything(tmp_path):
 
 
 def test_many_starts_in_one_second_are_read_in_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("pong.tracking.time.time", lambda: 1e9)
+    monkeypatch.setattr("pong.records.time.time", lambda: 1e9)
     counters = None
     for number in range(1, 13):
         with tracker(tmp_path, counters=counters)[0] as track:

@@ -62,7 +62,7 @@ class Choice:
 @pytest.fixture
 def choice(monkeypatch):
     """Trainers play ``Choice`` instead of Pong."""
-    monkeypatch.setattr("pong.rollout.make_fleet", Choice)
+    monkeypatch.setattr("pong.player.make_fleet", Choice)
 
 
 def choosing(ranks=None, **changes):

@@ -2,64 +2,97 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from pong.commands.flags import parse
-from pong.config import InputError
+from pong.commands.flags import check_place, parse
+from pong.config import Config, InputError
+
+if TYPE_CHECKING:
+    from pong.checkpoint import Checkpoint
+    from pong.evaluate import Evaluation
+    from pong.policies import Policy
+
+WAYS = ("sampled", "greedy")  # of choosing actions
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalFlags:
-    """Play fresh games with a run's weights and print mean ± standard error."""
+    """Play fresh games with a run's weights, sampled and greedily, and print mean ± standard error of each.
+
+    Sampled play takes its actions as training does; greedy play takes the likelier one.
+    """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT", help="run folder or checkpoint")]
-    episodes: Annotated[int, tyro.conf.arg(help="games")] = 100
-    greedy: Annotated[bool, tyro.conf.arg(help="take the likelier action instead of sampling")] = False
+    episodes: Annotated[int, tyro.conf.arg(help="games, sampled and greedy each")] = 100
+    sampled: Annotated[bool, tyro.conf.arg(help="only the sampled games")] = False
+    greedy: Annotated[bool, tyro.conf.arg(help="only the greedy games")] = False
     seed: Annotated[int, tyro.conf.arg(help="of the emulators and the sampled actions")] = 0
     json: Annotated[Path | None, tyro.conf.arg(help="also write the scores to this file")] = None
 
 
 def evaluate(arguments: list[str]) -> int:
-    """Play games with frozen weights and print mean ± standard error."""
+    """Play games with frozen weights, sampled and greedily, and print mean ± standard error of each."""
     flags = _eval_input(arguments)
 
-    from pong.evaluate import Greedy
-    from pong.evaluate import evaluate as play
     from pong.train import load_policy
 
     policy, loaded = load_policy(flags.run)
-    config = loaded.config
-    result = play(Greedy(policy) if flags.greedy else policy, config, flags.episodes, seed=flags.seed)
-    spread = f"± {result.standard_error:.2f} (mean ± standard error)" if result.n > 1 else "(one game)"
-    how = "greedy" if flags.greedy else "sampled"
-    print(
-        f"{result.mean:+.2f} {spread}, n = {result.n} games, {how}, "
-        f"seed {flags.seed}, {config.task}, update {loaded.counters.updates}"
-    )
+    played = {}
+    for way in _ways(flags):
+        played[way] = fresh_games(policy, loaded.config, way, flags.episodes, flags.seed)
+        print(_line(way, played[way], flags.seed, loaded), flush=True)  # the next games take minutes
     if flags.json is not None:
-        about = {
-            "run": str(flags.run),
-            "update": loaded.counters.updates,
-            "steps": loaded.counters.steps,
-            "n": result.n,
-            "mean": result.mean,
-            "standard_error": None if math.isnan(result.standard_error) else result.standard_error,
-            "greedy": flags.greedy,
-            "seed": flags.seed,
-            "env": config.env,
-            **({"sticky": config.sticky, "hold": config.hold} if config.points else {}),
-            "scores": result.scores,
-            "lengths": [episode.length for episode in result.episodes],
-        }
         try:
-            flags.json.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            write_scores(flags.json, scores(flags.run, loaded, flags.seed, played))
         except OSError as error:
             raise InputError(f"eval: --json {flags.json} can't be written: {error.strerror}") from None
     return 0
+
+
+def fresh_games(policy: "Policy", config: Config, way: str, episodes: int, seed: int) -> "Evaluation":
+    """Games in which a policy chooses its actions in one of ``WAYS``."""
+    from pong.evaluate import Greedy
+    from pong.evaluate import evaluate as play
+
+    return play(Greedy(policy) if way == "greedy" else policy, config, episodes, seed=seed)
+
+
+def scores(run: Path, loaded: "Checkpoint", seed: int, played: "dict[str, Evaluation]") -> dict[str, Any]:
+    """All that a file of scores says: whose games, of what task, and how each ended, for each way of playing."""
+    config, counters = loaded.config, loaded.counters
+    return {
+        "run": str(run),
+        "update": counters.updates,
+        "steps": counters.steps,
+        "seed": seed,
+        "env": config.env,
+        **({"sticky": config.sticky, "hold": config.hold} if config.points else {}),
+        **{way: games.as_json() for way, games in played.items()},
+    }
+
+
+def write_scores(file: Path, about: dict[str, Any]) -> None:
+    """Write what ``scores`` gives."""
+    file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _ways(flags: EvalFlags) -> list[str]:
+    """Those of ``WAYS`` that are asked for: without a flag both."""
+    if flags.sampled or flags.greedy:
+        return ["sampled" if flags.sampled else "greedy"]
+    return list(WAYS)
+
+
+def _line(way: str, games: "Evaluation", seed: int, loaded: "Checkpoint") -> str:
+    """The result in one line."""
+    spread = f"± {games.standard_error:.2f} (mean ± standard error)" if games.n > 1 else "(one game)"
+    return (
+        f"{games.mean:+.2f} {spread}, n = {games.n} games, {way}, "
+        f"seed {seed}, {loaded.config.task}, update {loaded.counters.updates}"
+    )
 
 
 def _eval_input(arguments: list[str]) -> EvalFlags:
@@ -68,6 +101,8 @@ def _eval_input(arguments: list[str]) -> EvalFlags:
         raise InputError(f"eval: --episodes {flags.episodes}: give at least 1")
     if flags.seed < 0:
         raise InputError(f"eval: --seed {flags.seed}: give 0 or more")
-    if flags.json is not None and (flags.json.is_dir() or not flags.json.parent.is_dir()):
-        raise InputError(f"eval: --json {flags.json}: give a file in a folder that exists")
+    if flags.sampled and flags.greedy:
+        raise InputError("eval: --sampled and --greedy: give one of them, or none to play both ways")
+    if flags.json is not None:
+        check_place("eval: --json", flags.json)
     return flags

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from pong.commands.evaluate import WAYS, fresh_games, scores, write_scores
 from pong.commands.flags import parse
 from pong.config import Config, InputError, to_toml
 
 if TYPE_CHECKING:
     from pong.checkpoint import Checkpoint
+    from pong.evaluate import Evaluation
     from pong.policies import Policy
 
 GIF_FRAMES = 600  # ten seconds of play
+SEED = 0  # of the fresh games and the film
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,26 +51,14 @@ def export(arguments: list[str]) -> int:
     checkpoint.save_policy(flags.folder / checkpoint.POLICY, loaded.config, loaded.counters, policy)
     (flags.folder / "config.toml").write_text(to_toml(loaded.config), encoding="utf-8")
     print(f"{flags.folder}: playing {flags.episodes} games sampled and {flags.episodes} greedily …", flush=True)
-    scores = _scores(policy, loaded.config, flags.episodes)
-    (flags.folder / "eval.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    played = {way: fresh_games(policy, loaded.config, way, flags.episodes, SEED) for way in WAYS}
+    write_scores(flags.folder / "eval.json", scores(flags.run, loaded, SEED, played))
     if loaded.config.points:
         _film(policy, loaded.config, flags.folder / "game.gif")
-    card = _card(flags.folder.name, loaded, scores, _trained_on(flags.run))
+    card = _card(flags.folder.name, loaded, played, _trained_on(flags.run))
     (flags.folder / "README.md").write_text(card, encoding="utf-8")
     print(f"wrote {', '.join(sorted(file.name for file in flags.folder.iterdir()))}")
     return 0
-
-
-def _scores(policy: "Policy", config: Config, episodes: int) -> dict[str, dict[str, Any]]:
-    """Fresh games, sampled and greedy."""
-    from pong.evaluate import Greedy, evaluate
-
-    results = {}
-    for how, actor in (("sampled", policy), ("greedy", Greedy(policy))):
-        played = evaluate(actor, config, episodes)
-        about = {"n": played.n, "mean": played.mean, "standard_error": played.standard_error, "seed": 0}
-        results[how] = {**about, "scores": played.scores}
-    return results
 
 
 def _film(policy: "Policy", config: Config, file: Path) -> None:
@@ -78,7 +69,7 @@ def _film(policy: "Policy", config: Config, file: Path) -> None:
 
     assert isinstance(policy, KarpathyPolicy), "it alone plays Pong"
     short = config.model_copy(update={"max_frames": config.noop_max + GIF_FRAMES})
-    film.show(play(policy, short), file, film.fps_of(config.hold), f"{config.name} · sampled · seed 0")
+    film.show(play(policy, short, SEED), file, film.fps_of(config.hold), f"{config.name} · sampled · seed {SEED}")
 
 
 def _trained_on(run: Path) -> dict[str, Any]:
@@ -90,12 +81,12 @@ def _trained_on(run: Path) -> dict[str, Any]:
     return {}
 
 
-def _card(name: str, loaded: "Checkpoint", scores: dict[str, dict[str, Any]], run: dict[str, Any]) -> str:
+def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run: dict[str, Any]) -> str:
     config, counters = loaded.config, loaded.counters
     task = f"{config.env}, {config.task}" if config.points else config.task
     lines = [
-        f"- {how}: **{one['mean']:+.2f} ± {one['standard_error']:.2f}** (mean ± standard error of {one['n']} games)"
-        for how, one in scores.items()
+        f"- {way}: **{games.mean:+.2f} ± {games.standard_error:.2f}** (mean ± standard error of {games.n} games)"
+        for way, games in played.items()
     ]
     command = " ".join(run.get("command", ["unknown"]))
     hardware = f"{run.get('cpu_count', '?')} CPU cores, {run.get('device', 'unknown device')}"
@@ -105,7 +96,7 @@ def _card(name: str, loaded: "Checkpoint", scores: dict[str, dict[str, Any]], ru
 
 A policy trained by pong-from-pixels with nothing but the loss −log π·R. Task: {task}.
 
-{film}Fresh games, seed 0, played with Python {platform.python_version()}:
+{film}Fresh games, seed {SEED}, played with Python {platform.python_version()}:
 
 {chr(10).join(lines)}
 

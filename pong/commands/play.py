@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pong.commands.flags import parse
+from pong.commands.flags import check_place, parse
 from pong.config import INT32, Config, InputError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class PlayFlags:
     """Play one game of Pong with a run's weights and film it, or show it live.
 
     It is the first game of ``pong eval`` with the same seed, and the same each time. A film holds one picture per
-    decision and runs at natural speed (20 pictures a second where a decision is held for 2 to 4 frames). A file that
-    exists is never overwritten.
+    decision and runs at natural speed (20 pictures a second where a decision is held for 2 to 4 frames). A film under
+    the default name takes the place of the one before; a file that ``--file`` names is never overwritten.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT", help="run folder or checkpoint")]
@@ -107,7 +107,7 @@ def _output(flags: PlayFlags, config: Config, updates: int) -> "tuple[Show, str]
         opened = window.open_window(f"pong play {flags.run}")
         return functools.partial(window.show, window=opened, caption=caption, speed=flags.speed), "a window"
     file = flags.file or Path(f"{name}-update{updates}{'-greedy' if flags.greedy else ''}-seed{flags.seed}.mp4")
-    _check_new(file)
+    check_place("play: --file", file)  # the default name follows from the run's, and may be too long
 
     from pong.play import film
 
@@ -135,11 +135,7 @@ def _play_input(arguments: list[str]) -> PlayFlags:
     if flags.terminal:
         _check_terminal()
     if flags.file is not None:
-        if flags.file.suffix.lower() not in ENDINGS:
-            raise InputError(f"play: --file {flags.file}: give a name that ends in {' or '.join(ENDINGS)}")
-        if not flags.file.parent.is_dir():
-            raise InputError(f"play: --file {flags.file}: give a file in a folder that exists")
-        _check_new(flags.file)
+        _check_file(flags.file)
     return flags
 
 
@@ -152,10 +148,10 @@ def _check_terminal() -> None:
         raise InputError(f"play: --terminal: {sys.stdout.encoding} has no half-blocks; set LANG=C.UTF-8") from None
 
 
-def _check_new(file: Path) -> None:
-    try:
-        there = file.exists() or file.is_symlink()
-    except OSError as error:  # such as a name that is too long
-        raise InputError(f"play: {file} can't be written: {error.strerror}") from None
-    if there:
+def _check_file(file: Path) -> None:
+    """Refuse a film that the user names, if it can't be written there or is there already."""
+    if file.suffix.lower() not in ENDINGS:
+        raise InputError(f"play: --file {file}: give a name that ends in {' or '.join(ENDINGS)}")
+    check_place("play: --file", file)
+    if file.exists() or file.is_symlink():
         raise InputError(f"play: {file} exists and is not overwritten; choose another --file, or delete it")

@@ -20,6 +20,7 @@ from pong.config import Config, InputError, RunError, load_config, validate
 if TYPE_CHECKING:
     from pong.checkpoint import Checkpoint, Counters
     from pong.evaluate import Evaluation
+    from pong.policies import Policy
     from pong.ranks import Ranks
     from pong.tracking import Tracker
     from pong.train import Trainer, Update
@@ -54,28 +55,24 @@ def _train(asked: TrainInput, ranks: "Ranks", command: list[str]) -> int:
 
     check(asked.config, ranks)
     folder, begin = None, checkpoint.Checkpoint(asked.config)
-    initial = _initial(asked)
+    initial = _initial_policy(asked)
     with contextlib.ExitStack() as stack:
         if ranks.rank == 0:  # it alone reads and writes files
-            folder = stack.enter_context(_run_folder(asked, command))
-            begin = _beginning(asked, folder, initial)
+            folder = stack.enter_context(_run_folder(asked, command, initial))
+            begin = _beginning(asked, folder)
         begin = ranks.gather(begin)[0]
         console = RunConsole(quiet=ranks.rank > 0)
         console.print(f"{folder}: {asked.config.name}, seed {asked.config.seed}; {_how(asked, begin)}", markup=False)
         stack.enter_context(_last_words(asked.config, folder))
         stop = stack.enter_context(_stop_requested())
         trainer = stack.enter_context(contextlib.closing(Trainer(asked.config, ranks)))
-        if asked.resume and begin.policy:
+        if begin.policy:
             trainer.take_up(begin)
-        elif begin.policy:
-            trainer.begin_with(begin.policy)
         keeper = None
         if folder:  # nothing that was there has been touched so far
             _set_aside(asked, begin, console.print)
             tracker = stack.enter_context(Tracker(asked.config, folder, console, begin.counters))
             keeper = Keeper(folder, trainer, tracker, begin.counters)
-            if asked.init:  # so that a resume can begin there, too
-                keeper.save(even_now=True)
         _run(trainer, keeper, ranks, stop)
     return 130 if stop() else 0
 
@@ -98,44 +95,46 @@ def _run(trainer: "Trainer", keeper: "Keeper | None", ranks: "Ranks", stop: Call
 
 
 @contextlib.contextmanager
-def _run_folder(asked: TrainInput, command: list[str]) -> Iterator[Path]:
+def _run_folder(asked: TrainInput, command: list[str], policy: "Policy | None") -> Iterator[Path]:
     """The run's folder, made or taken up; nobody else may write in it meanwhile."""
-    from pong.tracking import create_run_folder, lock_run_folder, new_run_folder
+    from pong.folder import create_run_folder, lock_run_folder, new_run_folder
     from pong.train import choose_device
 
     device = choose_device(asked.config.device)
     folder = asked.run_dir or new_run_folder(asked.config)
     with lock_run_folder(folder):
         if not asked.resume:
-            create_run_folder(asked.config, folder, device, command)
+            create_run_folder(asked.config, folder, device, command, policy)
         yield folder
 
 
-def _initial(asked: TrainInput) -> "Checkpoint":
-    """The beginning of a run, with the policy that was asked for.
+def _initial_policy(asked: TrainInput) -> "Policy | None":
+    """What a new run begins with, if not with random weights.
 
     Raises:
         InputError: it can't be read, or is of another shape.
     """
-    from pong.checkpoint import Checkpoint, load
+    from pong.checkpoint import load
     from pong.train import load_weights, make_policy
 
     if asked.init is None:
-        return Checkpoint(asked.config)
-    policy = load(asked.init).policy
-    load_weights(make_policy(asked.config), policy)
-    return Checkpoint(asked.config, policy=policy)
+        return None
+    policy = make_policy(asked.config)
+    load_weights(policy, load(asked.init).policy)
+    return policy
 
 
-def _beginning(asked: TrainInput, folder: Path, initial: "Checkpoint") -> "Checkpoint":
+def _beginning(asked: TrainInput, folder: Path) -> "Checkpoint":
     """Where training begins: at a checkpoint, or at the beginning while there is none."""
     from pong import checkpoint
 
+    if asked.init:
+        return checkpoint.load(folder / "checkpoints" / checkpoint.file_name(0))
     if not asked.resume or not (asked.checkpoint or checkpoint.exists(folder)):
-        return initial
+        return checkpoint.Checkpoint(asked.config)
     loaded = checkpoint.load(asked.checkpoint or folder)
     _same(asked.config, loaded.config, folder)
-    if loaded.config.baseline != "none" and not loaded.baseline:
+    if loaded.counters.updates and loaded.config.baseline != "none" and not loaded.baseline:
         raise InputError(f"{folder}: the checkpoint holds no baseline, a policy alone; a new run can --init with it")
     return loaded
 
@@ -197,7 +196,7 @@ class Keeper:
                 self._best = checkpoint.best_of(self._folder).best  # it may be there, or not
                 self._tracker.say(f"warning: {error}; training goes on, and the next checkpoint is tried again")
 
-    def save(self, evaluation: "Evaluation | None" = None, *, even_now: bool = False) -> None:
+    def save(self, evaluation: "Evaluation | None" = None) -> None:
         """Write a checkpoint, unless there is one of this update.
 
         Raises:
@@ -207,7 +206,7 @@ class Keeper:
         from pong import checkpoint
 
         trainer = self._trainer
-        if trainer.updates == self._saved and not even_now:
+        if trainer.updates == self._saved:
             return
         best = evaluation is not None and (self._best is None or evaluation.mean > self._best)
         highest = evaluation.mean if evaluation is not None and best else self._best
@@ -235,21 +234,32 @@ def _last_words(config: Config, folder: Path | None) -> Iterator[None]:
     Raises:
         RunError: it was something that can happen; a mistake in the program keeps its traceback.
     """
-    import torch
-
     from pong import checkpoint
 
     try:
         yield
-    except (FloatingPointError, RunError, OSError, torch.OutOfMemoryError) as error:
+    except Exception as error:
+        full = _full_memory(error)
+        if not (full or isinstance(error, (FloatingPointError, RunError, OSError))):
+            raise
         what = " ".join(str(error).split())
-        if isinstance(error, torch.OutOfMemoryError):
+        if full:
             rows = "num_envs or horizon" if config.until == "steps" else "num_envs"
-            what = f"the GPU's memory is full: lower {rows} or hidden, or use --device cpu ({what})"
+            instead = ", or use --device cpu" if full == "GPU" else ""
+            what = f"the {full}'s memory is full: lower {rows} or hidden{instead} ({what})"
         saved = checkpoint.checkpoints(folder / "checkpoints") if folder else []
         if folder:
             what += f"; the last good checkpoint is {saved[-1]}" if saved else "; there is no checkpoint yet"
         raise RunError(what) from error
+
+
+def _full_memory(error: Exception) -> str | None:
+    """Whose memory is full, if that is the error; on the CPU torch has no class for it, only a text."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return "GPU"
+    return "machine" if isinstance(error, MemoryError) or "can't allocate memory" in str(error) else None
 
 
 def _train_input(arguments: list[str]) -> TrainInput:

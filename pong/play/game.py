@@ -13,8 +13,8 @@ from pong.config import Config
 from pong.envs import Pong, PongFleet
 from pong.evaluate import MAX_FRAMES, Greedy
 from pong.frames import SIDE, Observations, SparseFrames
+from pong.player import EVALUATION, Noise, emulator_seeds
 from pong.policies import KarpathyPolicy
-from pong.rollout import EVALUATION, Noise, emulator_seeds
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from pong.config import Config, RunError
-from pong.rollout import Actor, Part, Player
+from pong.player import Actor, Part, Player
 
 
 class PlayerProcess:
-    """A ``rollout.Player`` in another process, to be used like one.
+    """A ``Player`` in another process, to be used like one.
 
     Args:
         config: the run's config.

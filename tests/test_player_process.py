@@ -98,7 +98,7 @@ def missing(config, num_envs):
 @contextlib.contextmanager
 def playing(monkeypatch, make_fleet, logit=1.0, **changes):
     """A rollout with two players who see this logit everywhere, and its policy."""
-    monkeypatch.setattr("pong.rollout.make_fleet", make_fleet)
+    monkeypatch.setattr("pong.player.make_fleet", make_fleet)
     policy = KarpathyPolicy(1)
     with torch.no_grad():
         policy.W1.fill_(1 / PIXELS)
@@ -176,7 +176,7 @@ HANDS = [  # processes asked for, cores, ranks on this machine, emulators; who p
 def test_emulators_are_dealt_out_to_the_cores(monkeypatch, processes, cores, ranks, emulators, hands):
     monkeypatch.setattr("pong.rollout.cores", lambda: cores)
     monkeypatch.setattr("pong.rollout.Player", lambda config, mine, *_: mine)
-    monkeypatch.setattr("pong.players.PlayerProcess", lambda config, mine, *_: mine)
+    monkeypatch.setattr("pong.rollout.PlayerProcess", lambda config, mine, *_: mine)
     config = TINY.model_copy(update={"processes": processes, "num_envs": emulators})
     players = Rollout(config, KarpathyPolicy(1), ranks=Ranks(local_size=ranks)).players
     assert [len(player) for player in players] == hands
@@ -272,7 +272,7 @@ def rounds(gone, begun):
 )
 def test_players_end_by_themselves_when_their_parent_is_killed(monkeypatch, make_fleet, stop):
     """The players inherit the writing end of a pipe: its reading end sees an end when the last of them is gone."""
-    monkeypatch.setattr("pong.rollout.make_fleet", make_fleet)
+    monkeypatch.setattr("pong.player.make_fleet", make_fleet)
     gone, alive = os.pipe()
     context = multiprocessing.get_context("fork")
     said, begun = context.Pipe()
