@@ -39,6 +39,11 @@ class Config(BaseModel):
     noop_max: int = Field(0, ge=0, le=INT32, description="up to so many NOOPs at the start of a game")
     max_frames: int = Field(108_000, ge=0, le=INT32, description="frames after which a game is cut off; 0: never")
 
+    # What the policy sees and does
+    actions: Literal[2, 3] = Field(2, description="UP and DOWN, or NOOP too")
+    frames: Literal["difference", "stack", "both"] = Field("difference", description="of the last two frames")
+    last_action: bool = Field(False, description="whether its previous action is shown, too")
+
     # The batch
     num_envs: int = Field(32, ge=1, le=4096, description="emulators; with until=episodes the games per update")
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
@@ -47,8 +52,13 @@ class Config(BaseModel):
     processes: int = Field(0, ge=0, le=4096, description="that play; 0: one per core; does not change what is played")
 
     # The policy
-    policy: Literal["karpathy", "mlp"] = Field("karpathy", description="the network of 2016, or layers of units")
+    policy: Literal["karpathy", "conv", "mlp"] = Field(
+        "karpathy", description="the network of 2016, convolutions, or layers of units"
+    )
     hidden: Units | list[Units] = Field(200, description="units of the hidden layer; of several layers for an mlp")
+    channels: list[Units] = Field(
+        [16, 32], min_length=1, max_length=3, description="filters of each convolution of a conv"
+    )
 
     # The estimator
     gamma: float = Field(0.99, ge=0, le=1, description="discount per decision; starts anew at every point")
@@ -102,18 +112,18 @@ class Config(BaseModel):
     def _consistent(self) -> "Config":
         if 0 < self.max_frames <= self.noop_max:
             raise ValueError("a game would end before its first decision; set max_frames above noop_max, or to 0")
-        if self.points != (self.policy == "karpathy"):
-            remedy = 'policy = "karpathy" plays Pong, and "mlp" whatever shows a vector of numbers'
+        if self.policy == ("mlp" if self.points else "karpathy"):
+            remedy = '"karpathy" plays Pong, "conv" whatever shows pictures and "mlp" what shows a vector of numbers'
             raise ValueError(f'policy = "{self.policy}" does not read what env = "{self.env}" shows; {remedy}')
-        for key in ("hold", "sticky", "noop_max", "max_frames"):
+        for key in ("hold", "sticky", "noop_max", "max_frames", "actions", "frames", "last_action"):
             if not self.points and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
                     f'{key} = {getattr(self, key)} is a setting of Pong; leave it out for env = "{self.env}"'
                 )
         for key in ("hidden", "baseline_hidden"):
-            if self.policy == "karpathy" and isinstance(getattr(self, key), list):
+            if self.policy != "mlp" and isinstance(getattr(self, key), list):
                 found = f"{key} = {getattr(self, key)}"
-                raise ValueError(f'{found}: policy = "karpathy" has one hidden layer; give one number')
+                raise ValueError(f'{found}: policy = "{self.policy}" has one hidden layer; give one number')
         if self.standardize == "episode" and self.baseline != "none":
             raise ValueError('a baseline predicts points; set standardize = "batch" or baseline = "none"')
         if self.standardize == "episode" and self.until != "episodes":

@@ -1,8 +1,8 @@
-"""From an Atari screen to the network's input: crop, halve, erase the background, subtract the previous frame."""
+"""From Atari screens to the network's input: crop, halve, erase the background, subtract the previous frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -60,15 +60,19 @@ def play_field(screens: NDArray[np.uint8]) -> NDArray[np.uint8]:
 class SparseFrames:
     """Difference frames kept as the few pixels that changed: about 27 of 6400, so a row takes 220 bytes, not 25,600.
 
+    Other inputs that are mostly 0 are kept in the same way, see ``View``.
+
     Attributes:
-        columns: (nnz,) int32, the changed pixels of row 0, then of row 1, …, each in [0, 6400).
+        columns: (nnz,) int32, the changed pixels of row 0, then of row 1, …, each in [0, width).
         signs: (nnz,) float32, +1 where something appeared and −1 where it vanished.
         offsets: (B,) int32, where each row's pixels begin in ``columns``.
+        width: numbers in a row, with the zeros.
     """
 
     columns: Tensor
     signs: Tensor
     offsets: Tensor
+    width: int = PIXELS
 
     @classmethod
     def from_dense(cls, frames: NDArray[np.int8]) -> "SparseFrames":
@@ -79,9 +83,7 @@ class SparseFrames:
         return cls._of_pixels(changed, frames.ravel()[changed], len(frames))
 
     @classmethod
-    def between(
-        cls, before: NDArray[np.uint8], after: NDArray[np.uint8], fresh: NDArray[np.bool_] | None = None
-    ) -> "SparseFrames":
+    def between(cls, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> "SparseFrames":
         """Difference frames of N emulators: ``preprocess`` of their screens after, minus that of those before.
 
         Most of a screen stands still, so the screens are compared eight pixels at a time, as they are, and only the
@@ -90,11 +92,7 @@ class SparseFrames:
         Args:
             before: (N, 80, 160) uint8, contiguous, see ``play_field``.
             after: the same, one decision later.
-            fresh: (N,) bool, the emulators that show a new episode's first frame: their difference is all zeros.
         """
-        if fresh is not None and fresh.any():
-            before = before.copy()
-            before[fresh] = after[fresh]
         old, new = before.view(np.uint64).ravel(), after.view(np.uint64).ravel()
         eights = np.flatnonzero(old != new)  # numbered through all N screens
         was, now = SOLID_LUMINANCE[np.stack((old[eights], new[eights])).view(np.uint8)[:, ::2]]  # (4·eights,) each
@@ -120,6 +118,33 @@ class SparseFrames:
             torch.cat([part.columns for part in parts]),
             torch.cat([part.signs for part in parts]),
             torch.cat([part.offsets + pixels for part, pixels in zip(parts, before, strict=False)]),
+            parts[0].width,
+        )
+
+    @classmethod
+    def beside(cls, parts: "Sequence[SparseFrames]") -> "SparseFrames":
+        """Put inputs of the same B moments side by side: each row has the first part's numbers, then the second's, …"""
+        before = np.cumsum([0, *(part.width for part in parts)]).tolist()
+        rows = torch.cat([part.rows() for part in parts])
+        order = rows.argsort(stable=True)
+        columns = torch.cat([part.columns + width for part, width in zip(parts, before, strict=False)])
+        signs = torch.cat([part.signs for part in parts])
+        return cls(columns[order], signs[order], sum(part.offsets for part in parts[1:]) + parts[0].offsets, before[-1])
+
+    @classmethod
+    def one_hot(cls, numbers: NDArray[np.int64], width: int) -> "SparseFrames":
+        """Rows that are 1 in the column with this number and 0 elsewhere; all 0 where it is negative.
+
+        Args:
+            numbers: (B,), each below ``width``.
+            width: numbers in a row.
+        """
+        some = numbers >= 0
+        return cls(
+            torch.from_numpy(numbers[some].astype(np.int32)),
+            torch.ones(int(some.sum())),
+            torch.from_numpy((some.cumsum() - some).astype(np.int32)),
+            width,
         )
 
     def __len__(self) -> int:
@@ -131,26 +156,29 @@ class SparseFrames:
         ends = counts.cumsum(0)
         shifts = (self.offsets[rows] - (ends - counts)).repeat_interleave(counts)  # from new to old place of each pixel
         pixels = torch.arange(len(shifts), device=rows.device) + shifts
-        return SparseFrames(self.columns[pixels], self.signs[pixels], (ends - counts).int())
+        return SparseFrames(self.columns[pixels], self.signs[pixels], (ends - counts).int(), self.width)
 
     def counts(self) -> Tensor:
         """How many pixels of each row changed: (B,) int32."""
         end = self.offsets.new_tensor([len(self.columns)])
         return torch.cat([self.offsets, end]).diff()
 
+    def rows(self) -> Tensor:
+        """The row of each pixel: (nnz,) int64."""
+        return torch.arange(len(self), device=self.offsets.device).repeat_interleave(self.counts())
+
     def to(self, device: torch.device | str) -> "SparseFrames":
         """The same rows on another device."""
-        return SparseFrames(self.columns.to(device), self.signs.to(device), self.offsets.to(device))
+        return SparseFrames(self.columns.to(device), self.signs.to(device), self.offsets.to(device), self.width)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The rows as an ordinary matrix (B, 6400) in {−1, 0, 1}."""
-        rows = torch.arange(len(self), device=self.offsets.device).repeat_interleave(self.counts())
-        frames = torch.zeros(len(self), PIXELS, dtype=dtype, device=self.offsets.device)
-        frames[rows, self.columns.long()] = self.signs.to(dtype)
+        """The rows as an ordinary matrix (B, width) in {−1, 0, 1}."""
+        frames = torch.zeros(len(self), self.width, dtype=dtype, device=self.offsets.device)
+        frames[self.rows(), self.columns.long()] = self.signs.to(dtype)
         return frames
 
 
-Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or difference frames
+Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or of frames
 
 
 def cat(parts: Sequence[Observations]) -> Observations:
@@ -163,22 +191,64 @@ def cat(parts: Sequence[Observations]) -> Observations:
 def blank(like: Observations) -> Observations:
     """One row of zeros of the same kind."""
     if isinstance(like, SparseFrames):
-        return SparseFrames.from_dense(np.zeros((1, PIXELS), np.int8))
+        return SparseFrames(like.columns[:0], like.signs[:0], like.offsets.new_zeros(1), like.width)
     return like.new_zeros(1, *like.shape[1:])
 
 
-class Differences:
-    """Difference frames of N emulators from one screen after the other, of which it keeps the last."""
+Shown = Literal["difference", "stack", "both"]
+FRAMES = {"difference": 1, "stack": 2, "both": 3}  # side by side
+
+
+class View:
+    """What a policy sees of N emulators, from one screen after the other, of which it keeps the last.
+
+    A row is this frame minus the previous one; or both as they are, this frame first; or all three.
+
+    Args:
+        shown: which frames.
+        actions: how many there are, if the last decision is shown too: a 1 among so many zeros, after the frames.
+
+    Attributes:
+        width: numbers in a row.
+        shape: of the frames in it, (C, 80, 80).
+    """
+
+    def __init__(self, shown: Shown = "difference", actions: int = 0):
+        self.shape = (FRAMES[shown], SIDE, SIDE)
+        self.width = FRAMES[shown] * PIXELS + actions
+        self._shown = shown
+        self._actions = actions
 
     def first(self, screens: NDArray[np.uint8]) -> SparseFrames:
-        """Of screens (N, 210, 160) without a previous one: all zeros."""
+        """Of screens (N, 210, 160) without a previous one: it counts as the same, and no decision was made."""
         self._field = play_field(screens)
-        return SparseFrames.between(self._field, self._field)
+        return self._row(self._field, np.full(len(screens), -1))
 
-    def next(self, screens: NDArray[np.uint8], fresh: NDArray[np.bool_]) -> SparseFrames:
-        """Of the next screens; ``fresh`` (N,) are the emulators that show a new episode's first frame."""
+    def next(
+        self, screens: NDArray[np.uint8], fresh: NDArray[np.bool_], decisions: NDArray[np.int64] | None = None
+    ) -> SparseFrames:
+        """Of the next screens.
+
+        Args:
+            screens: (N, 210, 160) uint8.
+            fresh: (N,) bool, the emulators that show a new episode's first frame.
+            decisions: (N,) int64, the actions that led here; not needed unless they are shown.
+        """
         before, self._field = self._field, play_field(screens)
-        return SparseFrames.between(before, self._field, fresh)
+        if fresh.any():
+            before[fresh] = self._field[fresh]
+        return self._row(before, np.where(fresh, -1, -1 if decisions is None else decisions))
+
+    def _row(self, before: NDArray[np.uint8], decisions: NDArray[np.int64]) -> SparseFrames:
+        now, parts = self._field, []
+        if self._shown != "difference":
+            background = np.full_like(now, LUMINANCE_BACKGROUNDS[0])
+            parts = [SparseFrames.between(background, now), SparseFrames.between(background, before)]
+        if self._shown != "stack":
+            parts.append(SparseFrames.between(before, now))
+        if self._actions:
+            parts.append(SparseFrames.one_hot(decisions, self._actions))
+        return parts[0] if len(parts) == 1 else SparseFrames.beside(parts)
 
 
 class DifferenceFrames(VectorWrapper):
@@ -193,17 +263,17 @@ class DifferenceFrames(VectorWrapper):
         super().__init__(env)
         self.single_observation_space = gymnasium.spaces.Box(-1, 1, (PIXELS,), np.int8)
         self.observation_space = gymnasium.spaces.Box(-1, 1, (env.num_envs, PIXELS), np.int8)
-        self._differences = Differences()
+        self._view = View()
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.int8], dict[str, Any]]:
         """Start new episodes: every difference frame is zero."""
         screens, infos = self.env.reset(seed=seed, options=options)
-        return self._differences.first(screens).dense(torch.int8).numpy(), infos
+        return self._view.first(screens).dense(torch.int8).numpy(), infos
 
     def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.int8], Any, Any, Any, dict[str, Any]]:
         """Step the emulators and subtract each one's previous frame."""
         screens, rewards, terminations, truncations, infos = self.env.step(actions)
-        observations = self._differences.next(screens, fresh=terminations | truncations)
+        observations = self._view.next(screens, fresh=terminations | truncations)
         return observations.dense(torch.int8).numpy(), rewards, terminations, truncations, infos

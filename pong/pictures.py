@@ -12,9 +12,10 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
 from pong.config import Config
+from pong.frames import PIXELS
 from pong.play.film import fps_of
 from pong.play.game import play
-from pong.policies import KarpathyPolicy
+from pong.policies import CategoricalPolicy, KarpathyPolicy, Policy, TwoLayers
 
 MOMENTS = 150  # ten seconds at hold 4
 
@@ -23,14 +24,14 @@ def weight_picture(W1: torch.Tensor, rows: int = 5, columns: int = 8) -> NDArray
     """The first 40 hidden units' weights as 80×80 pictures, white positive and black negative, as in the blog's figure.
 
     Args:
-        W1: (hidden, 6400); each unit is scaled to its own range.
+        W1: (hidden, 6400 or more, of which the first 6400 are shown); each unit is scaled to its own range.
         rows: of pictures.
         columns: of pictures.
 
     Returns:
         (rows·80, columns·80) uint8; grey tiles where there are fewer units.
     """
-    units = W1.detach()[: rows * columns].cpu().float()
+    units = W1.detach()[: rows * columns, :PIXELS].cpu().float()
     tiles = torch.zeros(rows * columns, 80, 80)
     tiles[: len(units)] = (units / units.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)).view(-1, 80, 80)
     grid = tiles.view(rows, columns, 80, 80).permute(0, 2, 1, 3).reshape(rows * 80, columns * 80)
@@ -38,9 +39,15 @@ def weight_picture(W1: torch.Tensor, rows: int = 5, columns: int = 8) -> NDArray
     return picture
 
 
-def game_summary(tag: str, policy: KarpathyPolicy, config: Config, seed: int) -> Any:
-    """The beginning of a game, sampled, as TensorBoard's summary of an animated picture."""
-    on_cpu = copy.deepcopy(policy).cpu() if policy.W1.is_cuda else policy
+def first_layer(policy: Policy) -> torch.Tensor | None:
+    """The weights (hidden, inputs) that ``weight_picture`` shows, if the policy looks at frames with such ones."""
+    network = policy.network if isinstance(policy, CategoricalPolicy) else policy
+    return network.W1 if isinstance(network, (KarpathyPolicy, TwoLayers)) else None
+
+
+def game_summary(tag: str, policy: Policy, config: Config, seed: int) -> Any:
+    """The beginning of a game of Pong, sampled, as TensorBoard's summary of an animated picture."""
+    on_cpu = copy.deepcopy(policy).cpu() if next(policy.parameters()).is_cuda else policy
     screens = [moment.screen for moment in itertools.islice(play(on_cpu, config, seed), MOMENTS)]
     image = Summary.Image(height=210, width=160, colorspace=3, encoded_image_string=gif(screens, fps_of(config.hold)))
     return Summary(value=[Summary.Value(tag=tag, image=image)])

@@ -78,16 +78,8 @@ class KarpathyPolicy(Policy):
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B,) of UP for difference frames x: (B, 6400) floating, or the same rows as ``SparseFrames``."""
-        h = torch.relu(self._first_layer(x))  # (B, hidden)
+        h = torch.relu(first_layer(self.W1, x))  # (B, hidden)
         return (h * self.W2).sum(-1)  # (B,); h @ W2 would round a row differently in larger and smaller batches
-
-    def _first_layer(self, x: Tensor | SparseFrames) -> Tensor:
-        if isinstance(x, Tensor):
-            return x @ self.W1.T  # (B, hidden)
-        if self.W1.is_cuda:  # a GPU multiplies the zeros faster than it looks them up
-            return x.to(self.W1.device).dense(self.W1.dtype) @ self.W1.T
-        signs = x.signs.to(self.W1.dtype)
-        return F.embedding_bag(x.columns, self.W1.T, x.offsets, mode="sum", per_sample_weights=signs)
 
     def distribution(self, x: Tensor | SparseFrames) -> Bernoulli:
         """π(·|x): a Bernoulli over {DOWN 0, UP 1} for each of the B rows."""
@@ -107,6 +99,96 @@ class KarpathyPolicy(Policy):
     def gauges(self, distribution: Bernoulli) -> dict[str, Tensor]:
         """The mean P(UP)."""
         return {"prob_up": distribution.probs.mean()}
+
+
+def first_layer(W1: Tensor, x: Tensor | SparseFrames) -> Tensor:
+    """x @ W1.T, (B, hidden), of inputs x, (B, inputs) or ``SparseFrames``, and weights (hidden, inputs)."""
+    if isinstance(x, Tensor):
+        return x @ W1.T
+    if W1.is_cuda:  # a GPU multiplies the zeros faster than it looks them up
+        return x.to(W1.device).dense(W1.dtype) @ W1.T
+    return F.embedding_bag(x.columns, W1.T, x.offsets, mode="sum", per_sample_weights=x.signs.to(W1.dtype))
+
+
+class TwoLayers(nn.Module):
+    """The network of 2016 with several outputs: inputs → ReLU units → outputs; no biases.
+
+    Args:
+        inputs: numbers in a row.
+        hidden: units in the hidden layer.
+        outputs: the second layer's; its weights begin at 0.
+        generator: random stream of the first layer's initial weights; torch's global one if None.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, generator: torch.Generator | None = None):
+        super().__init__()
+        self.W1 = nn.Parameter(torch.randn(inputs, hidden, generator=generator).T / math.sqrt(inputs))
+        self.W2 = nn.Parameter(torch.zeros(outputs, hidden))
+
+    def forward(self, x: Tensor | SparseFrames) -> Tensor:
+        """Outputs (B, outputs) of inputs (B, inputs) floating, or the same rows as ``SparseFrames``."""
+        h = torch.relu(first_layer(self.W1, x))  # (B, hidden)
+        return torch.stack([(h * w).sum(-1) for w in self.W2], -1)  # as in KarpathyPolicy
+
+
+class ConvNet(nn.Module):
+    """Convolutions, a hidden layer, and outputs, which begin at 0: pictures → outputs.
+
+    The first convolution looks at 8 × 8 pixels, at every fourth, and the others at 4 × 4, at every second; a ReLU after
+    each.
+
+    Source: Mnih et al. 2013, "Playing Atari with Deep Reinforcement Learning", https://arxiv.org/abs/1312.5602, 4.1.
+
+    Args:
+        shape: of a picture, (C, H, W).
+        channels: filters of each convolution.
+        hidden: units in the hidden layer.
+        outputs: numbers for each picture.
+        more: numbers that follow the pictures' pixels in a row, and are shown to the hidden layer.
+        generator: random stream of the initial weights; torch's global one if None.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: Sequence[int],
+        hidden: int,
+        outputs: int,
+        more: int = 0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.shape = tuple(shape)
+        layers: list[nn.Module] = []
+        for k, (inputs, filters) in enumerate(itertools.pairwise((shape[0], *channels))):
+            layers += [nn.Conv2d(inputs, filters, 4 if k else 8, 2 if k else 4), nn.ReLU()]
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            features = self.convolutions(torch.zeros(1, *shape)).shape[1]
+        self.hidden = nn.Linear(features + more, hidden)
+        self.outputs = nn.Linear(hidden, outputs)
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.outputs.weight)
+
+    def forward(self, x: Tensor | SparseFrames) -> Tensor:
+        """Outputs (B, outputs).
+
+        Args:
+            x: (B, C, H, W), floating or uint8 in 0…255, or rows of pixels, and then ``more`` numbers, as
+                ``SparseFrames``.
+        """
+        device, pixels = self.outputs.weight.device, math.prod(self.shape)
+        rows = x.to(device).dense() if isinstance(x, SparseFrames) else x.to(device).flatten(1)
+        if not rows.is_floating_point():
+            rows = rows / 255
+        seen = self.convolutions(rows[:, :pixels].view(-1, *self.shape))
+        hidden = torch.relu(self.hidden(torch.cat([seen, rows[:, pixels:]], 1)))
+        outputs: Tensor = self.outputs(hidden)
+        return outputs
 
 
 class CategoricalPolicy(Policy):

@@ -20,9 +20,9 @@ from pong.checkpoint import Counters, write_whole
 from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
 from pong.folder import command_of, writable
-from pong.pictures import game_summary, weight_picture
+from pong.pictures import first_layer, game_summary, weight_picture
 from pong.player import Episode
-from pong.policies import KarpathyPolicy, Policy
+from pong.policies import Policy
 from pong.records import Events, Records
 from pong.train import Update
 
@@ -94,8 +94,8 @@ def _pictures(update: Update, policy: Policy) -> Iterator[Any]:
     if not batch.actions.is_floating_point():  # a density is no probability
         taken = policy.log_prob(batch.observations.to(device), batch.actions.to(device)).exp().cpu().numpy()
         yield summary.histogram("policy/action_probability", taken, np.linspace(0, 1, 41))  # type: ignore[no-untyped-call]
-    if isinstance(policy, KarpathyPolicy):
-        yield summary.image("policy/W1", weight_picture(policy.W1), dataformats="HW")  # type: ignore[no-untyped-call]
+    if (W1 := first_layer(policy)) is not None:
+        yield summary.image("policy/W1", weight_picture(W1), dataformats="HW")  # type: ignore[no-untyped-call]
 
 
 def _line(values: Iterable[object]) -> bytes:
@@ -215,7 +215,7 @@ class Tracker:
     def _pictures_due(self, update: Update, policy: Policy, evaluation: Evaluation | None) -> list[Any]:
         """What TensorBoard shows besides curves: every so often the policy, and a game after each evaluation."""
         pictures = list(_pictures(update, policy)) if update.number % IMAGE_EVERY == 1 else []
-        if evaluation and isinstance(policy, KarpathyPolicy):
+        if evaluation and self.config.points:
             pictures.append(game_summary("play/game", policy, self.config, update.number))
         return pictures
 

@@ -1,6 +1,7 @@
 """The loop: play, take log π of what was played, turn it into the surrogate loss, step, track."""
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,10 +14,10 @@ from torch.distributions import Distribution
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
 from pong.config import Config, InputError
-from pong.envs import spaces
+from pong.envs import make_view, spaces
 from pong.frames import Observations
 from pong.losses import surrogate_loss
-from pong.policies import KarpathyPolicy, Policy, mlp, mlp_policy
+from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, mlp, mlp_policy
 from pong.ranks import Ranks
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
@@ -241,9 +242,11 @@ def make_policy(config: Config) -> Policy:
         InputError: no policy can play the config's environment.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    if config.policy == "karpathy":
-        return KarpathyPolicy(*config.layers, generator=generator)
-    return mlp_policy(config.layers, *spaces(config.env), generator)
+    if config.policy == "mlp":
+        return mlp_policy(config.layers, *spaces(config.env), generator)
+    if config.policy == "karpathy" and config.actions == 2:
+        return KarpathyPolicy(config.layers[0], make_view(config).width, generator=generator)
+    return CategoricalPolicy(make_network(config, config.layers, config.actions, generator))
 
 
 def load_policy(where: Path) -> tuple[Policy, Checkpoint]:
@@ -265,10 +268,20 @@ def make_value_network(config: Config) -> nn.Module:
     """The untrained network that predicts returns; it begins at 0 everywhere."""
     generator = torch.Generator().manual_seed(config.seed)
     if config.policy == "karpathy":
-        karpathy = KarpathyPolicy(*config.baseline_layers, generator=generator)
-        nn.init.zeros_(karpathy.W2)
-        return karpathy
-    return nn.Sequential(mlp((*spaces(config.env)[0].shape, *config.baseline_layers, 1), generator), nn.Flatten(0))
+        value = KarpathyPolicy(config.baseline_layers[0], make_view(config).width, generator=generator)
+        nn.init.zeros_(value.W2)
+        return value
+    return nn.Sequential(make_network(config, config.baseline_layers, 1, generator), nn.Flatten(0))
+
+
+def make_network(config: Config, layers: list[int], outputs: int, generator: torch.Generator) -> nn.Module:
+    """An untrained network of the policy's kind."""
+    if config.policy == "mlp":
+        return mlp((*spaces(config.env)[0].shape, *layers, outputs), generator)
+    view, (hidden,) = make_view(config), layers
+    if config.policy == "karpathy":
+        return TwoLayers(view.width, hidden, outputs, generator)
+    return ConvNet(view.shape, config.channels, hidden, outputs, view.width - math.prod(view.shape), generator)
 
 
 def load_weights(network: nn.Module, saved: dict[str, Tensor]) -> None:

@@ -56,6 +56,9 @@ KARPATHY_2016 = {
     "sticky": 0.25,  # Pong-v0: repeat_action_probability
     "noop_max": 0,
     "max_frames": 0,  # no cap in the gist's loop
+    "actions": 2,  # action = 2 if np.random.uniform() < aprob else 3
+    "frames": "difference",  # x = cur_x - prev_x
+    "last_action": False,
     "num_envs": 10,  # batch_size = 10
     "until": "episodes",
     "reseed_every": 10,  # updates of 10 games: save.p every 100
@@ -81,7 +84,7 @@ def test_karpathy_toml_is_2016_constant_for_constant():
     # what is left says nothing of the algorithm: neither Adam nor a baseline is used, and whole games have no horizon
     assert config.keys() - KARPATHY_2016.keys() == {
         *("name", "seed", "device", "horizon", "processes", "total_steps", "eval_episodes"),
-        *("adam_beta1", "adam_beta2", "baseline_hidden", "baseline_learning_rate", "baseline_passes"),
+        *("adam_beta1", "adam_beta2", "baseline_hidden", "baseline_learning_rate", "baseline_passes", "channels"),
     }
 
 

@@ -12,7 +12,7 @@ from gymnasium.wrappers import AtariPreprocessing
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from pong.config import Config
-from pong.envs import Pong, make_fleet, make_pong
+from pong.envs import Pong, make_fleet, make_pong, make_view
 from pong.frames import PIXELS, preprocess
 
 GYM_ACTION = {1: 2, 0: 3}  # ours → Pong-v0's, as in the gist
@@ -284,6 +284,29 @@ def test_action_1_moves_the_agents_paddle_up_and_action_0_down():
     assert up_again < down - 40
 
 
+def test_action_2_leaves_the_paddle_where_it_is():
+    envs = Pong(1, sticky=0, actions=3)
+    envs.reset(seed=seeds(1))
+    rows = []
+    for action in (1, *[2] * 12, 0, *[2] * 12):
+        screens, *_ = envs.step(np.array([action]))
+        rows.append(paddle(screens[0]))
+    assert rows[4:13] == [rows[4]] * 9  # it comes to rest, and stays
+    assert rows[17:] == [rows[17]] * 9
+    assert rows[17] > rows[4]  # a decision of DOWN later
+    assert envs.single_action_space.n == 3
+
+
+def test_make_fleet_shows_what_the_config_says():
+    fleet = make_fleet(Config(num_envs=2, frames="both", last_action=True, actions=3))
+    seen = fleet.reset(seeds(1, 2))
+    assert seen.dense()[:, -3:].tolist() == [[0, 0, 0]] * 2  # nothing was decided yet
+    played = fleet.step(np.array([2, 1]), np.ones(2, bool))
+    assert played.observations.dense()[:, -3:].tolist() == [[0, 0, 1], [0, 1, 0]]
+    assert played.observations.width == make_view(Config(frames="both", last_action=True, actions=3)).width
+    fleet.close()
+
+
 # --- a vector environment like any other ------------------------------------------------------------------------------
 
 
@@ -350,9 +373,11 @@ def test_make_fleet_passes_the_configs_task_on(monkeypatch):
 
     monkeypatch.setattr("pong.envs.atari.Pong", pong)
     first = make_fleet(Config(num_envs=5, hold=3, sticky=0.1, noop_max=30, max_frames=1000))
-    second = make_fleet(Config(num_envs=3, hold="2-4", sticky=0.25, noop_max=7, max_frames=0), 2)  # 0: no cap
+    second = make_fleet(
+        Config(num_envs=3, hold="2-4", sticky=0.25, noop_max=7, max_frames=0, actions=3), 2
+    )  # 0: no cap
     assert built == [
-        (5, 3, {"sticky": 0.1, "noop_max": 30, "max_frames": 1000}),
-        (2, "2-4", {"sticky": 0.25, "noop_max": 7, "max_frames": 2**31 - 1}),
+        (5, 3, {"sticky": 0.1, "noop_max": 30, "max_frames": 1000, "actions": 2}),
+        (2, "2-4", {"sticky": 0.25, "noop_max": 7, "max_frames": 2**31 - 1, "actions": 3}),
     ]
     assert (first.num_envs, second.num_envs) == (5, 2)

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pong.envs import PongFleet
-from pong.frames import LUMINANCE_BACKGROUNDS, PIXELS, DifferenceFrames, SparseFrames, play_field, preprocess
+from pong.frames import (
+    LUMINANCE_BACKGROUNDS,
+    PIXELS,
+    DifferenceFrames,
+    SparseFrames,
+    View,
+    blank,
+    play_field,
+    preprocess,
+)
 
 SCREENS = 2_000
 exact = settings(deadline=None, derandomize=True, max_examples=40)  # the same examples on every machine
@@ -384,26 +393,62 @@ def test_between_takes_every_value_to_every_other_value():
 
 @st.composite
 def screen_pairs(draw):
-    """Screens before and after (N, 210, 160), a few or all bytes of which differ, and a mask (N,) or None."""
+    """Screens before and after (N, 210, 160), a few or all bytes of which differ, and a mask (N,)."""
     n = draw(st.integers(0, 4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     values = rng.choice(np.array([0, *LUMINANCE_BACKGROUNDS, 1, 86, 108, 147, 236, 255], np.uint8), (2, n, 210, 160))
     before, other = values
     changed = rng.random(before.shape) < draw(st.sampled_from([0, 0.001, 0.1, 1]))
-    return before, np.where(changed, other, before), draw(st.none() | arrays.arrays(bool, n))
+    return before, np.where(changed, other, before), draw(arrays.arrays(bool, n))
 
 
 @exact
 @given(screen_pairs())
 def test_between_random_screens(pairs):
-    before, after, fresh = pairs
+    before, after, _ = pairs
     fields = play_field(before), play_field(after)
     given_fields = [field.copy() for field in fields]
-    sparse = SparseFrames.between(*fields, fresh=fresh)
-    if fresh is not None:
-        before = np.where(fresh[:, None, None], after, before)  # a new episode's first frame differs from nothing
-    assert equal(sparse, subtracted(before, after))
+    assert equal(SparseFrames.between(*fields), subtracted(before, after))
     np.testing.assert_array_equal(fields, given_fields)  # left as they were
+
+
+# --- what a policy sees -----------------------------------------------------------------------------------------------
+
+ORDER = {"difference": ["minus"], "stack": ["now", "before"], "both": ["now", "before", "minus"]}
+
+
+@exact
+@given(screen_pairs(), st.sampled_from(sorted(ORDER)), st.sampled_from([0, 2, 3]), st.data())
+def test_a_view_holds_the_preprocessed_frames_side_by_side_and_then_the_decision(pairs, shown, actions, data):
+    before, after, fresh = pairs
+    decisions = data.draw(arrays.arrays(np.int64, len(before), elements=st.integers(0, 1)))
+    view = View(shown, actions)
+    first, row = view.first(before), view.next(after, fresh, decisions)
+    for seen, old, new, made in (
+        (first, before, before, np.full(len(before), -1)),
+        (row, np.where(fresh[:, None, None], after, before), after, np.where(fresh, -1, decisions)),
+    ):
+        parts = {"now": preprocess(new).astype(int), "before": preprocess(old).astype(int)}
+        parts["minus"] = parts["now"] - parts["before"]
+        frames = [parts[name].reshape(len(new), PIXELS) for name in ORDER[shown]]
+        one_hot = (made[:, None] == np.arange(actions)).astype(int)
+        np.testing.assert_array_equal(seen.dense().numpy(), np.concatenate([*frames, one_hot], axis=1))
+        assert seen.width == view.width == len(frames) * PIXELS + actions
+        assert view.shape == (len(frames), 80, 80)
+
+
+@exact
+@given(difference_frames(rows=3), difference_frames(rows=3))
+def test_beside_is_concatenation_along_the_row_and_keeps_to_every_other_operation(left, right):
+    parts = SparseFrames.from_dense(left), SparseFrames.from_dense(right)
+    beside = SparseFrames.beside(parts)
+    whole = torch.from_numpy(np.concatenate([left, right], axis=1)).float()
+    assert torch.equal(beside.dense(), whole)
+    rows = torch.tensor([2, 0, 2])
+    assert torch.equal(beside[rows].dense(), whole[rows])
+    assert torch.equal(SparseFrames.cat([beside, beside[rows]]).dense(), torch.cat([whole, whole[rows]]))
+    assert blank(beside).dense().shape == (1, 2 * PIXELS)
+    assert beside.to("cpu").width == 2 * PIXELS
 
 
 def test_the_wrapper_passes_gymnasiums_checks_on_its_own_vector_environment():

@@ -5,9 +5,10 @@ from math import e, exp, log, log1p, sqrt
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pong.frames import PIXELS, SparseFrames
-from pong.policies import Bernoulli, KarpathyPolicy
+from pong.policies import Bernoulli, CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers
 from pong.train import make_policy
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}  # dense and sparse add up in different orders
@@ -250,3 +251,65 @@ def test_actions_follow_p():
         policy.W2.fill_(1)
     actions = policy.act(torch.ones(20_000, 1), torch.rand(20_000, generator=generator()))
     assert actions.double().mean().item() == pytest.approx(1 / (1 + exp(-1)), abs=0.0125)
+
+
+# --- several outputs, and convolutions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_two_layers_are_karpathys_network_for_each_output(frames, dtype):
+    network = TwoLayers(PIXELS, 7, 3, generator(1)).to(dtype)
+    assert not network.W2.any()  # indifferent at first
+    nn.init.normal_(network.W2, generator=generator(2))
+    for k in range(3):
+        one = KarpathyPolicy(7).to(dtype)
+        one.load_state_dict({"W1": network.W1.detach(), "W2": network.W2[k].detach()})
+        for x in (SparseFrames.from_dense(frames), torch.from_numpy(frames).to(dtype)):
+            torch.testing.assert_close(network(x)[:, k], one(x), rtol=0, atol=TOLERANCES[dtype])
+
+
+def test_a_convolution_by_hand():
+    """16 × 16 pixels, one filter of ones: at every fourth pixel the sum of 8 × 8, 3 × 3 places in all."""
+    network = ConvNet((1, 16, 16), [1], hidden=1, outputs=2, more=1)
+    for parameter in network.parameters():
+        nn.init.ones_(parameter)
+    nn.init.constant_(network.convolutions[0].bias, -63.0)
+    nn.init.zeros_(network.hidden.bias)
+    nn.init.zeros_(network.outputs.bias)
+    picture = torch.ones(1, 1, 16, 16)
+    assert network.hidden.in_features == 9 + 1
+    # each place sees 64 − 63 = 1: nine of them; and one more number, of which a picture alone has none
+    all_lit = SparseFrames(torch.arange(256).int(), torch.ones(256), torch.zeros(1).int(), width=256)
+    row = SparseFrames.beside([all_lit, SparseFrames.one_hot(np.array([0]), 1)])
+    assert network(row).tolist() == [[10.0, 10.0]]
+    picture[0, 0, 0, 0] = 0  # seen by the first place alone, which is now 0
+    bare = ConvNet((1, 16, 16), [1], hidden=1, outputs=2)
+    bare.load_state_dict(network.state_dict() | {"hidden.weight": torch.ones(1, 9)})
+    assert bare(picture).tolist() == [[8.0, 8.0]]
+    assert bare((255 * picture).byte()).tolist() == [[8.0, 8.0]]
+
+
+def test_a_convolutional_policy_begins_indifferent_whatever_it_sees(frames):
+    network = ConvNet((1, 80, 80), [4, 8], 16, 3, generator=generator(1))
+    policy = CategoricalPolicy(network)
+    sparse, dense = SparseFrames.from_dense(frames), torch.from_numpy(frames).float().view(-1, 1, 80, 80)
+    torch.testing.assert_close(policy.distribution(sparse).probs, torch.full((50, 3), 1 / 3))
+    nn.init.normal_(network.outputs.weight, generator=generator(2))
+    moved = policy.distribution(sparse).probs
+    assert moved.std(0).min() > 0.01  # and then sees
+    torch.testing.assert_close(policy.distribution(dense).probs, moved)
+
+
+def test_initial_convolutions_come_from_the_generator_alone():
+    def made(seed):
+        return ConvNet((2, 80, 80), [4, 8, 8], 16, 3, generator=generator(seed)).state_dict()
+
+    torch.manual_seed(5)
+    first = made(1)
+    torch.manual_seed(6)
+    again, other = made(1), made(2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["convolutions.0.weight"], other["convolutions.0.weight"])
+    # ReLU halves the variance, so the weights have twice one over the inputs: He et al. 2015, equation 10
+    weights = made(3)["hidden.weight"]
+    assert weights.var().item() == pytest.approx(2 / weights.shape[1], rel=0.05)

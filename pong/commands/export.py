@@ -65,9 +65,7 @@ def _film(policy: "Policy", config: Config, file: Path) -> None:
     """The first ten seconds of a game."""
     from pong.play import film
     from pong.play.game import play
-    from pong.policies import KarpathyPolicy
 
-    assert isinstance(policy, KarpathyPolicy), "it alone plays Pong"
     short = config.model_copy(update={"max_frames": config.noop_max + GIF_FRAMES})
     film.show(play(policy, short, SEED), file, film.fps_of(config.hold), f"{config.name} · sampled · seed {SEED}")
 

@@ -51,12 +51,10 @@ def play(arguments: list[str]) -> int:
 
     from pong.play.game import play as game_of
     from pong.play.picture import signed
-    from pong.policies import KarpathyPolicy
     from pong.train import load_policy
 
     policy, loaded = load_policy(flags.run)
     config = _task(flags, loaded.config)
-    assert isinstance(policy, KarpathyPolicy), "it alone plays Pong"
     show, where = _output(flags, config, loaded.counters.updates)
     how = "greedy" if flags.greedy else "sampled"
     task = f"{how}, seed {flags.seed}, {config.task}"

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pong.config import PONG, Config, InputError
-from pong.envs.atari import DOWN, UP, Pong, PongFleet, make_pong
+from pong.envs.atari import DOWN, NOOP, UP, Pong, PongFleet, make_pong, make_view
 from pong.envs.fleet import Fleet, Played
 from pong.envs.lqr import LQR
 from pong.envs.vectors import VectorFleet
@@ -16,6 +16,7 @@ from pong.envs.vectors import VectorFleet
 __all__ = [
     "DOWN",
     "LQR",
+    "NOOP",
     "UP",
     "Fleet",
     "Played",
@@ -24,6 +25,7 @@ __all__ = [
     "VectorFleet",
     "make_fleet",
     "make_pong",
+    "make_view",
     "spaces",
 ]
 
@@ -38,7 +40,7 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
         num_envs: how many, if not as many as the config says.
     """
     if config.env == PONG:
-        return PongFleet(make_pong(config, num_envs))
+        return PongFleet(make_pong(config, num_envs), make_view(config))
     envs = gymnasium.make_vec(
         config.env,
         num_envs or config.num_envs,

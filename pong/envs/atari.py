@@ -1,6 +1,7 @@
 """Pong: ale-py's emulators, unmodified, with native luminance screens and without resizing or clipping.
 
-Actions are 1 = UP, 0 = DOWN and −1 = no decision for this emulator. A finished game restarts in the same step.
+Actions are 0 = DOWN, 1 = UP, 2 = NOOP and −1 = no decision for this emulator. A finished game restarts in the same
+step.
 """
 
 import contextlib
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 
 from pong.config import INT32, Config, RunError
 from pong.envs.fleet import Played
-from pong.frames import Differences, SparseFrames
+from pong.frames import SparseFrames, View
 
-UP, DOWN = 2, 3  # in ALE's minimal action set for Pong
-ALE_ACTIONS = (DOWN, UP)  # indexed by our actions 0, 1
+NOOP, UP, DOWN = 0, 2, 3  # in ALE's minimal action set for Pong
+ALE_ACTIONS = (DOWN, UP, NOOP)  # indexed by our actions
 NO_CAP = INT32  # emulated frames, more than a year of play
 
 
@@ -35,6 +36,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         sticky: probability that a frame repeats the previous action.
         noop_max: a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out.
         max_frames: emulated frames after which a game is cut off.
+        actions: 2, DOWN and UP, or 3, NOOP too.
 
     Raises:
         RunError: an emulator can't be started; ``reset`` and ``step`` raise it when one fails.
@@ -48,11 +50,12 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         sticky: float = 0.25,
         noop_max: int = 0,
         max_frames: int = NO_CAP,
+        actions: int = 2,
     ):
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.num_envs = num_envs
         self.single_observation_space = gymnasium.spaces.Box(0, 255, (210, 160), np.uint8)
-        self.single_action_space = gymnasium.spaces.Discrete(2)
+        self.single_action_space = gymnasium.spaces.Discrete(actions)
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -124,26 +127,27 @@ def _failing(what: str) -> Iterator[None]:
 
 
 class PongFleet:
-    """Pong emulators with what a policy sees of them: difference frames, kept sparse.
+    """Pong emulators with what a policy sees of them.
 
     Args:
         envs: N emulators that show screens.
+        view: makes rows of the screens; difference frames if None.
     """
 
-    def __init__(self, envs: Pong):
+    def __init__(self, envs: Pong, view: View | None = None):
         self.envs = envs
         self.num_envs = envs.num_envs
-        self._differences = Differences()
+        self._view = view or View()
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> SparseFrames:
-        """New games, their difference frames all zero; ``seeds`` (N,) or None to let the random streams run on."""
-        return self._differences.first(self.envs.reset(seed=seeds)[0])
+        """New games, seen for the first time; ``seeds`` (N,) or None to let the random streams run on."""
+        return self._view.first(self.envs.reset(seed=seeds)[0])
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Played:
-        """One decision of each active emulator: actions (N,), 1 UP, 0 DOWN; the others stand still."""
+        """One decision of each active emulator: actions (N,), 0 DOWN, 1 UP, 2 NOOP; the others stand still."""
         screens, rewards, terminations, truncations, infos = self.envs.step(np.where(active, actions, -1))
         dones = terminations | truncations
-        return Played(self._differences.next(screens, fresh=dones), rewards, dones, infos["frames"])
+        return Played(self._view.next(screens, dones, actions), rewards, dones, infos["frames"])
 
     def close(self) -> None:
         """End the emulators."""
@@ -154,7 +158,7 @@ def make_pong(config: Config, num_envs: int | None = None) -> Pong:
     """The emulators that a config describes, as a vector environment of screens.
 
     Args:
-        config: the run's config; ``hold``, ``sticky``, ``noop_max`` and ``max_frames`` define the task.
+        config: the run's config; ``hold``, ``sticky``, ``noop_max``, ``max_frames`` and ``actions`` define the task.
         num_envs: how many, if not as many as the config says.
     """
     return Pong(
@@ -163,4 +167,10 @@ def make_pong(config: Config, num_envs: int | None = None) -> Pong:
         sticky=config.sticky,
         noop_max=config.noop_max,
         max_frames=config.max_frames or NO_CAP,
+        actions=config.actions,
     )
+
+
+def make_view(config: Config) -> View:
+    """What a config's policy sees of the screens."""
+    return View(config.frames, config.actions if config.last_action else 0)

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from ale_py.env import AtariEnv
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pong.config import Config
-from pong.envs import Pong, PongFleet
+from pong.envs import Pong, PongFleet, make_view
 from pong.evaluate import MAX_FRAMES, Greedy
-from pong.frames import SIDE, Observations, SparseFrames
+from pong.frames import SIDE, Observations, preprocess
 from pong.player import EVALUATION, Noise, emulator_seeds
-from pong.policies import KarpathyPolicy
+from pong.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Moment:
 
     Attributes:
         screen: (210, 160, 3) uint8, RGB.
-        difference: (80, 80) int8 in {−1, 0, 1}, what the policy is given; all 0 on the last screen.
+        difference: (80, 80) int8 in {−1, 0, 1}, this frame minus the previous one; all 0 on the last screen.
         step: decisions made before.
         score: points won minus points lost before.
         prob_up: P(UP), or None on the last screen.
-        action: 1 UP, 0 DOWN, or None on the last screen.
+        action: 0 DOWN, 1 UP, 2 NOOP, or None on the last screen.
         frames: emulated for the decision.
         finished: the last screen, and one side has its 21 points; the game was not cut off.
     """
@@ -60,6 +61,7 @@ class ColourPong(Pong):
             sticky=config.sticky,
             noop_max=config.noop_max,
             max_frames=config.max_frames or MAX_FRAMES,
+            actions=config.actions,
         )
 
     def screen(self) -> NDArray[np.uint8]:
@@ -73,38 +75,34 @@ class ColourPong(Pong):
         return super()._new_game(emulator, seed)
 
 
-def play(policy: KarpathyPolicy, config: Config, seed: int = 0, *, greedy: bool = False) -> Moments:
+def play(policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False) -> Moments:
     """One game, moment by moment: the first one that ``evaluate`` plays with the same seed.
 
     Args:
-        policy: plays, on the CPU. Nothing is learned.
-        config: names the task (``hold``, ``sticky``, ``noop_max``, ``max_frames``); its seed plays no part.
+        policy: plays Pong, on the CPU. Nothing is learned.
+        config: names the task (``hold``, ``sticky``, …) and what the policy sees of it; its seed plays no part.
         seed: of the emulator and the sampled actions.
-        greedy: take the likelier action instead of sampling.
+        greedy: take the likeliest action instead of sampling.
     """
     actor = Greedy(policy) if greedy else policy
     noise = Noise(seed, 0, range(1), EVALUATION)
     envs = ColourPong(config)
-    fleet = PongFleet(envs)
+    fleet = PongFleet(envs, make_view(config))
     with contextlib.closing(fleet):
         seen: Observations = fleet.reset(emulator_seeds(seed, 0, range(1), EVALUATION))
-        step, score, done = 0, 0, False
+        step, score, done, frame = 0, 0, False, preprocess(envs.screen())
         while not done:
-            screen, difference = envs.screen(), _square(seen)
+            screen, before, frame = envs.screen(), frame, preprocess(envs.screen())
             prob_up, action = _prob_up(policy, seen), actor.act(seen, noise.draw()).numpy()  # (1,)
             played = fleet.step(action, np.ones(1, np.bool_))
+            difference = frame.view(np.int8) - before.view(np.int8)
             yield Moment(screen, difference, step, score, prob_up, int(action[0]), int(played.frames[0]))
             seen, done = played.observations, bool(played.dones[0])
             step, score = step + 1, score + int(played.rewards[0])
         yield Moment(envs.last, np.zeros((SIDE, SIDE), np.int8), step, score, finished=envs.finished)
 
 
-def _square(difference: Observations) -> NDArray[np.int8]:
-    assert isinstance(difference, SparseFrames), "as PongFleet gives"
-    square: NDArray[np.int8] = difference.dense(torch.int8).numpy().reshape(SIDE, SIDE)
-    return square
-
-
 @torch.inference_mode()
-def _prob_up(policy: KarpathyPolicy, seen: Observations) -> float:
-    return float(torch.sigmoid(policy(seen)))
+def _prob_up(policy: Policy, seen: Observations) -> float:
+    probs: Tensor = policy.distribution(seen).probs  # type: ignore[attr-defined]  # of UP (1,), or of each action (1, 3)
+    return float(probs[0] if probs.ndim == 1 else probs[0, 1])

@@ -58,6 +58,9 @@ def _decision(pen: ImageDraw.ImageDraw, moment: Moment) -> None:
         height = round(moment.prob_up * (bottom - top))
         if height:
             pen.rectangle((centre - 16, bottom - height, centre + 15, bottom - 1), fill=GREEN)
+    if moment.action == 2:
+        pen.rounded_rectangle((centre - 38, BOTTOM + 38, centre + 37, BOTTOM + 69), 6, GREEN)
+        pen.text((centre, BOTTOM + 54), "NOOP", DARK, _font(20), anchor="mm")
     pen.line((centre - 24, (top + bottom) // 2, centre + 23, (top + bottom) // 2), LIGHT, 2)  # P(UP) = ½
 
 
@@ -71,7 +74,7 @@ def _frame(caption: str) -> Image.Image:
     pen.text((RIGHT, 12), caption, DIM, _font(17))
     pen.text((SIDE + MIDDLE // 2, 54), "P(UP)", DIM, _font(17), anchor="mm")
     pen.text((SIDE + MIDDLE // 2, BOTTOM + 23), "lit: taken", DIM, _font(17), anchor="mm")
-    pen.text((RIGHT, 77), "what the policy sees: this screen minus the previous one", DIM, _font(17))
+    pen.text((RIGHT, 77), "this screen minus the previous one", DIM, _font(17))
     x = RIGHT
     for grey, word in ((APPEARED, "appeared"), (VANISHED, "vanished"), (UNCHANGED, "unchanged")):
         pen.rectangle((x, BOTTOM + 15, x + 15, BOTTOM + 30), (grey, grey, grey), DIM)

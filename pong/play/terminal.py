@@ -16,6 +16,7 @@ from pong.play.picture import signed
 CLEAR, ERASE, RESET = "\x1b[2J", "\x1b[2K", "\x1b[0m"  # the page, a line, the colours
 BEGIN, END = "\x1b[?1049h\x1b[?25l", RESET + "\x1b[?25h\x1b[?1049l"  # another page, without cursor; and back
 STATUS = 1  # rows below the screen
+WORDS = ("DOWN", "UP", "NOOP")  # by action
 BAR = 10  # characters of the bar of P(UP)
 
 
@@ -89,7 +90,7 @@ def _status(moment: Moment) -> str:
     if moment.prob_up is None:
         return f"{score}   the end   {step}"
     bar = "█" * round(BAR * moment.prob_up)
-    return f"{score}   P(UP) {moment.prob_up:.2f} {bar:░<{BAR}} {'UP' if moment.action else 'DOWN':<4}   {step}"
+    return f"{score}   P(UP) {moment.prob_up:.2f} {bar:░<{BAR}} {WORDS[moment.action or 0]:<4}   {step}"
 
 
 @contextlib.contextmanager
