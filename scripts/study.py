@@ -1,0 +1,204 @@
+"""Train variants of a config, several seeds each, and draw what each change buys.
+
+    python scripts/study.py ceiling --at-once 2
+
+reads studies/ceiling.toml, trains in runs/ceiling/ what is not there yet, goes on with what was interrupted, evaluates
+it, and writes results/ceiling/: each run's config.toml, run.json, eval.json and every few rows of its metrics.csv, and
+the table scores.md, its numbers scores.csv and the picture scores.png of the runs that are finished.
+"""
+
+import csv
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import plot
+import tyro
+from pydantic import BaseModel, ConfigDict
+
+from pong.config import Config, InputError, load_config, to_toml, validate
+
+ROWS = 200  # of a run's metrics.csv that are kept
+Row = dict[str, Any]
+
+
+class Study(BaseModel):
+    """What a file in studies/ says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: str  # every variant is this one
+    common: dict[str, Any] = {}  # with these changes
+    seeds: list[int] = [1, 2, 3]
+    episodes: int = 100  # fresh games at the end, sampled and greedy each
+    variants: dict[str, dict[str, Any]]  # and these
+
+    def variant(self, name: str) -> Config:
+        """The config of a variant."""
+        base = load_config(Path(self.config)).model_dump(exclude_none=True)
+        return validate({**base, **self.common, **self.variants[name], "name": name}, source=f"variant {name}")
+
+
+def main(
+    name: tyro.conf.Positional[str],
+    *,
+    at_once: Annotated[int, tyro.conf.arg(help="runs at the same time; 0: one per core")] = 0,
+    only: Annotated[tuple[str, ...], tyro.conf.arg(help="these variants; none: all")] = (),
+    draw_only: Annotated[bool, tyro.conf.arg(help="train nothing")] = False,
+) -> None:
+    """Run what is missing of a study, and draw what is there.
+
+    Args:
+        name: of a file in studies/.
+    """
+    study = Study(**tomllib.loads(Path(f"studies/{name}.toml").read_text(encoding="utf-8")))
+    runs, results = Path("runs") / name, Path("results") / name
+    for folder in (runs, results):
+        folder.mkdir(parents=True, exist_ok=True)
+    cores = os.cpu_count() or 1
+    at_once = at_once or cores
+    jobs = list(itertools.product(study.seeds, only or study.variants))  # all variants' first seeds first
+    if not draw_only:
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(lambda job: run(study, *job, runs, results, max(cores // at_once, 1)), jobs))
+    rows = [row(results, variant, seed) for variant, seed in itertools.product(study.variants, study.seeds)]
+    show(study, [one for one in rows if one], results)
+
+
+def run(study: Study, seed: int, variant: str, runs: Path, results: Path, processes: int) -> None:
+    """Train and evaluate one, unless that is done, and keep what results/ shows of it."""
+    name = f"{variant}-s{seed}"
+    folder, kept = runs / name, results / name
+    if (kept / "eval.json").exists():
+        return
+    if (folder / "config.toml").exists():
+        pong(folder.with_suffix(".log"), "train", "--resume", folder)
+    else:
+        config = runs / f"{variant}.toml"
+        config.write_text(to_toml(study.variant(variant)), encoding="utf-8")
+        more = ("--seed", seed, "--processes", processes, "--run-dir", folder)
+        pong(folder.with_suffix(".log"), "train", config, *more)
+    scores = folder / "eval.json"
+    pong(folder.with_suffix(".log"), "eval", folder, "--episodes", study.episodes, "--json", scores)
+    kept.mkdir(exist_ok=True)
+    thin(folder / "metrics.csv", kept / "metrics.csv")
+    for file in ("config.toml", "run.json", "eval.json"):  # the last says that all is there
+        shutil.copy(folder / file, kept / file)
+    print(f"{name}: done", flush=True)
+
+
+def pong(log: Path, *arguments: object) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        command = [sys.executable, "-m", "pong", *map(str, arguments)]
+        if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
+            raise InputError(f"{' '.join(command)} failed; see {log}")
+
+
+def thin(whole: Path, kept: Path) -> None:
+    """Keep every few rows of a curve, and the last."""
+    head, *rows = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    few = rows[:: -max(len(rows) // ROWS, 1)][::-1]
+    kept.write_text(head + "".join(few), encoding="utf-8")
+
+
+def row(results: Path, variant: str, seed: int) -> Row | None:
+    """What a finished run came to."""
+    folder = results / f"{variant}-s{seed}"
+    if not (folder / "eval.json").exists():
+        return None
+    run, scores = plot.read(folder), json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    last, passed = run.rows[-1], run.reached(0)
+    found = {way: scores[way] for way in ("sampled", "greedy")}
+    return {
+        "variant": variant,
+        "seed": seed,
+        "steps": int(last["step"]),
+        "minutes": round(last["minutes"], 1),
+        "steps_to_0": int(passed["step"]) if passed else None,
+        **{way: round(one["mean"], 3) for way, one in found.items()},
+        **{f"{way}_error": round(one["standard_error"], 3) for way, one in found.items()},
+        "games": found["sampled"]["n"],
+    }
+
+
+def show(study: Study, rows: list[Row], results: Path) -> None:
+    """The table, its numbers and the picture."""
+    if not rows:
+        return
+    with (results / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    text = table(study, rows)
+    (results / "scores.md").write_text(text, encoding="utf-8")
+    print(text)
+    draw(study, rows, results)
+
+
+def table(study: Study, rows: list[Row]) -> str:
+    """A Markdown line for each variant: the scores of all its seeds, and their mean with 95 % of its bootstrap."""
+    head = "| variant | changes | seeds | M steps | sampled, each seed | mean [95 %] | greedy, each seed | mean |"
+    lines = [head, "| --- " * 8 + "|"]
+    for variant, changes in study.variants.items():
+        mine = [one for one in rows if one["variant"] == variant]
+        if not mine:
+            continue
+        said = ", ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items()) or "–"
+        sampled, greedy = ([one[way] for one in mine] for way in ("sampled", "greedy"))
+        low, high = interval(sampled)
+        spread = f" [{low:+.1f}, {high:+.1f}]" if len(mine) > 1 else ""
+        lines.append(
+            f"| {variant} | {said} | {len(mine)} | {mine[0]['steps'] / 1e6:.1f} "
+            f"| {' '.join(f'{score:+.1f}' for score in sampled)} | {np.mean(sampled):+.1f}{spread} "
+            f"| {' '.join(f'{score:+.1f}' for score in greedy)} | {np.mean(greedy):+.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def interval(scores: list[float]) -> tuple[float, float]:
+    """Where 95 % of the bootstrap's means lie."""
+    means = np.random.default_rng(0).choice(scores, (10_000, len(scores))).mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def draw(study: Study, rows: list[Row], results: Path) -> None:
+    """Curves of the first seed of each variant, and beside them the final scores of all."""
+    names = [name for name in study.variants if any(one["variant"] == name for one in rows)]
+    size = (13, 1.2 + 0.36 * len(names))
+    figure, (curves, dots) = plt.subplots(1, 2, figsize=(size[0], max(size[1], 4.5)), layout="constrained")
+    colours = plt.get_cmap("tab20")
+    for number, name in enumerate(names):
+        mine, colour = [one for one in rows if one["variant"] == name], colours(number % 20)
+        for one in mine:
+            run = plot.read(results / f"{name}-s{one['seed']}")
+            x, y = np.array(run.column("step")) / 1e6, run.column(plot.MEAN100)
+            curves.plot(x, y, color=colour, linewidth=1, label=name if one is mine[0] else None)
+        at = len(names) - number
+        dots.plot([one["greedy"] for one in mine], [at] * len(mine), "o", mfc="none", color=colour)
+        dots.plot([one["sampled"] for one in mine], [at] * len(mine), "o", color=colour)
+        dots.hlines(at, *interval([one["sampled"] for one in mine]), color=colour, linewidth=3, alpha=0.5)
+    curves.set(xlabel="agent steps, millions", ylabel="score, mean of the last 100 games")
+    curves.legend(frameon=False, fontsize=7, ncols=2)
+    dots.set_yticks(range(len(names), 0, -1), names)
+    dots.set_xlabel("fresh games after training, a dot for each seed: ● sampled, ○ greedy; bar: 95 % of the mean")
+    for axis in (curves, dots):
+        axis.grid(alpha=0.2)
+    figure.savefig(results / "scores.png", dpi=130)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except (InputError, OSError, ValueError) as error:
+        sys.exit(f"study: {error}")
