@@ -41,13 +41,17 @@ class Config(BaseModel):
 
     # What the policy sees and does
     actions: Literal[2, 3] = Field(2, description="UP and DOWN, or NOOP too")
-    frames: Literal["difference", "stack", "both"] = Field("difference", description="of the last two frames")
+    frames: Literal["difference", "stack", "both"] = Field(
+        "difference",
+        description="this frame minus the previous one, the two beside each other, or this and the difference",
+    )
     last_action: bool = Field(False, description="whether its previous action is shown, too")
 
     # The batch
     num_envs: int = Field(32, ge=1, le=4096, description="emulators; with until=episodes the games per update")
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
     horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
+    horizon_end: int | None = Field(None, ge=1, description="at total_steps, reached linearly; none: constant")
     reseed_every: int = Field(200, ge=1, description="updates between fresh emulators; checkpoints fall there")
     processes: int = Field(0, ge=0, le=4096, description="that play; 0: one per core; does not change what is played")
 
@@ -67,6 +71,9 @@ class Config(BaseModel):
     baseline: Literal["none", "network"] = Field("none", description="what is subtracted from the returns")
     baseline_hidden: Units | list[Units] | None = Field(
         None, description="its hidden units; none: as many as the policy"
+    )
+    baseline_channels: list[Units] | None = Field(
+        None, max_length=3, description="its convolutions; none: as the policy; []: two layers on the pixels"
     )
     baseline_learning_rate: float = Field(1e-3, gt=0, description="of the baseline's own Adam")
     baseline_passes: int = Field(2, ge=1, description="gradient steps of the baseline on each batch")
@@ -131,6 +138,11 @@ class Config(BaseModel):
                 'standardize = "episode" needs whole games; set until = "episodes" or standardize = "batch"'
             )
         return self
+
+
+def between(first: float, last: float | None, done: float) -> float:
+    """On the line from ``first`` to ``last``; ``done`` in [0, 1] says how far. Without a last one it stays."""
+    return first if last is None else first + (last - first) * done
 
 
 def load_config(path: Path) -> Config:

@@ -196,13 +196,14 @@ def blank(like: Observations) -> Observations:
 
 
 Shown = Literal["difference", "stack", "both"]
-FRAMES = {"difference": 1, "stack": 2, "both": 3}  # side by side
+FRAMES = {"difference": 1, "stack": 2, "both": 2}  # side by side
 
 
 class View:
     """What a policy sees of N emulators, from one screen after the other, of which it keeps the last.
 
-    A row is this frame minus the previous one; or both as they are, this frame first; or all three.
+    A row is this frame minus the previous one ("difference"), or this frame and beside it the previous one ("stack") or
+    the difference ("both").
 
     Args:
         shown: which frames.
@@ -240,15 +241,16 @@ class View:
         return self._row(before, np.where(fresh, -1, -1 if decisions is None else decisions))
 
     def _row(self, before: NDArray[np.uint8], decisions: NDArray[np.int64]) -> SparseFrames:
-        now, parts = self._field, []
-        if self._shown != "difference":
-            background = np.full_like(now, LUMINANCE_BACKGROUNDS[0])
-            parts = [SparseFrames.between(background, now), SparseFrames.between(background, before)]
-        if self._shown != "stack":
-            parts.append(SparseFrames.between(before, now))
+        now, nothing = self._field, np.full_like(self._field, LUMINANCE_BACKGROUNDS[0])
+        parts = {
+            "difference": [(before, now)],
+            "stack": [(nothing, now), (nothing, before)],
+            "both": [(nothing, now), (before, now)],
+        }
+        frames = [SparseFrames.between(*pair) for pair in parts[self._shown]]
         if self._actions:
-            parts.append(SparseFrames.one_hot(decisions, self._actions))
-        return parts[0] if len(parts) == 1 else SparseFrames.beside(parts)
+            frames.append(SparseFrames.one_hot(decisions, self._actions))
+        return frames[0] if len(frames) == 1 else SparseFrames.beside(frames)
 
 
 class DifferenceFrames(VectorWrapper):

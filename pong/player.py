@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pong.config import Config
+from pong.config import Config, between
 from pong.envs import Played, make_fleet
 from pong.frames import Observations, cat
 from pong.returns import discounted_returns, standardize
@@ -124,8 +124,8 @@ class Player:
         self._dones: list[NDArray[np.bool_]] = []
         self._unused: list[NDArray[np.bool_]] = []  # decisions no batch has held yet
 
-    def begin(self, update: int) -> None:
-        """Get ready to play rollout number ``update``."""
+    def begin(self, update: int, done: float = 0.0) -> None:
+        """Get ready to play rollout number ``update``; ``done`` in [0, 1] says how far the run has come."""
         if self._seen is None or update % self.config.reseed_every == 0:
             self._seen = self.fleet.reset(emulator_seeds(self.config.seed, update, self.emulators, self.purpose))
             self._start_afresh()
@@ -133,6 +133,7 @@ class Player:
             self._seen = self.fleet.reset()
         self._noise = Noise(self.config.seed, update, self.emulators, self.purpose, self.actor.noise_shape)
         self._active = np.ones(len(self.emulators), bool)
+        self._horizon = round(between(self.config.horizon, self.config.horizon_end, done))
 
     def go_on(self) -> None:
         """Get ready to play the same rollout on."""
@@ -141,7 +142,7 @@ class Player:
         """Play it and hand out the rows whose point has ended."""
         self._episodes: list[Episode] = []
         points, steps, frames, moments = 0, 0, 0, 0
-        while self._active.any() and (self.config.until == "episodes" or moments < self.config.horizon):
+        while self._active.any() and (self.config.until == "episodes" or moments < self._horizon):
             played = self._step()
             moments += 1
             points += int(np.count_nonzero(played.rewards)) if self.config.points else 0

@@ -33,9 +33,9 @@ class PlayerProcess:
         self._process.start()
         theirs.close()
 
-    def begin(self, update: int) -> None:
+    def begin(self, update: int, done: float = 0.0) -> None:
         """Start playing a rollout; ``finish`` waits for it."""
-        self._send("begin", update)
+        self._send("begin", update, done)
 
     def go_on(self) -> None:
         """Start playing the same rollout on; ``finish`` waits for it."""

@@ -67,10 +67,15 @@ class Rollout:
         actor.share_memory()
         self.players = [PlayerProcess(config, deal(mine, k, processes), purpose, actor) for k in range(processes)]
 
-    def begin(self, update: int) -> None:
-        """Start playing rollout number ``update``; with players in other processes they play meanwhile."""
+    def begin(self, update: int, done: float = 0.0) -> None:
+        """Start playing rollout number ``update``; with players in other processes they play meanwhile.
+
+        Args:
+            update: from 0.
+            done: how far the run has come, in [0, 1].
+        """
         for player in self.players:
-            player.begin(update)
+            player.begin(update, done)
 
     def finish(self) -> Batch:
         """Wait for the rollout that was begun and return its batch.

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
-from pong.config import Config, InputError
+from pong.config import Config, InputError, between
 from pong.envs import make_view, spaces
 from pong.frames import Observations
 from pong.losses import surrogate_loss
@@ -98,6 +98,11 @@ class Trainer:
         self._show_players()
         self.updates, self.steps = checkpoint.counters.updates, checkpoint.counters.steps
 
+    @property
+    def done(self) -> float:
+        """How far the run has come, in [0, 1]."""
+        return self.steps / self.config.total_steps
+
     def close(self) -> None:
         """End the emulators."""
         self.rollout.close()
@@ -109,7 +114,7 @@ class Trainer:
         policy, what the caller does with an update included, is done while they play.
         """
         if self.steps < self.config.total_steps:
-            self.rollout.begin(self.updates)
+            self.rollout.begin(self.updates, self.done)
         while self.steps < self.config.total_steps:
             began = time.perf_counter()
             batch = self.rollout.finish()
@@ -122,7 +127,7 @@ class Trainer:
             self.updates += 1
             self.steps += batch.steps
             if self.steps < self.config.total_steps:
-                self.rollout.begin(self.updates)
+                self.rollout.begin(self.updates, self.done)
             learned = self._measure(step, observations, actions, batch.share)
             if self.baseline:
                 learned = replace(learned, explained_variance=self._explained(returns, unexplained, batch.share))
@@ -145,7 +150,7 @@ class Trainer:
         Raises:
             FloatingPointError: the gradient holds NaN or infinity.
         """
-        config, done = self.config, self.steps / self.config.total_steps
+        config, done = self.config, self.done
         distribution = self.policy.distribution(observations)
         log_probs = distribution.log_prob(actions)  # (B,)
         policy_loss = surrogate_loss(log_probs, advantages, reduction=config.reduction)  # ()
@@ -205,11 +210,6 @@ class _Step:
     learning_rate: float
 
 
-def between(first: float, last: float | None, done: float) -> float:
-    """On the line from ``first`` to ``last``; ``done`` in [0, 1] says how far. Without a last one it stays."""
-    return first if last is None else first + (last - first) * done
-
-
 def check(config: Config, ranks: Ranks) -> None:
     """Refuse what can't be trained, before anything is made.
 
@@ -246,7 +246,7 @@ def make_policy(config: Config) -> Policy:
         return mlp_policy(config.layers, *spaces(config.env), generator)
     if config.policy == "karpathy" and config.actions == 2:
         return KarpathyPolicy(config.layers[0], make_view(config).width, generator=generator)
-    return CategoricalPolicy(make_network(config, config.layers, config.actions, generator))
+    return CategoricalPolicy(make_network(config, config.layers, config.actions, generator, config.channels))
 
 
 def load_policy(where: Path) -> tuple[Policy, Checkpoint]:
@@ -271,17 +271,20 @@ def make_value_network(config: Config) -> nn.Module:
         value = KarpathyPolicy(config.baseline_layers[0], make_view(config).width, generator=generator)
         nn.init.zeros_(value.W2)
         return value
-    return nn.Sequential(make_network(config, config.baseline_layers, 1, generator), nn.Flatten(0))
+    channels = config.channels if config.baseline_channels is None else config.baseline_channels
+    return nn.Sequential(make_network(config, config.baseline_layers, 1, generator, channels), nn.Flatten(0))
 
 
-def make_network(config: Config, layers: list[int], outputs: int, generator: torch.Generator) -> nn.Module:
+def make_network(
+    config: Config, layers: list[int], outputs: int, generator: torch.Generator, channels: list[int]
+) -> nn.Module:
     """An untrained network of the policy's kind."""
     if config.policy == "mlp":
         return mlp((*spaces(config.env)[0].shape, *layers, outputs), generator)
     view, (hidden,) = make_view(config), layers
-    if config.policy == "karpathy":
+    if config.policy == "karpathy" or not channels:
         return TwoLayers(view.width, hidden, outputs, generator)
-    return ConvNet(view.shape, config.channels, hidden, outputs, view.width - math.prod(view.shape), generator)
+    return ConvNet(view.shape, channels, hidden, outputs, view.width - math.prod(view.shape), generator)
 
 
 def load_weights(network: nn.Module, saved: dict[str, Tensor]) -> None:

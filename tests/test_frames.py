@@ -414,7 +414,7 @@ def test_between_random_screens(pairs):
 
 # --- what a policy sees -----------------------------------------------------------------------------------------------
 
-ORDER = {"difference": ["minus"], "stack": ["now", "before"], "both": ["now", "before", "minus"]}
+ORDER = {"difference": ["minus"], "stack": ["now", "before"], "both": ["now", "minus"]}
 
 
 @exact

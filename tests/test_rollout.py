@@ -166,6 +166,18 @@ def test_a_batch_without_a_point_goes_on_by_whole_horizons():
     assert rows(batch) == {(1, 0): 1 / 16, (1, 1): 1 / 8, (1, 2): 1 / 4, (1, 3): 1 / 2, (1, 4): 1}
 
 
+def test_a_horizon_grows_on_a_line_with_how_far_the_run_has_come():
+    script = Script(np.ones((40, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pong.player.make_fleet", lambda config, n: script)
+        rollout = Rollout(config(num_envs=1, horizon=2, horizon_end=12), Namer())
+    moments = []
+    for update, done in enumerate((0.0, 0.25, 0.5, 0.96)):
+        rollout.begin(update, done)
+        moments.append(rollout.finish().steps)
+    assert moments == [2, 4, 7, 12]  # 2 + 10 · done: 2, 4.5, 7, 11.6, rounded; a half to the even number
+
+
 def test_the_end_of_a_game_resets_the_sum():
     # the game ends at moment 1 without a point: its two rows are worth nothing, and the +1 of moment 3 stays behind it
     batch = play(Script([[0], [0], [0], [1]], [[0], [1], [0], [0]]), 1, horizon=4)[0]
