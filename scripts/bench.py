@@ -38,7 +38,7 @@ from pong import train
 from pong.baseline import Baseline
 from pong.config import Config, load_config, to_toml
 from pong.envs import DOWN, UP, Pong
-from pong.frames import Differences
+from pong.frames import View
 from pong.player import Noise
 from pong.player_process import PlayerProcess
 from pong.policies import KarpathyPolicy
@@ -259,8 +259,8 @@ def where_the_time_goes(config: Config, seconds: float) -> dict[str, float]:
         for what, owner, name in (
             ("emulator", Pong, "reset"),
             ("emulator", Pong, "step"),
-            ("frames", Differences, "first"),
-            ("frames", Differences, "next"),
+            ("frames", View, "first"),
+            ("frames", View, "next"),
             ("policy", KarpathyPolicy, "act"),
             ("policy", Noise, "draw"),
             ("learner", Baseline, "predict"),
