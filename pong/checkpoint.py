@@ -110,14 +110,16 @@ def save(
     return path
 
 
-def save_policy(path: Path, config: Config, counters: Counters, policy: torch.nn.Module) -> None:
-    """Write a checkpoint of the policy alone: enough to play, and to begin another training with.
+def save_policy(
+    path: Path, config: Config, counters: Counters, policy: torch.nn.Module, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a checkpoint of the policy alone, its weights as ``dtype``: enough to play, and to begin another training.
 
     Raises:
         OSError: the file can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"policy.{name}": tensor.cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    tensors = {f"policy.{name}": tensor.cpu().to(dtype).contiguous() for name, tensor in policy.state_dict().items()}
     write_whole(path, _content(config, counters, tensors))
 
 

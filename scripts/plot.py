@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from pong.config import load_config
+from pong.config import PONG, load_config
 
 THRESHOLDS = (0.0, 7.0, 10.0, 18.0)  # of a Pong score
 AXES = (("step", 1e6, "agent steps, millions"), ("games", 1e3, "games, thousands"), ("minutes", 1, "minutes"))
@@ -34,7 +34,7 @@ class Run:
     seed: int
     rows: list[dict[str, float]]
     hardware: str
-    evaluations: dict[str, dict[str, float]]  # of "greedy" and "sampled" play, those that were scored
+    evaluations: dict[str, dict[str, dict[str, float]]]  # by task, and by "sampled" and "greedy" play
 
     def column(self, key: str) -> list[float]:
         return [row[key] for row in self.rows]
@@ -50,33 +50,46 @@ def read(folder: Path) -> Run:
         rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
     about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     hardware = f"{about['cpu_count']} CPU cores" + ("" if about["device"] == "cpu" else f", {about['device']}")
-    scores = folder / "eval.json"
-    found = json.loads(scores.read_text(encoding="utf-8")) if scores.exists() else {}
-    evaluations = {way: found[way] for way in ("greedy", "sampled") if way in found}
+    evaluations = {}
+    for path in sorted(folder.glob("eval*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        task = "" if found["env"] != PONG else "sticky" if found["sticky"] else "plain"
+        evaluations[task] = {way: found[way] for way in ("sampled", "greedy") if way in found}
     return Run(config.name, config.env, config.seed, rows, hardware, evaluations)
 
 
 def table(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
     """One Markdown row a run."""
-    lines = [
-        "| recipe | seed | hardware | updates | games | agent steps | minutes "
-        f"| {' | '.join(f'mean100 ≥ {score:+g}' if score else 'mean100 ≥ 0' for score in thresholds)} "
-        "| last mean100 | fresh games |",
-        "| --- " * (9 + len(thresholds)) + "|",
+    tasks = sorted({task for run in runs for task in run.evaluations}, reverse=True)
+    columns = [
+        *("recipe", "seed", "hardware", "updates", "games", "agent steps", "minutes"),
+        *(f"mean100 ≥ {score:+g}" if score else "mean100 ≥ 0" for score in thresholds),
+        *("last mean100", *(f"fresh games{f', {task}' if task else ''}" for task in tasks)),
     ]
+    rows = [columns, ["---"] * len(columns)]
     for run in runs:
         last, steps = run.rows[-1], run.rows[-1]["step"]
-        rows = [run.reached(score) for score in thresholds]
-        reached = " | ".join(f"{row['step'] / 1e6:.2f} M, {minutes(row)} min" if row else "–" for row in rows)
-        fresh = ", ".join(
+        reached = (run.reached(score) for score in thresholds)
+        rows.append(
+            [
+                *(run.name, f"{run.seed}", run.hardware, f"{last['update']:.0f}", f"{last['games']:,.0f}"),
+                *(f"{steps / 1e6:.2f} M", minutes(last)),
+                *(f"{row['step'] / 1e6:.2f} M, {minutes(row)} min" if row else "–" for row in reached),
+                *(f"{last[MEAN100]:+.1f}", *(fresh(run.evaluations.get(task, {})) for task in tasks)),
+            ]
+        )
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def fresh(played: dict[str, dict[str, float]]) -> str:
+    """Scores of fresh games, for a cell of the table."""
+    return (
+        "<br>".join(
             f"{games['mean']:+.1f} ± {games['standard_error']:.1f} {way} (n = {games['n']})"
-            for way, games in run.evaluations.items()
+            for way, games in played.items()
         )
-        lines.append(
-            f"| {run.name} | {run.seed} | {run.hardware} | {last['update']:.0f} | {last['games']:,.0f} "
-            f"| {steps / 1e6:.2f} M | {minutes(last)} | {reached} | {last[MEAN100]:+.1f} | {fresh or '–'} |"
-        )
-    return "\n".join(lines) + "\n"
+        or "–"
+    )
 
 
 def minutes(row: dict[str, float]) -> str:

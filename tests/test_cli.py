@@ -149,6 +149,8 @@ ERRORS = {
     "eval {run} --episodes 0": ["--episodes 0", "at least 1"],
     "eval {run} --episodes -5": ["--episodes -5", "at least 1"],
     "eval {run} --episodes many": ["--episodes", "'many'"],
+    "eval {run} --sticky 1.5": ["sticky = 1.5", "less than 1"],
+    "eval {run} --noop-max -1": ["noop_max = -1", "greater than or equal to 0"],
     "eval {run} --seed -1": ["--seed -1", "0 or more"],
     "eval {run} --device cpu": ["--device"],  # games are played on the CPU
     "eval {run} --json nowhere/scores.json": ["--json nowhere/scores.json"],
@@ -271,7 +273,7 @@ def test_evaluating_a_run_both_ways(finished, elsewhere, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     about = json.loads(Path("scores.json").read_text(encoding="utf-8"))
-    assert list(about) == ["run", "update", "steps", "seed", "env", "sticky", "hold", "sampled", "greedy"]
+    assert list(about) == ["run", "update", "steps", "seed", "env", "sticky", "hold", "noop_max", "sampled", "greedy"]
     counters = checkpoint.load(run).counters
     assert (about["run"], about["update"], about["steps"]) == (str(run), counters.updates, counters.steps)
     assert (about["seed"], about["env"], about["sticky"], about["hold"]) == (7, "Pong", 0.25, 4)

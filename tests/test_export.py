@@ -77,6 +77,30 @@ def test_it_is_evaluated_like_a_run(exported, run, tmp_path, capsys):
     assert (tmp_path / "scores.json").read_text() == (exported / "eval.json").read_text()  # its form, and its games
 
 
+def test_half_the_size_plays_as_it_was_stored(exported, run, tmp_path):
+    half = tmp_path / "half"
+    assert main(["export", str(run), str(half), "--episodes", "2", "--half"]) == 0
+    sizes = [(folder / "policy.safetensors").stat().st_size for folder in (half, exported)]
+    assert sizes[0] == pytest.approx(sizes[1] / 2, rel=0.05)
+    stored, whole = (load_policy(folder)[0].state_dict()["W1"] for folder in (half, exported))
+    assert torch.equal(stored, whole.half().float())
+    assert not torch.equal(stored, whole)
+    again = tmp_path / "scores.json"
+    assert main(["eval", str(half), "--episodes", "2", "--json", str(again)]) == 0
+    found, said = (json.loads(file.read_text()) for file in (again, half / "eval.json"))
+    assert (found["sampled"], found["greedy"]) == (said["sampled"], said["greedy"])
+
+
+def test_it_can_be_evaluated_on_another_task(exported, tmp_path, capsys):
+    scores = tmp_path / "scores.json"
+    flags = ["--sticky", "0", "--noop-max", "30", "--episodes", "3", "--greedy", "--json", str(scores)]
+    assert main(["eval", str(exported), *flags]) == 0
+    assert "greedy, seed 0, sticky 0.0, hold 4" in capsys.readouterr().out
+    found = json.loads(scores.read_text())
+    assert (found["sticky"], found["hold"], found["noop_max"]) == (0.0, 4, 30)
+    assert len(set(found["greedy"]["lengths"])) > 1  # games without chance differ by their first NOOPs alone
+
+
 def test_training_begins_with_its_policy(exported, tmp_path, capsys):
     """One step away from it, and the checkpoint of update 0 is it."""
     assert train(tmp_path / "on", "--init", exported, "--reseed-every", 1, "--total-steps", 60) == 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pong.commands.flags import check_place, parse
-from pong.config import Config, InputError
+from pong.config import Config, InputError, validate
 
 if TYPE_CHECKING:
     from pong.checkpoint import Checkpoint
@@ -30,6 +30,8 @@ class EvalFlags:
     sampled: Annotated[bool, tyro.conf.arg(help="only the sampled games")] = False
     greedy: Annotated[bool, tyro.conf.arg(help="only the greedy games")] = False
     seed: Annotated[int, tyro.conf.arg(help="of the emulators and the sampled actions")] = 0
+    sticky: Annotated[float | None, tyro.conf.arg(help="play Pong with another stickiness than in training")] = None
+    noop_max: Annotated[int | None, tyro.conf.arg(help="and with up to so many NOOPs at a game's start")] = None
     json: Annotated[Path | None, tyro.conf.arg(help="also write the scores to this file")] = None
 
 
@@ -40,6 +42,7 @@ def evaluate(arguments: list[str]) -> int:
     from pong.train import load_policy
 
     policy, loaded = load_policy(flags.run)
+    loaded = dataclasses.replace(loaded, config=_task(flags, loaded.config))
     played = {}
     for way in _ways(flags):
         played[way] = fresh_games(policy, loaded.config, way, flags.episodes, flags.seed)
@@ -69,7 +72,7 @@ def scores(run: Path, loaded: "Checkpoint", seed: int, played: "dict[str, Evalua
         "steps": counters.steps,
         "seed": seed,
         "env": config.env,
-        **({"sticky": config.sticky, "hold": config.hold} if config.points else {}),
+        **({key: getattr(config, key) for key in ("sticky", "hold", "noop_max")} if config.points else {}),
         **{way: games.as_json() for way, games in played.items()},
     }
 
@@ -77,6 +80,12 @@ def scores(run: Path, loaded: "Checkpoint", seed: int, played: "dict[str, Evalua
 def write_scores(file: Path, about: dict[str, Any]) -> None:
     """Write what ``scores`` gives."""
     file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _task(flags: EvalFlags, trained: Config) -> Config:
+    """What is played: the task of the training, with the changes asked for."""
+    changes = {key: value for key in ("sticky", "noop_max") if (value := getattr(flags, key)) is not None}
+    return validate({**trained.model_dump(), **changes}, source="eval")
 
 
 def _ways(flags: EvalFlags) -> list[str]:

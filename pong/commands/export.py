@@ -32,6 +32,9 @@ class ExportFlags:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT", help="run folder or checkpoint")]
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="to write; must not exist")]
     episodes: Annotated[int, tyro.conf.arg(help="fresh games for the model card, sampled and greedy each")] = 100
+    half: Annotated[
+        bool, tyro.conf.arg(help="store the weights as 16-bit numbers; the fresh games show if it matters")
+    ] = False
 
 
 def export(arguments: list[str]) -> int:
@@ -39,6 +42,8 @@ def export(arguments: list[str]) -> int:
     flags = parse(ExportFlags, arguments, prog="pong export")
     if flags.episodes < 2:
         raise InputError(f"export: --episodes {flags.episodes}: give at least 2")
+
+    import torch
 
     from pong import checkpoint
     from pong.train import load_policy
@@ -48,7 +53,9 @@ def export(arguments: list[str]) -> int:
         flags.folder.mkdir()
     except OSError as error:
         raise InputError(f"export: {flags.folder} can't be made: {error.strerror}; give a new folder") from None
-    checkpoint.save_policy(flags.folder / checkpoint.POLICY, loaded.config, loaded.counters, policy)
+    dtype = torch.float16 if flags.half else torch.float32
+    checkpoint.save_policy(flags.folder / checkpoint.POLICY, loaded.config, loaded.counters, policy, dtype)
+    policy, _ = load_policy(flags.folder)  # as it was stored
     (flags.folder / "config.toml").write_text(to_toml(loaded.config), encoding="utf-8")
     print(f"{flags.folder}: playing {flags.episodes} games sampled and {flags.episodes} greedily …", flush=True)
     played = {way: fresh_games(policy, loaded.config, way, flags.episodes, SEED) for way in WAYS}
