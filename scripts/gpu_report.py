@@ -2,8 +2,8 @@
 
     make gpu-report OUT=FOLDER
 
-writes into FOLDER: gpu-tests.txt, bench.json, the training run (config.toml, run.json, metrics.csv), its picture, and
-report.json with the minutes and steps to each score.
+writes into FOLDER: gpu-tests.txt, bench.json, a folder for each recipe's training run (config.toml, run.json,
+metrics.csv, eval.json), its picture, and report.json with the minutes and steps to each score.
 """
 
 import json
@@ -23,17 +23,21 @@ import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORES = (-10, 0, 5, 7, 10, 15, 18)
+GAMES, EVALUATION = 32, 45.0  # fresh games after each training, sampled and greedy each, and the seconds kept for them
 
 
 def main(
     folder: tyro.conf.Positional[Path],
     *,
     minutes: Annotated[float, tyro.conf.arg(help="in all")] = 9.5,
-    recipe: Annotated[str, tyro.conf.arg(help="in configs/")] = "pong",
-    seed: Annotated[int, tyro.conf.arg(help="of the training run")] = 1,
+    recipes: Annotated[tuple[str, ...], tyro.conf.arg(help="in configs/; they share the time that is left")] = (
+        "pong",
+        "pong_conv",
+    ),
+    seed: Annotated[int, tyro.conf.arg(help="of the training runs")] = 1,
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto",
 ) -> None:
-    """Run the GPU tests, the benchmark and a training run towards +18.
+    """Run the GPU tests, the benchmark and training runs towards +18.
 
     Args:
         folder: where the results go.
@@ -42,7 +46,10 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"machine": bench.machine(), "gpu_tests": tests(folder / "gpu-tests.txt")}
     python("scripts/bench.py", "--json", folder / "bench.json", "--rounds", "2", "--seconds", "1", "--device", device)
-    report["training"] = training(folder, recipe, seed, device, end)
+    report["training"] = {}
+    for number, recipe in enumerate(recipes):
+        share = (end - time.monotonic()) / (len(recipes) - number)
+        report["training"][recipe] = training(folder, recipe, seed, device, time.monotonic() + share)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
 
@@ -55,24 +62,26 @@ def tests(log: Path) -> str:
 
 
 def training(folder: Path, recipe: str, seed: int, device: str, end: float) -> dict[str, Any]:
-    """Train to +18 or to the end of the time; minutes and steps to each score."""
+    """Train to +18 or to the end of the time, and play fresh games; minutes and steps to each score."""
+    kept = folder / recipe
+    kept.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         flags = ["--seed", str(seed), "--device", device, "--stop-at-mean100", "18", "--run-dir", str(run)]
         command = [sys.executable, "-m", "pong", "train", f"configs/{recipe}.toml", *flags]
         process = subprocess.Popen(command, cwd=ROOT)
         try:
-            process.wait(max(end - time.monotonic() - 20, 10))
+            process.wait(max(end - time.monotonic() - EVALUATION, 10))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             process.wait(60)
+        python("-m", "pong", "eval", run, "--episodes", GAMES, "--json", kept / "eval.json")
         for name in ("config.toml", "run.json", "metrics.csv"):
-            shutil.copy(run / name, folder / name)
-    result = plot.read(folder)
+            shutil.copy(run / name, kept / name)
+    result = plot.read(kept)
     plot.draw([result], folder / f"{recipe}.png")
     reached = {str(score): result.reached(score) for score in SCORES}
     return {
-        "recipe": recipe,
         "seed": seed,
         "steps": result.rows[-1]["step"],
         "minutes": result.rows[-1]["minutes"],

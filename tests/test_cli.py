@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import CONFIG, ROOT, TINY, Dice, Won, contents, environment, meanwhile, play, rows, timeless
+from small_runs import CONFIG, ROOT, TINY, Dice, Won, contents, environment, meanwhile, play, rows, timeless
 
 from pong import checkpoint
 from pong.cli import main

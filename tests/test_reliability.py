@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import CONFIG, ROOT, SMALL, TINY, Dice, curves, pong, rows, saved, timeless
+from small_runs import CONFIG, ROOT, SMALL, TINY, Dice, curves, pong, rows, saved, timeless
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from pong import checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import CONFIG, TINY, Dice, contents, play
+from small_runs import CONFIG, TINY, Dice, contents, play
 
 from pong import checkpoint
 from pong.checkpoint import Counters

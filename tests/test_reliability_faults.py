@@ -16,7 +16,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 import torch
-from runs import CONFIG, ROOT, TINY, Dice, contents, curves, meanwhile, play, pong, rows, saved, timeless
+from small_runs import CONFIG, ROOT, TINY, Dice, contents, curves, meanwhile, play, pong, rows, saved, timeless
 
 from pong import checkpoint
 from pong.cli import main

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from runs import CONFIG, ROOT
+from small_runs import CONFIG, ROOT
 
 from pong.cli import main
 from pong.config import Config
