@@ -60,7 +60,7 @@ def main(
     Args:
         name: of a file in studies/.
     """
-    study = Study(**tomllib.loads(Path(f"studies/{name}.toml").read_text(encoding="utf-8")))
+    study = read(name)
     runs, results = Path("runs") / name, Path("results") / name
     for folder in (runs, results):
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +72,10 @@ def main(
             list(pool.map(lambda job: run(study, *job, runs, results, max(cores // at_once, 1)), jobs))
     rows = [row(results, variant, seed) for variant, seed in itertools.product(study.variants, study.seeds)]
     show(study, [one for one in rows if one], results)
+
+
+def read(name: str) -> Study:
+    return Study(**tomllib.loads(Path(f"studies/{name}.toml").read_text(encoding="utf-8")))
 
 
 def run(study: Study, seed: int, variant: str, runs: Path, results: Path, processes: int) -> None:
@@ -190,7 +194,7 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
     curves.set(xlabel="agent steps, millions", ylabel="score, mean of the last 100 games")
     curves.legend(frameon=False, fontsize=7, ncols=2)
     dots.set_yticks(range(len(names), 0, -1), names)
-    dots.set_xlabel("fresh games after training, a dot for each seed: ● sampled, ○ greedy; bar: 95 % of the mean")
+    dots.set_xlabel("fresh games, a dot for each seed: ● sampled, ○ greedy; bar: 95 % of the mean")
     for axis in (curves, dots):
         axis.grid(alpha=0.2)
     figure.savefig(results / "scores.png", dpi=130)
