@@ -53,7 +53,7 @@ def create_run_folder(
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "run.json", (json.dumps(about, indent=2) + "\n").encode())
-        if policy:
+        if policy is not None:
             save_policy(folder / "checkpoints" / file_name(0), config, Counters(), policy)
         write_whole(folder / "config.toml", to_toml(config).encode())  # the last: with it, the folder holds a run
 

@@ -95,6 +95,7 @@ def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run:
     ]
     command = " ".join(run.get("command", ["unknown"]))
     hardware = f"{run.get('cpu_count', '?')} CPU cores, {run.get('device', 'unknown device')}"
+    blind = config.points and config.frames == "difference"
     film = "![ten seconds of play](game.gif)\n\n" if config.points else ""
     versions = ", ".join(f"{package} {version}" for package, version in run.get("versions", {}).items())
     return f"""# {name}
@@ -114,5 +115,5 @@ Trained for {counters.updates:,} updates, {counters.steps:,} agent steps, {count
 Use: `pong eval DIR`, `pong play DIR`, `pong train CONFIG.toml --init DIR`, with this folder for DIR.
 
 Limits: it plays this task and no other; a game's score varies by a few points, and other seeds of the same recipe end
-a few points higher or lower. It sees only what changed between two decisions.
+a few points higher or lower.{" It sees only what changed between two decisions." if blind else ""}
 """
