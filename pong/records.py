@@ -75,21 +75,20 @@ class Events(Records):
         before = max((int(part[3]) for part in parts if part[3].isdecimal()), default=0)
         now = max(int(time.time()), before + 1)  # files are read in the order of their names, whatever the clock says
         super().__init__(folder / f"events.out.tfevents.{now:010d}.pong")
-        self._event(file_version="brain.Event:2")
-        self._event(step=purge_step, session_log=SessionLog(status=SessionLog.START))
-
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        """A number for each tag."""
-        self.summaries(
-            [Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])], step
-        )
+        self.add(_event(file_version="brain.Event:2"))
+        self.add(_event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def summaries(self, made: Iterable[Any], step: int) -> None:
-        """What torch's ``summary`` functions make."""
-        for one in made:
-            self._event(summary=one, step=step)
+        """What torch's ``summary`` functions make, and ``scalars``; what can't be written waits together."""
+        self.add(b"".join(_event(summary=one, step=step) for one in made))
 
-    def _event(self, **what: Any) -> None:
-        record = io.BytesIO()
-        RecordWriter(record).write(Event(wall_time=time.time(), **what).SerializeToString())
-        self.add(record.getvalue())
+
+def scalars(values: dict[str, float]) -> Any:
+    """A number for each tag, as TensorBoard's summary."""
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+
+
+def _event(**what: Any) -> bytes:
+    record = io.BytesIO()
+    RecordWriter(record).write(Event(wall_time=time.time(), **what).SerializeToString())
+    return record.getvalue()

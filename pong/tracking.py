@@ -23,7 +23,7 @@ from pong.folder import command_of, writable
 from pong.pictures import first_layer, game_summary, weight_picture
 from pong.player import Episode
 from pong.policies import Policy
-from pong.records import Events, Records
+from pong.records import Events, Records, scalars
 from pong.train import Update
 
 COUNTERS = ("update", "step", "games", "points", "minutes")
@@ -182,7 +182,7 @@ class Tracker:
         results = {"hparam/mean100": self.scores.mean100, "hparam/games": float(self.scores.games)}
         plain = {key: str(value) if isinstance(value, list) else value for key, value in config.items()}
         self._events.summaries(summary.hparams(plain, results), self._steps)  # type: ignore[no-untyped-call]
-        self._events.scalars(results, self._steps)
+        self._events.summaries([scalars(results)], self._steps)
 
     def track(self, update: Update, steps: int, policy: Policy, evaluation: Evaluation | None = None) -> None:
         """Record one update, with the evaluation after it if there was one; ``steps`` is those of the run so far.
@@ -202,15 +202,14 @@ class Tracker:
             self._table.add(_line((*counters, *("" if v is None else f"{v:.6g}" for v in values.values()))))
         pictures = self._pictures_due(update, policy, evaluation)  # what fails in making them is no matter of writing
         with self._or_go_on("TensorBoard"):
-            self._write_events(values, steps)
-        with self._or_go_on("TensorBoard"):  # what can't be written waits, each for itself
-            self._events.summaries(pictures, steps)
+            self._write_events(values, steps, pictures)
         self._show(steps, values["charts/SPS"] or 0.0)
         self._track_seconds = time.perf_counter() - began
 
-    def _write_events(self, values: dict[str, float | None], steps: int) -> None:
+    def _write_events(self, values: dict[str, float | None], steps: int, pictures: list[Any]) -> None:
         counts = {"charts/games": float(self.scores.games), "charts/points": float(self.scores.points)}
-        self._events.scalars({tag: v for tag, v in values.items() if v is not None} | counts, steps)
+        numbers = {tag: v for tag, v in values.items() if v is not None} | counts
+        self._events.summaries([scalars(numbers), *pictures], steps)  # at once: they wait together
 
     def _pictures_due(self, update: Update, policy: Policy, evaluation: Evaluation | None) -> list[Any]:
         """What TensorBoard shows besides curves: every so often the policy, and a game after each evaluation."""
