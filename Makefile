@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval play toy tensorboard test test-gpu check smoke torture soak bench gpu-report plots classroom clean
+.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench gpu-report plots classroom clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,7 +23,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-train: setup ## learn Pong: CONFIG=configs/pong.toml ARGS="--seed 3"
+doom: $(VENV)/.doom ## install ViZDoom too; `make train CONFIG=configs/doom_…` does so by itself
+
+$(VENV)/.doom: requirements-doom.lock $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-doom.lock
+	@touch $@
+
+train: setup $(if $(findstring doom,$(CONFIG)),doom) ## learn Pong: CONFIG=configs/pong.toml ARGS="--seed 3"
 	$(BIN)/python -m pong train $(CONFIG) $(ARGS)
 
 eval: setup ## play fresh games with frozen weights, sampled and greedily: RUN=runs/… ARGS="--episodes 20"
