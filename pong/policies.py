@@ -126,7 +126,9 @@ class TwoLayers(nn.Module):
         self.W2 = nn.Parameter(torch.zeros(outputs, hidden))
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
-        """Outputs (B, outputs) of inputs (B, inputs) floating, or the same rows as ``SparseFrames``."""
+        """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes seen in ``contrast``, or ``SparseFrames``."""
+        if isinstance(x, Tensor) and x.dtype == torch.uint8:
+            x = contrast(x.flatten(1))
         h = torch.relu(first_layer(self.W1, x))  # (B, hidden)
         return torch.stack([(h * w).sum(-1) for w in self.W2], -1)  # as in KarpathyPolicy
 
@@ -178,8 +180,8 @@ class ConvNet(nn.Module):
         """Outputs (B, outputs).
 
         Args:
-            x: (B, C, H, W), floating, or uint8 and then seen in ``contrast``; or rows of pixels, and then ``more`` numbers, as
-                ``SparseFrames``.
+            x: (B, C, H, W), floating, or uint8 and then seen in ``contrast``; or rows of pixels, and then ``more``
+                numbers, as ``SparseFrames``.
         """
         device, pixels = self.outputs.weight.device, math.prod(self.shape)
         rows = x.to(device).dense() if isinstance(x, SparseFrames) else x.to(device).flatten(1)

@@ -66,11 +66,14 @@ def record(pictures: Iterable[NDArray[np.uint8]], file: Path, fps: float) -> Non
 
 
 def _encode(pictures: Iterable[NDArray[np.uint8]], part: Path, fps: float) -> None:
-    first, pictures = _peek(pictures)
     gif = part.suffix.lower() == ".gif"
     rate = min(fps, GIF_FPS) if gif else fps
+    first, pictures = _peek(pictures)
+    palette = _palette()
+    if gif and not _shows(first, palette[0]):  # not Pong; when every pixel changes, a picture takes 100 kB
+        first, pictures = _peek(map(_half, pictures))
+        palette = _palette_of(first)
     raw = ["-f", "rawvideo", "-pix_fmt", "pal8" if gif else "rgb24", "-s", f"{first.shape[1]}x{first.shape[0]}"]
-    palette = _palette_of(first)
     program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
     command = [*program, *raw, "-r", f"{rate:.6f}", "-i", "-", *(GIF if gif else H264), str(part)]
     with tempfile.TemporaryFile() as complaints:
@@ -106,12 +109,20 @@ def _indexed(picture: NDArray[np.uint8], palette: Image.Image, colours: bytes) -
     return Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE).tobytes() + colours
 
 
-def _palette_of(first: NDArray[np.uint8]) -> Palette:
-    """The palette of a film that begins with this picture: its own colours, if they are more than Pong's."""
-    image = Image.fromarray(first)
-    if image.getcolors(256):
-        return _palette()
-    palette = image.quantize(256)
+def _half(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture in half its height and width."""
+    return np.asarray(Image.fromarray(picture).reduce(2))
+
+
+def _shows(picture: NDArray[np.uint8], palette: Image.Image) -> bool:
+    """Whether a palette has a picture's colours: to a level of 256, on average."""
+    shown = Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
+    return float(np.abs(np.asarray(shown, np.int16) - picture).mean()) <= 1
+
+
+def _palette_of(picture: NDArray[np.uint8]) -> Palette:
+    """A palette of a picture's own colours."""
+    palette = Image.fromarray(picture).quantize(256)
     return palette, _in_order([(r, g, b) for r, g, b in np.reshape(palette.getpalette() or [], (-1, 3)).tolist()])
 
 
