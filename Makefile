@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench gpu-report plots classroom clean
+.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom gpu-report plots classroom clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ soak: setup ## train for half an hour and watch memory and file handles: ARGS="-
 
 bench: setup ## training against the emulators' own speed and the loop of 2016: ARGS="--json FILE"
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+bench-doom: doom ## the same for Doom: ARGS="--config configs/doom_health.toml --json FILE"
+	$(BIN)/python scripts/bench_doom.py $(ARGS)
 
 gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, training into OUT=results/gpu
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
