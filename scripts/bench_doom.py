@@ -7,7 +7,6 @@ the screen that we ask for and with ViZDoom's usual one; rollout; training. Then
 import contextlib
 import itertools
 import json
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -82,10 +81,10 @@ def raw(config: Config, screen: str, games: int, stack: contextlib.ExitStack) ->
     size = getattr(vizdoom.ScreenResolution, screen)
 
     def make() -> gymnasium.Env[Any, Any]:
-        os.chdir(folder)
         return doom.make_game(config.env, frame_skip=config.hold, screen_resolution=size)
 
-    envs = AsyncVectorEnv([make] * games, autoreset_mode=AutoresetMode.SAME_STEP)
+    with contextlib.chdir(folder):
+        envs = AsyncVectorEnv([make] * games, autoreset_mode=AutoresetMode.SAME_STEP)
     stack.callback(envs.close)
     envs.reset(seed=1)
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from runs import ROOT, environment, pong, rows
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pong import checkpoint
 from pong.cli import main
@@ -229,9 +230,14 @@ def test_a_run_that_is_taken_up_where_games_start_afresh_is_the_same_to_the_bit(
 def test_train_eval_and_play_leave_their_own_files_and_no_others(elsewhere, capfd):
     before = left_behind()
     config = str(ROOT / "configs" / "doom_health.toml")
-    assert main(["train", config, *FLAGS, "--total-steps", "30", "--reseed-every", "1", "--run-dir", "run"]) == 0
+    flags = [*FLAGS, "--eval-episodes", "1", "--total-steps", "30", "--reseed-every", "1", "--run-dir", "run"]
+    assert main(["train", config, *flags]) == 0
     assert [row["update"] for row in rows("run")] == ["1", "2"]
     assert float(rows("run")[1]["losses/grad_norm"]) > 0
+    events = EventAccumulator("run")
+    events.Reload()
+    shown = events.Images("play/game")
+    assert [(image.step, image.width, image.height) for image in shown] == [(20, 160, 120), (40, 160, 120)]
     assert main(["eval", "run", "--episodes", "2", "--json", "scores.json"]) == 0
     assert main(["play", "run", "--max-frames", "20", "--file", "game.gif"]) == 0
     out, err = capfd.readouterr()
@@ -291,7 +297,20 @@ def test_a_game_that_dies_is_one_line():
 
 def train(folder, *more):
     """A training by two players that goes on and on, with a checkpoint after each update, past its first one."""
-    flags = [*FLAGS, "--processes", "2", "--reseed-every", "1", "--total-steps", "1000000", "--run-dir", folder, *more]
+    flags = [
+        *FLAGS,
+        "--eval-episodes",
+        "0",
+        "--processes",
+        "2",
+        "--reseed-every",
+        "1",
+        "--total-steps",
+        "1000000",
+        "--run-dir",
+        folder,
+        *more,
+    ]
     config = ROOT / "configs" / "doom_health.toml"
     run = pong("train", config, *flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder.parent)
     wait_for(lambda: run.poll() is not None or list(folder.glob("checkpoints/*.safetensors")))

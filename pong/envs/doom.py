@@ -191,12 +191,12 @@ class DoomFleet(VectorFleet):
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> Any:
         """New games; ``seeds`` (N,) or None to let the random streams run on."""
-        with _failing("a game of Doom can't be started, or has failed"):
+        with _failing():
             return super().reset(seeds)
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Played:
         """One decision of each active game: actions (N,)."""
-        with _failing("a game of Doom has failed"):
+        with _failing():
             played = super().step(np.where(active, actions, STANDS_STILL), active)
         tics = np.array([game.tics for game in self.games]) * active
         return Played(played.observations, played.rewards, played.dones, tics)
@@ -252,11 +252,11 @@ def launching(program: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _failing(what: str) -> Iterator[None]:
+def _failing() -> Iterator[None]:
     """An error of ViZDoom, whose classes have no base of their own, ends the run in one line."""
     try:
         yield
     except Exception as error:
         if not type(error).__module__.startswith("vizdoom"):
             raise
-        raise RunError(f"{what} ({type(error).__name__}: {' '.join(str(error).split())})") from error
+        raise RunError(f"a game of Doom has failed ({type(error).__name__}: {' '.join(str(error).split())})") from error
