@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, environment, pong, rows
+from small_runs import ROOT, environment, pong, rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pong import checkpoint
