@@ -295,35 +295,28 @@ def test_a_game_that_dies_is_one_line():
             [games.step(np.array([FORWARD, FORWARD]), BOTH) for _ in range(3)]
 
 
-def train(folder, *more):
-    """A training by two players that goes on and on, with a checkpoint after each update, past its first one."""
-    flags = [
-        *FLAGS,
-        "--eval-episodes",
-        "0",
-        "--processes",
-        "2",
-        "--reseed-every",
-        "1",
-        "--total-steps",
-        "1000000",
-        "--run-dir",
-        folder,
-        *more,
-    ]
+@contextlib.contextmanager
+def training(folder):
+    """A run by two players that goes on and on, with a checkpoint after each update, past its first one."""
+    flags = [*FLAGS, "--eval-episodes", "0", "--processes", "2", "--reseed-every", "1", "--total-steps", "1000000"]
     config = ROOT / "configs" / "doom_health.toml"
-    run = pong("train", config, *flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder.parent)
-    wait_for(lambda: run.poll() is not None or list(folder.glob("checkpoints/*.safetensors")))
-    return run
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    run = pong("train", config, *flags, "--run-dir", folder, cwd=folder.parent, **pipes)
+    try:
+        wait_for(lambda: run.poll() is not None or list(folder.glob("checkpoints/*.safetensors")))
+        yield run
+    finally:
+        run.kill()  # if it has not ended
+        run.wait()
 
 
 def test_a_game_that_dies_ends_the_run_with_one_line_and_a_good_checkpoint(tmp_path):
     before = left_behind()
-    run = train(tmp_path / "run")
-    games = games_of(run.pid)
-    assert len(games) == 2
-    os.kill(games[0], signal.SIGKILL)
-    _, err = run.communicate(timeout=60)
+    with training(tmp_path / "run") as run:
+        games = games_of(run.pid)
+        assert len(games) == 2
+        os.kill(games[0], signal.SIGKILL)
+        _, err = run.communicate(timeout=60)
     assert run.returncode == 1
     (line,) = err.splitlines()
     assert line.startswith("pong: a game of Doom has failed (ViZDoom")
@@ -337,10 +330,10 @@ def test_a_game_that_dies_ends_the_run_with_one_line_and_a_good_checkpoint(tmp_p
 def test_games_end_with_their_run(tmp_path, number, status):
     """Ctrl-C reaches the games' processes, too: they go on until the update is done and saved."""
     before = left_behind()
-    run = train(tmp_path / "run")
-    games = games_of(run.pid)
-    (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
-    run.communicate(timeout=60)
+    with training(tmp_path / "run") as run:
+        games = games_of(run.pid)
+        (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
+        run.communicate(timeout=60)
     assert run.returncode == status
     wait_for(lambda: not any(Path(f"/proc/{game}").exists() for game in games))
     wait_for(lambda: left_behind() <= before)
