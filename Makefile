@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval play toy tensorboard test test-gpu check smoke torture soak bench gpu-report plots classroom clean
+.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom gpu-report plots classroom clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,7 +23,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-train: setup ## learn Pong: CONFIG=configs/pong.toml ARGS="--seed 3"
+doom: $(VENV)/.doom ## install ViZDoom too; `make train CONFIG=configs/doom_…` does so by itself
+
+$(VENV)/.doom: requirements-doom.lock $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-doom.lock
+	@touch $@
+
+train: setup $(if $(findstring doom,$(CONFIG)),doom) ## learn Pong: CONFIG=configs/pong.toml ARGS="--seed 3"
 	$(BIN)/python -m pong train $(CONFIG) $(ARGS)
 
 eval: setup ## play fresh games with frozen weights, sampled and greedily: RUN=runs/… ARGS="--episodes 20"
@@ -61,6 +67,9 @@ soak: setup ## train for half an hour and watch memory and file handles: ARGS="-
 
 bench: setup ## training against the emulators' own speed and the loop of 2016: ARGS="--json FILE"
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+bench-doom: doom ## the same for Doom: ARGS="--config configs/doom_health.toml --json FILE"
+	$(BIN)/python scripts/bench_doom.py $(ARGS)
 
 gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, training into OUT=results/gpu
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)

@@ -102,7 +102,14 @@ class Config(BaseModel):
     @property
     def task(self) -> str:
         """What is played, in a few words."""
-        return f"sticky {self.sticky}, hold {self.hold}" if self.points else self.env
+        if self.points:
+            return f"sticky {self.sticky}, hold {self.hold}"
+        return f"{self.env}, hold {self.hold}" if self.pictures else self.env
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the game shows pictures, so that people can look at it, too."""
+        return self.policy != "mlp"
 
     @property
     def layers(self) -> list[int]:
@@ -123,6 +130,8 @@ class Config(BaseModel):
             remedy = '"karpathy" plays Pong, "conv" whatever shows pictures and "mlp" what shows a vector of numbers'
             raise ValueError(f'policy = "{self.policy}" does not read what env = "{self.env}" shows; {remedy}')
         for key in ("hold", "sticky", "noop_max", "max_frames", "actions", "frames", "last_action"):
+            if key in ("hold", "max_frames") and self.pictures:
+                continue  # other games have frames as well; whether this one has: envs.check_task
             if not self.points and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
                     f'{key} = {getattr(self, key)} is a setting of Pong; leave it out for env = "{self.env}"'

@@ -48,14 +48,24 @@ class Evaluation:
         """Standard error of the mean; NaN for a single game."""
         return float(np.std(self.scores, ddof=1) / math.sqrt(self.n)) if self.n > 1 else math.nan
 
-    def as_json(self) -> dict[str, Any]:
-        """The games as a file of scores has them; JSON knows no NaN, so the error of a single game is null."""
+    @property
+    def frames(self) -> float:
+        """Mean frames of a game."""
+        return float(np.mean([episode.frames for episode in self.episodes]))
+
+    def as_json(self, frames: bool = False) -> dict[str, Any]:
+        """The games as a file of scores has them; JSON knows no NaN, so the error of a single game is null.
+
+        Args:
+            frames: list each game's as well.
+        """
         return {
             "n": self.n,
             "mean": self.mean,
             "standard_error": self.standard_error if self.n > 1 else None,
             "scores": self.scores,
             "lengths": [episode.length for episode in self.episodes],
+            **({"frames": [episode.frames for episode in self.episodes]} if frames else {}),
         }
 
 

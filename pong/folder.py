@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
+from pong import envs
 from pong.checkpoint import Counters, file_name, save_policy, write_whole
 from pong.config import Config, InputError, to_toml
 
-PACKAGES = ("torch", "ale-py", "gymnasium", "numpy", "tensorboard", "pong-from-pixels")
+PACKAGES = ("torch", *envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
 
 
 def new_run_folder(config: Config) -> Path:

@@ -1,7 +1,7 @@
 """One player: a frozen policy in some of the emulators, the random streams of both, and what comes of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +39,7 @@ class Episode:
     emulator: int
     score: float  # the sum of its rewards; in Pong points won minus points lost, −21 to 21
     length: int  # agent steps
+    frames: int = field(default=0, compare=False)  # emulated
 
 
 @dataclass
@@ -117,7 +118,7 @@ class Player:
 
     def _start_afresh(self) -> None:
         n = len(self.emulators)
-        self._score, self._length = np.zeros(n), np.zeros(n, int)  # of the games under way
+        self._score, self._length, self._frames = np.zeros(n), np.zeros(n, int), np.zeros(n, int)  # of games under way
         self._observations: list[Observations] = []
         self._actions: list[Tensor] = []
         self._rewards: list[NDArray[np.float32]] = []
@@ -173,9 +174,11 @@ class Player:
     def _keep_score(self, played: Played) -> None:
         self._score += played.rewards * self._active
         self._length += self._active
+        self._frames += played.frames
         for i in np.flatnonzero(played.dones & self._active):
-            self._episodes.append(Episode(self.emulators[i], float(self._score[i]), int(self._length[i])))
-            self._score[i] = self._length[i] = 0
+            counts = float(self._score[i]), int(self._length[i]), int(self._frames[i])
+            self._episodes.append(Episode(self.emulators[i], *counts))
+            self._score[i] = self._length[i] = self._frames[i] = 0
 
     def _cut(self) -> tuple[Observations, Tensor, Tensor]:
         """Take the rows whose point has ended: observations, actions, returns; the others wait."""

@@ -126,7 +126,9 @@ class TwoLayers(nn.Module):
         self.W2 = nn.Parameter(torch.zeros(outputs, hidden))
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
-        """Outputs (B, outputs) of inputs (B, inputs) floating, or the same rows as ``SparseFrames``."""
+        """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes seen in ``contrast``, or ``SparseFrames``."""
+        if isinstance(x, Tensor) and x.dtype == torch.uint8:
+            x = contrast(x.flatten(1))
         h = torch.relu(first_layer(self.W1, x))  # (B, hidden)
         return torch.stack([(h * w).sum(-1) for w in self.W2], -1)  # as in KarpathyPolicy
 
@@ -178,17 +180,28 @@ class ConvNet(nn.Module):
         """Outputs (B, outputs).
 
         Args:
-            x: (B, C, H, W), floating or uint8 in 0…255, or rows of pixels, and then ``more`` numbers, as
-                ``SparseFrames``.
+            x: (B, C, H, W), floating, or uint8 and then seen in ``contrast``; or rows of pixels, and then ``more``
+                numbers, as ``SparseFrames``.
         """
         device, pixels = self.outputs.weight.device, math.prod(self.shape)
         rows = x.to(device).dense() if isinstance(x, SparseFrames) else x.to(device).flatten(1)
         if not rows.is_floating_point():
-            rows = rows / 255
-        seen = self.convolutions(rows[:, :pixels].view(-1, *self.shape))
+            rows = contrast(rows)
+        images = rows[:, :pixels].view(-1, *self.shape).contiguous(memory_format=torch.channels_last)  # a third faster
+        seen = self.convolutions(images)
         hidden = torch.relu(self.hidden(torch.cat([seen, rows[:, pixels:]], 1)))
         outputs: Tensor = self.outputs(hidden)
         return outputs
+
+
+def contrast(pictures: Tensor) -> Tensor:
+    """Each row of pixels (B, n) uint8 in its own standard deviations from its own mean, floating.
+
+    Of a dark picture divided by 255 little is left but what all pictures have in common.
+    """
+    pixels = pictures.float()
+    pixels = pixels - pixels.mean(1, keepdim=True)
+    return pixels / pixels.square().mean(1, keepdim=True).sqrt().clamp(min=1)
 
 
 class CategoricalPolicy(Policy):

@@ -214,7 +214,7 @@ class Tracker:
     def _pictures_due(self, update: Update, policy: Policy, evaluation: Evaluation | None) -> list[Any]:
         """What TensorBoard shows besides curves: every so often the policy, and a game after each evaluation."""
         pictures = list(_pictures(update, policy)) if update.number % IMAGE_EVERY == 1 else []
-        if evaluation and self.config.points:
+        if evaluation and self.config.pictures:
             pictures.append(game_summary("play/game", policy, self.config, update.number))
         return pictures
 

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
 from pong.config import Config, InputError, between
-from pong.envs import make_view, spaces
+from pong.envs import check_task, make_view, pictures, spaces
 from pong.frames import Observations
 from pong.losses import surrogate_loss
 from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, mlp, mlp_policy
@@ -216,8 +216,7 @@ def check(config: Config, ranks: Ranks) -> None:
     Raises:
         InputError: there are more processes than emulators, or no policy can play the config's environment.
     """
-    if not config.points:
-        spaces(config.env)
+    check_task(config)
     if config.num_envs < ranks.size:
         raise InputError(f"num_envs = {config.num_envs} is too few for {ranks.size} ranks; give each one or more")
 
@@ -246,7 +245,7 @@ def make_policy(config: Config) -> Policy:
         return mlp_policy(config.layers, *spaces(config.env), generator)
     if config.policy == "karpathy" and config.actions == 2:
         return KarpathyPolicy(config.layers[0], make_view(config).width, generator=generator)
-    return CategoricalPolicy(make_network(config, config.layers, config.actions, generator, config.channels))
+    return CategoricalPolicy(make_network(config, config.layers, pictures(config)[2], generator, config.channels))
 
 
 def load_policy(where: Path) -> tuple[Policy, Checkpoint]:
@@ -281,10 +280,10 @@ def make_network(
     """An untrained network of the policy's kind."""
     if config.policy == "mlp":
         return mlp((*spaces(config.env)[0].shape, *layers, outputs), generator)
-    view, (hidden,) = make_view(config), layers
+    (shape, more, _), (hidden,) = pictures(config), layers
     if config.policy == "karpathy" or not channels:
-        return TwoLayers(view.width, hidden, outputs, generator)
-    return ConvNet(view.shape, channels, hidden, outputs, view.width - math.prod(view.shape), generator)
+        return TwoLayers(math.prod(shape) + more, hidden, outputs, generator)
+    return ConvNet(shape, channels, hidden, outputs, more, generator)
 
 
 def load_weights(network: nn.Module, saved: dict[str, Tensor]) -> None:

@@ -249,27 +249,38 @@ class Training:
         return update.batch.frames
 
 
-def where_the_time_goes(config: Config, seconds: float) -> dict[str, float]:
-    """One core's time by activity, microseconds per agent step: one process plays its share of emulators and learns."""
+LEARNING = (
+    ("policy", Noise, "draw"),
+    ("learner", Baseline, "predict"),
+    ("learner", Trainer, "_standardize"),
+    ("learner", Trainer, "_step"),
+    ("learner", Trainer, "_measure"),
+    ("learner", Baseline, "fit"),
+    ("tracking", Tracker, "track"),
+)
+PLAYING_PONG = (
+    ("emulator", Pong, "reset"),
+    ("emulator", Pong, "step"),
+    ("frames", View, "first"),
+    ("frames", View, "next"),
+    ("policy", KarpathyPolicy, "act"),
+)
+
+
+def where_the_time_goes(config: Config, seconds: float, playing: Any = PLAYING_PONG) -> dict[str, float]:
+    """One core's time by activity, microseconds per agent step: one process plays its share of emulators and learns.
+
+    Args:
+        config: the recipe.
+        seconds: to measure for, at least.
+        playing: what a player does, in functions: (activity, class or module, name) of each.
+    """
     share = -(-config.num_envs // min(cores(), config.num_envs))
     alone = config.model_copy(update={"processes": 1, "num_envs": share})
     clock = dict.fromkeys(("emulator", "frames", "policy", "learner", "tracking"), 0.0)
     with contextlib.ExitStack() as stack:
         training = Training(alone, stack)
-        for what, owner, name in (
-            ("emulator", Pong, "reset"),
-            ("emulator", Pong, "step"),
-            ("frames", View, "first"),
-            ("frames", View, "next"),
-            ("policy", KarpathyPolicy, "act"),
-            ("policy", Noise, "draw"),
-            ("learner", Baseline, "predict"),
-            ("learner", Trainer, "_standardize"),
-            ("learner", Trainer, "_step"),
-            ("learner", Trainer, "_measure"),
-            ("learner", Baseline, "fit"),
-            ("tracking", Tracker, "track"),
-        ):
+        for what, owner, name in (*playing, *LEARNING):
             stack.enter_context(timed(clock, what, owner, name))
         before, began = training.trainer.steps, time.perf_counter()
         while time.perf_counter() - began < 2 * seconds:

@@ -412,7 +412,7 @@ ERRORS = {
     "play {root}": ["{root} holds no checkpoints"],
     "play {runs}/damaged": ["{runs}/damaged", "can't be read"],
     "play {runs}/unfit": ["does not fit its config"],
-    "play {runs}/pole": ["{runs}/pole was trained on CartPole-v1", "Pong only"],
+    "play {runs}/pole": ["{runs}/pole was trained on CartPole-v1", "no screen to show"],
     "play {runs}/run surplus": ["surplus"],
     "play {runs}/run --fly": ["--fly"],
     "play {runs}/run --seed -1": ["--seed -1", "0 or more"],

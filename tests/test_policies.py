@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pong.frames import PIXELS, SparseFrames
-from pong.policies import Bernoulli, CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers
+from pong.policies import Bernoulli, CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers, contrast
 from pong.train import make_policy
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}  # dense and sparse add up in different orders
@@ -286,7 +286,14 @@ def test_a_convolution_by_hand():
     bare = ConvNet((1, 16, 16), [1], hidden=1, outputs=2)
     bare.load_state_dict(network.state_dict() | {"hidden.weight": torch.ones(1, 9)})
     assert bare(picture).tolist() == [[8.0, 8.0]]
-    assert bare((255 * picture).byte()).tolist() == [[8.0, 8.0]]
+    assert torch.equal(bare((255 * picture).byte()), bare(contrast((255 * picture).byte().flatten(1)).view_as(picture)))
+
+
+def test_bytes_are_seen_in_contrast():
+    """Mean 3 and deviation 2 of (1, 1, 1, 5, 5, 5) and of ten times that; a picture of one grey shows nothing."""
+    rows = torch.tensor([[1, 1, 1, 5, 5, 5], [10, 10, 10, 50, 50, 50], [7] * 6], dtype=torch.uint8)
+    ones = [-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]
+    assert contrast(rows).tolist() == [ones, ones, [0.0] * 6]
 
 
 def test_a_convolutional_policy_begins_indifferent_whatever_it_sees(frames):

@@ -73,7 +73,7 @@ def scores(run: Path, loaded: "Checkpoint", seed: int, played: "dict[str, Evalua
         "seed": seed,
         "env": config.env,
         **({key: getattr(config, key) for key in ("sticky", "hold", "noop_max")} if config.points else {}),
-        **{way: games.as_json() for way, games in played.items()},
+        **{way: games.as_json(frames=_counts_frames(config)) for way, games in played.items()},
     }
 
 
@@ -88,6 +88,11 @@ def _task(flags: EvalFlags, trained: Config) -> Config:
     return validate({**trained.model_dump(), **changes}, source="eval")
 
 
+def _counts_frames(config: Config) -> bool:
+    """Whether the frames of a game are told: where its steps are not all equally long, and it is no Pong."""
+    return config.pictures and not config.points
+
+
 def _ways(flags: EvalFlags) -> list[str]:
     """Those of ``WAYS`` that are asked for: without a flag both."""
     if flags.sampled or flags.greedy:
@@ -98,8 +103,9 @@ def _ways(flags: EvalFlags) -> list[str]:
 def _line(way: str, games: "Evaluation", seed: int, loaded: "Checkpoint") -> str:
     """The result in one line."""
     spread = f"± {games.standard_error:.2f} (mean ± standard error)" if games.n > 1 else "(one game)"
+    frames = f" of {games.frames:.1f} frames" if _counts_frames(loaded.config) else ""
     return (
-        f"{games.mean:+.2f} {spread}, n = {games.n} games, {way}, "
+        f"{games.mean:+.2f} {spread}, n = {games.n} games{frames}, {way}, "
         f"seed {seed}, {loaded.config.task}, update {loaded.counters.updates}"
     )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pong.evaluate import Evaluation
     from pong.policies import Policy
 
-GIF_FRAMES = 600  # ten seconds of play
+GIF_SECONDS = 10  # of play
 SEED = 0  # of the fresh games and the film
 
 
@@ -26,7 +26,8 @@ class ExportFlags:
     """Write a run's policy into a folder of its own.
 
     It holds the weights and the config (policy.safetensors), the config to read, scores of fresh games, a model card
-    and a film of Pong. ``pong eval``, ``pong play`` and ``pong train … --init`` take the folder where they take a run.
+    and, of a game with a screen, a film. ``pong eval``, ``pong play`` and ``pong train … --init`` take the folder where
+    they take a run.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT", help="run folder or checkpoint")]
@@ -60,7 +61,7 @@ def export(arguments: list[str]) -> int:
     print(f"{flags.folder}: playing {flags.episodes} games sampled and {flags.episodes} greedily …", flush=True)
     played = {way: fresh_games(policy, loaded.config, way, flags.episodes, SEED) for way in WAYS}
     write_scores(flags.folder / "eval.json", scores(flags.run, loaded, SEED, played))
-    if loaded.config.points:
+    if loaded.config.pictures:
         _film(policy, loaded.config, flags.folder / "game.gif")
     card = _card(flags.folder.name, loaded, played, _trained_on(flags.run))
     (flags.folder / "README.md").write_text(card, encoding="utf-8")
@@ -70,11 +71,14 @@ def export(arguments: list[str]) -> int:
 
 def _film(policy: "Policy", config: Config, file: Path) -> None:
     """The first ten seconds of a game."""
+    from pong.envs import frame_rate
     from pong.play import film
     from pong.play.game import play
 
-    short = config.model_copy(update={"max_frames": config.noop_max + GIF_FRAMES})
-    film.show(play(policy, short, SEED), file, film.fps_of(config.hold), f"{config.name} · sampled · seed {SEED}")
+    rate = frame_rate(config)
+    short = config.model_copy(update={"max_frames": config.noop_max + GIF_SECONDS * rate})
+    caption = f"{config.name} · sampled · seed {SEED}"
+    film.show(play(policy, short, SEED), file, film.fps_of(config.hold, rate), caption)
 
 
 def _trained_on(run: Path) -> dict[str, Any]:
@@ -95,8 +99,8 @@ def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run:
     ]
     command = " ".join(run.get("command", ["unknown"]))
     hardware = f"{run.get('cpu_count', '?')} CPU cores, {run.get('device', 'unknown device')}"
+    film = "![ten seconds of play](game.gif)\n\n" if config.pictures else ""
     blind = config.points and config.frames == "difference"
-    film = "![ten seconds of play](game.gif)\n\n" if config.points else ""
     versions = ", ".join(f"{package} {version}" for package, version in run.get("versions", {}).items())
     return f"""# {name}
 

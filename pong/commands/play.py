@@ -24,7 +24,7 @@ ENDINGS = (".mp4", ".gif")
 
 @dataclasses.dataclass(frozen=True)
 class PlayFlags:
-    """Play one game of Pong with a run's weights and film it, or show it live.
+    """Play one game with a run's weights and film it, or show it live.
 
     It is the first game of ``pong eval`` with the same seed, and the same each time. A film holds one picture per
     decision and runs at natural speed (20 pictures a second where a decision is held for 2 to 4 frames). A film under
@@ -37,7 +37,9 @@ class PlayFlags:
     ] = None
     terminal: Annotated[bool, tyro.conf.arg(help="show it in this terminal instead")] = False
     window: Annotated[bool, tyro.conf.arg(help="show it in a window instead; needs pygame")] = False
-    speed: Annotated[float, tyro.conf.arg(help="with --terminal or --window: 1 is natural, 60 frames a second")] = 1
+    speed: Annotated[
+        float, tyro.conf.arg(help="with --terminal or --window: 1 is natural, in Pong 60 frames a second")
+    ] = 1
     greedy: Annotated[bool, tyro.conf.arg(help="take the likelier action instead of sampling")] = False
     seed: Annotated[int, tyro.conf.arg(help="of the emulator and the sampled actions")] = 0
     max_frames: Annotated[
@@ -81,8 +83,8 @@ def _last(show: "Show", game: "Iterable[Moment]") -> "Moment":
 
 def _task(flags: PlayFlags, config: Config) -> Config:
     """The run's config, with the frames asked for."""
-    if not config.points:
-        raise InputError(f"play: {flags.run} was trained on {config.env}; play shows Pong only")
+    if not config.pictures:
+        raise InputError(f"play: {flags.run} was trained on {config.env}, which has no screen to show")
     if flags.max_frames is None:
         return config
     if not config.noop_max < flags.max_frames <= INT32:
@@ -107,9 +109,11 @@ def _output(flags: PlayFlags, config: Config, updates: int) -> "tuple[Show, str]
     file = flags.file or Path(f"{name}-update{updates}{'-greedy' if flags.greedy else ''}-seed{flags.seed}.mp4")
     check_place("play: --file", file)  # the default name follows from the run's, and may be too long
 
+    from pong.envs import frame_rate
     from pong.play import film
 
-    return functools.partial(film.show, file=file, fps=film.fps_of(config.hold), caption=caption), str(file)
+    fps = film.fps_of(config.hold, frame_rate(config))
+    return functools.partial(film.show, file=file, fps=fps, caption=caption), str(file)
 
 
 def _name(run: Path) -> str:

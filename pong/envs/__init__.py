@@ -4,12 +4,14 @@ import functools
 from typing import cast
 
 import gymnasium
+import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pong.config import PONG, Config, InputError
 from pong.envs.atari import DOWN, NOOP, UP, Pong, PongFleet, make_pong, make_view
-from pong.envs.fleet import Fleet, Played
+from pong.envs.doom import DoomFleet, doom_spaces, is_doom
+from pong.envs.fleet import Fleet, Played, Shown
 from pong.envs.lqr import LQR
 from pong.envs.vectors import VectorFleet
 
@@ -22,12 +24,19 @@ __all__ = [
     "Played",
     "Pong",
     "PongFleet",
+    "Shown",
     "VectorFleet",
+    "check_task",
+    "frame_rate",
     "make_fleet",
     "make_pong",
+    "make_shown",
     "make_view",
+    "pictures",
     "spaces",
 ]
+
+PACKAGES = ("ale-py", "gymnasium", "vizdoom")  # that the environments come from
 
 gymnasium.register("pong/LQR-v0", "pong.envs.lqr:LQR")
 
@@ -41,6 +50,8 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
     """
     if config.env == PONG:
         return PongFleet(make_pong(config, num_envs), make_view(config))
+    if is_doom(config.env):
+        return DoomFleet(config, num_envs or config.num_envs)
     envs = gymnasium.make_vec(
         config.env,
         num_envs or config.num_envs,
@@ -50,6 +61,55 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
     return VectorFleet(cast(SyncVectorEnv, envs))
 
 
+def make_shown(config: Config) -> Shown:
+    """One environment whose screens can be shown to people, of a game that shows pictures and is not Pong.
+
+    Raises:
+        InputError: it has no screens.
+    """
+    if not is_doom(config.env):
+        raise InputError(f"env = {config.env!r} has no screen to show")
+    return DoomFleet(config, 1)
+
+
+def frame_rate(config: Config) -> int:
+    """Frames a second at natural speed."""
+    return DoomFleet.rate if is_doom(config.env) else 60
+
+
+def pictures(config: Config) -> tuple[tuple[int, ...], int, int]:
+    """What a policy sees and does in a game that shows pictures.
+
+    Returns:
+        The pictures' shape (C, H, W), how many numbers follow their pixels in a row, and the number of actions.
+    """
+    if config.points:
+        view = make_view(config)
+        return view.shape, view.width - int(np.prod(view.shape)), config.actions
+    observations, actions = spaces(config.env)
+    assert isinstance(actions, Discrete), "see check_task"
+    return observations.shape, 0, int(actions.n)
+
+
+def check_task(config: Config) -> None:
+    """Refuse a config whose policy can't play its environment.
+
+    Raises:
+        InputError: it can't be made, or shows or takes something else, or has no ``hold`` or ``max_frames``.
+    """
+    if config.points:
+        return
+    observations, actions = spaces(config.env)
+    shown = "mlp" if len(observations.shape) == 1 else "conv"
+    if config.policy != shown or (shown == "conv" and not isinstance(actions, Discrete)):
+        found = f"env = {config.env!r} shows {observations} and takes {actions}"
+        raise InputError(f'{found}, which policy = "{config.policy}" is not made for; try policy = "{shown}"')
+    for key in ("hold", "max_frames"):
+        value, default = getattr(config, key), Config.model_fields[key].default
+        if value != default and (isinstance(value, str) or not is_doom(config.env)):
+            raise InputError(f"{key} = {value}: env = {config.env!r} has no such setting; leave it out")
+
+
 @functools.cache
 def spaces(env: str) -> tuple[Box, Discrete | Box]:
     """What a gymnasium environment shows, and what can be done in it.
@@ -57,6 +117,8 @@ def spaces(env: str) -> tuple[Box, Discrete | Box]:
     Raises:
         InputError: gymnasium does not know it, or it shows or takes something else than a policy can handle.
     """
+    if is_doom(env):
+        return doom_spaces(env)
     try:
         one = gymnasium.make(env)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
@@ -64,8 +126,13 @@ def spaces(env: str) -> tuple[Box, Discrete | Box]:
     observations: Space[object] = one.observation_space
     actions: Space[object] = one.action_space
     one.close()
-    if not (isinstance(observations, Box) and len(observations.shape) == 1):
+    if not (isinstance(observations, Box) and _can_be_seen(observations)):
         raise InputError(f"env = {env!r} shows {observations}; choose one that shows a vector of numbers")
     if (isinstance(actions, Discrete) and actions.start == 0) or (isinstance(actions, Box) and len(actions.shape) == 1):
         return observations, actions
     raise InputError(f"env = {env!r} takes {actions}; choose one that takes a vector of numbers, or one of 0, 1, …")
+
+
+def _can_be_seen(box: Box) -> bool:
+    """Whether it is a vector of numbers, or pictures (C, H, W) of bytes."""
+    return len(box.shape) == 1 or (len(box.shape) == 3 and box.dtype == np.uint8)

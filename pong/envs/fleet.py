@@ -40,3 +40,33 @@ class Fleet(Protocol):
     def close(self) -> None:
         """End the environments."""
         ...
+
+
+class Shown(Fleet, Protocol):
+    """One environment whose screens can be shown to people.
+
+    Attributes:
+        rate: frames a second at natural speed.
+    """
+
+    rate: int
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What each action is called."""
+        ...
+
+    @property
+    def screen(self) -> NDArray[np.uint8]:
+        """The screen of this moment: (H, W, 3) uint8, RGB."""
+        ...
+
+    @property
+    def last(self) -> NDArray[np.uint8]:
+        """The last screen of the game before this one, the same."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """That game ended as games do, and was not cut off."""
+        ...

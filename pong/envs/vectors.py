@@ -1,4 +1,4 @@
-"""Any gymnasium environment that shows a vector of numbers, such as CartPole."""
+"""Any gymnasium environment that shows a vector of numbers, such as CartPole, or pictures."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class VectorFleet:
         self.num_envs = envs.num_envs
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> Tensor:
-        """New episodes: observations (N, …) float32.
+        """New episodes: observations (N, …) float32; pictures stay uint8.
 
         Args:
             seeds: (N,) of each environment's random streams; None lets them run on. How long an environment was
@@ -56,4 +56,5 @@ class VectorFleet:
 
 
 def _rows(observations: NDArray[Any]) -> Tensor:
-    return torch.tensor(observations, dtype=torch.float32)  # a copy: gymnasium writes the next ones over these
+    dtype = np.uint8 if observations.ndim > 2 else np.float32
+    return torch.from_numpy(observations.astype(dtype))  # a copy: gymnasium writes the next ones over these

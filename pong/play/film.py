@@ -22,15 +22,16 @@ H264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv
 GIF = ["-pix_fmt", "pal8"]
 GIF_FPS = 50  # browsers slow a faster gif down, to 10
 Colour = tuple[int, int, int]  # red, green, blue
+Palette = tuple[Image.Image, bytes]  # for PIL, and for ffmpeg
 GAME: list[Colour] = [  # Pong's colours, and those of its title screen
     *((144, 72, 17), (236, 236, 236), (92, 186, 92), (213, 130, 74)),
     *((109, 118, 43), (53, 95, 24), (210, 182, 86), (101, 111, 228)),
 ]
 
 
-def fps_of(hold: int | str) -> float:
-    """Pictures per second, one for each decision, at 60 emulated frames a second; "2-4" holds 3 on average."""
-    return 60 / (3 if isinstance(hold, str) else hold)
+def fps_of(hold: int | str, rate: int = 60) -> float:
+    """Pictures per second, one for each decision, at ``rate`` emulated frames a second; "2-4" holds 3 on average."""
+    return rate / (3 if isinstance(hold, str) else hold)
 
 
 def show(moments: Iterable[Moment], file: Path, fps: float, caption: str) -> None:
@@ -65,9 +66,13 @@ def record(pictures: Iterable[NDArray[np.uint8]], file: Path, fps: float) -> Non
 
 
 def _encode(pictures: Iterable[NDArray[np.uint8]], part: Path, fps: float) -> None:
-    first, pictures = _peek(pictures)
     gif = part.suffix.lower() == ".gif"
     rate = min(fps, GIF_FPS) if gif else fps
+    first, pictures = _peek(pictures)
+    palette = _palette()
+    if gif and not _shows(first, palette[0]):  # not Pong; when every pixel changes, a picture takes 100 kB
+        first, pictures = _peek(map(_half, pictures))
+        palette = _palette_of(first)
     raw = ["-f", "rawvideo", "-pix_fmt", "pal8" if gif else "rgb24", "-s", f"{first.shape[1]}x{first.shape[0]}"]
     program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
     command = [*program, *raw, "-r", f"{rate:.6f}", "-i", "-", *(GIF if gif else H264), str(part)]
@@ -75,7 +80,7 @@ def _encode(pictures: Iterable[NDArray[np.uint8]], part: Path, fps: float) -> No
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints, process_group=0)  # Ctrl-C is ours
         try:
             assert process.stdin
-            _feed(process.stdin, pictures, gif)
+            _feed(process.stdin, pictures, palette if gif else None)
             status = process.wait()
         finally:
             process.kill()  # if it has not ended
@@ -93,21 +98,37 @@ def _peek(pictures: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], Ite
     return first, itertools.chain([first], rest)
 
 
-def _feed(pipe: IO[bytes], pictures: Iterable[NDArray[np.uint8]], gif: bool) -> None:
+def _feed(pipe: IO[bytes], pictures: Iterable[NDArray[np.uint8]], palette: Palette | None) -> None:
     with contextlib.suppress(BrokenPipeError), pipe:  # ffmpeg gave up; it says why
         for picture in pictures:
-            pipe.write(_indexed(picture) if gif else picture.tobytes())
+            pipe.write(_indexed(picture, *palette) if palette else picture.tobytes())
 
 
-def _indexed(picture: NDArray[np.uint8]) -> bytes:
+def _indexed(picture: NDArray[np.uint8], palette: Image.Image, colours: bytes) -> bytes:
     """A picture's pixels as places in the palette (H·W bytes), then the palette."""
-    palette, colours = _palette()
     return Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE).tobytes() + colours
 
 
+def _half(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture in half its height and width."""
+    return np.asarray(Image.fromarray(picture).reduce(2))
+
+
+def _shows(picture: NDArray[np.uint8], palette: Image.Image) -> bool:
+    """Whether a palette has a picture's colours: to a level of 256, on average."""
+    shown = Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
+    return float(np.abs(np.asarray(shown, np.int16) - picture).mean()) <= 1
+
+
+def _palette_of(picture: NDArray[np.uint8]) -> Palette:
+    """A palette of a picture's own colours."""
+    palette = Image.fromarray(picture).quantize(256)
+    return palette, _in_order([(r, g, b) for r, g, b in np.reshape(palette.getpalette() or [], (-1, 3)).tolist()])
+
+
 @functools.cache
-def _palette() -> tuple[Image.Image, bytes]:
-    """One for the whole film, as an image and in ffmpeg's order: blue, green, red, opacity for each of 256 colours.
+def _palette() -> Palette:
+    """One for a whole film of Pong.
 
     A palette for each picture would make the file five times as large: little of a picture changes, and only that
     part is written.
@@ -117,7 +138,12 @@ def _palette() -> tuple[Image.Image, bytes]:
     colours = exact + [edge for edge in edges if not any(_close(edge, colour) for colour in exact)]
     palette = Image.new("P", (1, 1))
     palette.putpalette(list(itertools.chain(*colours)))
-    return palette, b"".join(bytes((*reversed(colour), 255)) for colour in colours).ljust(4 * 256, b"\0")
+    return palette, _in_order(colours)
+
+
+def _in_order(colours: list[Colour]) -> bytes:
+    """A palette as ffmpeg wants it: blue, green, red, opacity for each of 256 colours."""
+    return b"".join(bytes((*reversed(colour), 255)) for colour in colours).ljust(4 * 256, b"\0")
 
 
 def _close(one: Colour, other: Colour) -> bool:

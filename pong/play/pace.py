@@ -16,9 +16,9 @@ class Pace:
         self._speed = speed
         self._due = time.monotonic()
 
-    def hold(self, frames: int) -> None:
-        """The picture now on show stays for so many emulated frames; the last one, 0, for a second."""
-        later = self._due + frames / FRAMES / self._speed if frames else time.monotonic() + 1
+    def hold(self, frames: int, rate: int = FRAMES) -> None:
+        """The picture on show stays for so many emulated frames, ``rate`` a second; the last one, 0, for a second."""
+        later = self._due + frames / rate / self._speed if frames else time.monotonic() + 1
         self._due = max(later, time.monotonic())  # time lost is not made up for by hurrying
 
     @property

@@ -1,4 +1,7 @@
-"""A moment as a picture: the screen, P(UP) and the action, and beside them the difference frame at the same scale."""
+"""A moment as a picture: the screen, P(UP) and the action, and beside them the difference frame at the same scale.
+
+In other games than Pong: the screen, a bar for each action, and beside them the pictures that the policy sees.
+"""
 
 import functools
 
@@ -14,6 +17,7 @@ BOTTOM = TOP + SIDE
 MIDDLE = 128  # width between the screen and the difference frame
 RIGHT = SIDE + MIDDLE  # where the difference frame begins
 WIDTH, HEIGHT = RIGHT + SIDE + 16, 210 * SCALE  # even numbers, as H.264 wants them
+WIDE = RIGHT - 16  # of the screen in other games than Pong
 
 DARK, DIM, LIGHT, GREEN = (22, 22, 26), (150, 150, 156), (240, 240, 240), (92, 186, 92)  # green as the policy's paddle
 VANISHED, UNCHANGED, APPEARED = 0, 112, 255
@@ -27,6 +31,8 @@ def picture(moment: Moment, caption: str) -> NDArray[np.uint8]:
         moment: of a game.
         caption: a short line that says what plays.
     """
+    if moment.difference is None:
+        return _pictures(moment, caption)
     image = _frame(caption).copy()
     screen = Image.fromarray(moment.screen).resize((SIDE, HEIGHT), Image.Resampling.NEAREST)
     image.paste(screen, (0, 0))
@@ -64,23 +70,65 @@ def _decision(pen: ImageDraw.ImageDraw, moment: Moment) -> None:
     pen.line((centre - 24, (top + bottom) // 2, centre + 23, (top + bottom) // 2), LIGHT, 2)  # P(UP) = ½
 
 
+def _pictures(moment: Moment, caption: str) -> NDArray[np.uint8]:
+    """What a moment of another game than Pong looks like, the same size."""
+    image = Image.new("RGB", (WIDTH, HEIGHT), DARK)
+    height = WIDE * moment.screen.shape[0] // moment.screen.shape[1]
+    image.paste(Image.fromarray(moment.screen).resize((WIDE, height), Image.Resampling.NEAREST), (0, 0))
+    _paste_seen(image, moment)
+    pen = ImageDraw.Draw(image)
+    _letter(pen, caption, "what the policy sees: the oldest picture first")
+    pen.text((RIGHT, 40), f"score {signed(moment.score)}", LIGHT, _font(26))
+    pen.text((RIGHT + 200, 40), f"step {moment.step:,}", LIGHT, _font(26))
+    _bars(pen, moment, height + 12)
+    return np.asarray(image)
+
+
+def _paste_seen(image: Image.Image, moment: Moment) -> None:
+    """What the policy sees, two pictures to a row."""
+    half = SIDE // 2
+    for k, one in enumerate(moment.seen if moment.seen is not None else ()):
+        small = Image.fromarray(one).resize((half - 4, half - 4), Image.Resampling.NEAREST)
+        image.paste(small, (RIGHT + k % 2 * half, TOP + k // 2 * half))
+
+
+def _bars(pen: ImageDraw.ImageDraw, moment: Moment, top: int) -> None:
+    """A bar as long as its probability for each action, from ``top`` down; lit: taken."""
+    height = min((HEIGHT - 12 - top) // len(moment.names), 48)
+    for k, name in enumerate(moment.names):
+        y, taken = top + k * height, moment.action == k
+        prob = moment.probs[k] if moment.probs else 0.0
+        pen.rounded_rectangle((8, y, 208, y + height - 8), 6, GREEN if taken else DARK)
+        pen.text((16, y + height // 2 - 4), name, DARK if taken else DIM, _font(17), anchor="lm")
+        pen.rectangle((220, y, WIDE - 76, y + height - 8), (58, 58, 64))
+        if width := round(prob * (WIDE - 76 - 220)):
+            pen.rectangle((220, y, 220 + width, y + height - 8), GREEN)
+        if moment.probs:
+            pen.text((WIDE - 12, y + height // 2 - 4), f"{prob:.2f}", LIGHT, _font(20), anchor="rm")
+
+
 @functools.cache
 def _frame(caption: str) -> Image.Image:
     """What stays the same: the lettering."""
     image = Image.new("RGB", (WIDTH, HEIGHT), DARK)
     pen = ImageDraw.Draw(image)
-    while pen.textlength(caption, _font(17)) > SIDE:
-        caption = "…" + caption[2:]
-    pen.text((RIGHT, 12), caption, DIM, _font(17))
+    _letter(pen, caption, "this screen minus the previous one")
     pen.text((SIDE + MIDDLE // 2, 54), "P(UP)", DIM, _font(17), anchor="mm")
     pen.text((SIDE + MIDDLE // 2, BOTTOM + 23), "lit: taken", DIM, _font(17), anchor="mm")
-    pen.text((RIGHT, 77), "this screen minus the previous one", DIM, _font(17))
     x = RIGHT
     for grey, word in ((APPEARED, "appeared"), (VANISHED, "vanished"), (UNCHANGED, "unchanged")):
         pen.rectangle((x, BOTTOM + 15, x + 15, BOTTOM + 30), (grey, grey, grey), DIM)
         pen.text((x + 24, BOTTOM + 23), word, DIM, _font(17), anchor="lm")
         x += 140
     return image
+
+
+def _letter(pen: ImageDraw.ImageDraw, caption: str, below: str) -> None:
+    """What is written above the right side; of a long caption its end."""
+    while pen.textlength(caption, _font(17)) > SIDE:
+        caption = "…" + caption[2:]
+    pen.text((RIGHT, 12), caption, DIM, _font(17))
+    pen.text((RIGHT, 77), below, DIM, _font(17))
 
 
 @functools.cache

@@ -18,6 +18,7 @@ BEGIN, END = "\x1b[?1049h\x1b[?25l", RESET + "\x1b[?25h\x1b[?1049l"  # another p
 STATUS = 1  # rows below the screen
 WORDS = ("DOWN", "UP", "NOOP")  # by action
 BAR = 10  # characters of the bar of P(UP)
+EIGHTHS = " ▁▂▃▄▅▆▇█"  # of a bar that is one character
 
 
 def show(moments: Iterable[Moment], out: TextIO, speed: float = 1) -> None:
@@ -40,7 +41,7 @@ def show(moments: Iterable[Moment], out: TextIO, speed: float = 1) -> None:
             out.write("".join(line for line in lines if line not in shown))  # over SSH every byte counts
             out.flush()
             shown = set(lines)
-            pace.hold(moment.frames)
+            pace.hold(moment.frames, moment.rate)
             time.sleep(pace.left)
 
 
@@ -49,8 +50,9 @@ def layout(moment: Moment, columns: int, rows: int) -> list[str]:
 
     The screen keeps its shape: a character is twice as high as wide, and holds two pixels. Below it stands a line.
     """
-    height = max(min(2 * (rows - STATUS), columns * 210 // 160) // 2 * 2, 2)
-    width = height * 160 // 210
+    tall, wide, _ = moment.screen.shape
+    height = max(min(2 * (rows - STATUS), columns * tall // wide) // 2 * 2, 2)
+    width = height * wide // tall
     left = (columns - width) // 2 + 1
     lines = half_blocks(shrink(moment.screen, height, width))
     status = _status(moment)[:columns]
@@ -60,7 +62,7 @@ def layout(moment: Moment, columns: int, rows: int) -> list[str]:
 
 
 def shrink(screen: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """A screen (210, 160, 3) in (height, width, 3) pixels: of each block the brightest, so that no ball is lost."""
+    """A screen (H, W, 3) in (height, width, 3) pixels: of each block the brightest, so that no ball is lost."""
     red, green, blue = np.moveaxis(screen.astype(np.int64), -1, 0)
     ranked = ((red + green + blue) << 24) | (red << 16) | (green << 8) | blue  # by brightness
     for axis, size in enumerate((height, width)):
@@ -87,10 +89,18 @@ def _line(upper: list[list[int]], lower: list[list[int]]) -> str:
 def _status(moment: Moment) -> str:
     """What a narrow terminal cuts off comes last."""
     score, step = f"score {signed(moment.score):>3}", f"step {moment.step:>6,}"
-    if moment.prob_up is None:
+    if moment.action is None:
         return f"{score}   the end   {step}"
+    if moment.prob_up is None:
+        return f"{score}   {_choice(moment)}   {step}"
     bar = "█" * round(BAR * moment.prob_up)
     return f"{score}   P(UP) {moment.prob_up:.2f} {bar:░<{BAR}} {WORDS[moment.action or 0]:<4}   {step}"
+
+
+def _choice(moment: Moment) -> str:
+    """Each action with how likely it was, the one that was taken in brackets."""
+    bars = [f"{name} {EIGHTHS[round(8 * prob)]}" for name, prob in zip(moment.names, moment.probs, strict=True)]
+    return " ".join(f"[{bar}]" if k == moment.action else f" {bar} " for k, bar in enumerate(bars))
 
 
 @contextlib.contextmanager

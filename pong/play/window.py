@@ -28,7 +28,7 @@ def open_window(title: str) -> "pygame.Surface":
     try:
         import pygame  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        raise InputError("play: --window needs pygame; run: pip install pygame") from None
+        raise InputError("play: --window needs pygame; run: pip install pygame-ce") from None
     try:
         _choose_driver()
         pygame.display.init()
@@ -64,7 +64,7 @@ def show(moments: Iterable[Moment], window: "pygame.Surface", caption: str, spee
             drawn = pygame.image.frombuffer(picture(moment, caption).tobytes(), (WIDTH, HEIGHT), "RGB")
             window.blit(drawn, (0, 0))
             pygame.display.flip()
-            pace.hold(moment.frames)
+            pace.hold(moment.frames, moment.rate)
             if _closed_within(pace):
                 return
     finally:
