@@ -1,7 +1,7 @@
 """Train configs/pong.toml for half an hour and watch the memory and the file handles of all its processes.
 
-Fails if the memory grows by more than 2 % after the first minutes and updates, or the handles at all. Counted is the proportional
-set size, which gives each process its share of the pages that several of them use.
+Fails if the memory grows by more than 2 % after the first minutes and updates, or the handles at all. Counted is the
+proportional set size, which gives each process its share of the pages that several of them use.
 """
 
 import argparse
