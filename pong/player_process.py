@@ -1,6 +1,7 @@
 """Players in processes of their own, one per core, so that every core emulates, decides and waits for no other."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -79,6 +80,7 @@ def _play(connection: Connection, config: Config, emulators: range, purpose: int
     """What runs in the process: play when told to."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers signals meant for the run, and ends its players
         signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # what came from the parent is shared with it until somebody writes: garbage collection would
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import math
 import os
 import signal
@@ -65,6 +66,8 @@ def _train(asked: TrainInput, ranks: "Ranks", command: list[str]) -> int:
         console.print(f"{folder}: {asked.config.name}, seed {asked.config.seed}; {_how(asked, begin)}", markup=False)
         stack.enter_context(_last_words(asked.config, folder))
         stop = stack.enter_context(_stop_requested())
+        gc.freeze()  # what is here stays: looking for garbage there would copy the pages shared with the players
+        stack.callback(gc.unfreeze)
         trainer = stack.enter_context(contextlib.closing(Trainer(asked.config, ranks)))
         if begin.policy:
             trainer.take_up(begin)
