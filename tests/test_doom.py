@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import ROOT, environment, pong, rows
+from small_runs import ROOT, alone_and_shared, environment, pong, rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pong import checkpoint
@@ -198,16 +198,8 @@ def test_the_same_seeds_are_the_same_games_whatever_was_played_before():
 
 
 def test_processes_change_nothing():
-    batches = []
-    for processes in (1, 2):
-        config = TINY.model_copy(update={"processes": processes})
-        with contextlib.closing(Rollout(config, make_policy(config))) as rollout:
-            batches.append([rollout.collect(0), rollout.collect(1)])
-    for alone, shared in zip(*batches, strict=True):
-        for name in ("observations", "actions", "returns"):
-            assert torch.equal(getattr(alone, name), getattr(shared, name))
+    for alone, shared in alone_and_shared(TINY):
         assert [e.frames for e in alone.episodes] == [e.frames for e in shared.episodes] == [40, 40]
-        assert alone.episodes == shared.episodes
 
 
 def test_a_run_that_is_taken_up_where_games_start_afresh_is_the_same_to_the_bit(tmp_path):
@@ -341,13 +333,15 @@ def test_games_end_with_their_run(tmp_path, number, status):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_player_that_is_killed_takes_its_games_along():
+@pytest.mark.parametrize("started", ["", "fleet.reset(np.array([1, 2]))"], ids=["before they started", "in them"])
+def test_a_player_that_is_killed_takes_its_games_along(started):
     before = left_behind()
     code = f"""
 import os, signal, numpy as np
 from pong.config import Config
 from pong.envs import make_fleet
-make_fleet(Config(**{TINY.model_dump()!r})).reset(np.array([1, 2]))
+fleet = make_fleet(Config(**{TINY.model_dump()!r}))
+{started}
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment(), check=False)

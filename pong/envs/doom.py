@@ -6,11 +6,12 @@ are meant for the run, and ended as soon as the player that owns it is gone, how
 
 import contextlib
 import functools
-import os
-import shutil
+import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import gymnasium
@@ -31,10 +32,15 @@ SIDE, STACK = 84, 4  # the text's: 84 × 84 grey, the last four
 STANDS_STILL = -1  # instead of an action
 
 LAUNCHER = """#!/bin/sh
-cd '{folder}' || exit 1
 trap '' HUP INT TERM
-(read -r closed < alive || {{ kill -9 $$; rm -rf '{folder}'; }}) > /dev/null 2>&1 &
-exec '{program}' "$@"
+cd '{folder}' && echo $$ >> games && test -d '{folder}' && exec '{program}' "$@"
+"""
+WATCHER = """
+trap '' HUP INT TERM
+read -r _  # nothing is ever said: this ends when the other side does
+mv "$1" "$1-over"  # from here on no game begins
+kill -9 $(cat "$1-over/games")
+until rm -rf "$1-over"; do sleep 1; done
 """
 
 
@@ -229,26 +235,22 @@ class DoomFleet(VectorFleet):
 
 @contextlib.contextmanager
 def launching(program: str) -> Iterator[Path]:
-    """A program that starts a game of ViZDoom, and ends it if this process is gone without having closed it.
+    """A program that starts games of ViZDoom, which end with this process if not before.
 
-    The game's ``_vizdoom.ini`` and ``_vizdoom/`` fall into a temporary folder. A pipe there has a reader for each game;
-    it is told of a game that was closed, and reads the pipe's end when there is no writer any more.
+    They start in a temporary folder, into which ViZDoom's ``_vizdoom.ini`` and ``_vizdoom/`` fall, and leave their
+    process numbers there. A shell ends them and removes the folder as soon as its input has no writer any more.
 
     Args:
         program: ViZDoom's own.
     """
-    folder = Path(tempfile.mkdtemp(prefix="pong-doom-"))
-    os.mkfifo(folder / "alive")
-    alive = os.open(folder / "alive", os.O_RDWR)  # no game inherits it
-    launcher = folder / "launch"
-    launcher.write_text(LAUNCHER.format(folder=folder, program=program), encoding="utf-8")
-    launcher.chmod(0o700)
-    try:
+    folder = Path(tempfile.gettempdir(), f"pong-doom-{uuid.uuid4().hex}")
+    watcher = ["/bin/sh", "-c", WATCHER, "sh", str(folder)]
+    with subprocess.Popen(watcher, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True):
+        folder.mkdir(mode=0o700)
+        launcher = folder / "launch"
+        launcher.write_text(LAUNCHER.format(folder=folder, program=program), encoding="utf-8")
+        launcher.chmod(0o700)
         yield launcher
-    finally:
-        os.write(alive, b"\n" * 4096)  # as many as there may be games; a pipe holds so much
-        os.close(alive)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
