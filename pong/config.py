@@ -129,9 +129,8 @@ class Config(BaseModel):
         if self.policy == ("mlp" if self.points else "karpathy"):
             remedy = '"karpathy" plays Pong, "conv" whatever shows pictures and "mlp" what shows a vector of numbers'
             raise ValueError(f'policy = "{self.policy}" does not read what env = "{self.env}" shows; {remedy}')
-        for key in ("hold", "sticky", "noop_max", "max_frames", "actions", "frames", "last_action"):
-            if key in ("hold", "max_frames") and self.pictures:
-                continue  # other games have frames as well; whether this one has: envs.check_task
+        framed = () if self.pictures else ("hold", "max_frames")  # a game with pictures may have them: envs.check_task
+        for key in (*framed, "sticky", "noop_max", "actions", "frames", "last_action"):
             if not self.points and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
                     f'{key} = {getattr(self, key)} is a setting of Pong; leave it out for env = "{self.env}"'

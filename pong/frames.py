@@ -196,7 +196,11 @@ def blank(like: Observations) -> Observations:
 
 
 Shown = Literal["difference", "stack", "both"]
-FRAMES = {"difference": 1, "stack": 2, "both": 2}  # side by side
+FRAMES: dict[Shown, list[tuple[str, str]]] = {  # side by side, each a screen less another one
+    "difference": [("now", "before")],
+    "stack": [("now", "nothing"), ("before", "nothing")],
+    "both": [("now", "nothing"), ("now", "before")],
+}
 
 
 class View:
@@ -215,14 +219,15 @@ class View:
     """
 
     def __init__(self, shown: Shown = "difference", actions: int = 0):
-        self.shape = (FRAMES[shown], SIDE, SIDE)
-        self.width = FRAMES[shown] * PIXELS + actions
-        self._shown = shown
+        self._frames = FRAMES[shown]
         self._actions = actions
+        self.shape = (len(self._frames), SIDE, SIDE)
+        self.width = len(self._frames) * PIXELS + actions
 
     def first(self, screens: NDArray[np.uint8]) -> SparseFrames:
         """Of screens (N, 210, 160) without a previous one: it counts as the same, and no decision was made."""
         self._field = play_field(screens)
+        self._nothing = np.full_like(self._field, LUMINANCE_BACKGROUNDS[0])
         return self._row(self._field, np.full(len(screens), -1))
 
     def next(
@@ -241,13 +246,8 @@ class View:
         return self._row(before, np.where(fresh, -1, -1 if decisions is None else decisions))
 
     def _row(self, before: NDArray[np.uint8], decisions: NDArray[np.int64]) -> SparseFrames:
-        now, nothing = self._field, np.full_like(self._field, LUMINANCE_BACKGROUNDS[0])
-        parts = {
-            "difference": [(before, now)],
-            "stack": [(nothing, now), (nothing, before)],
-            "both": [(nothing, now), (before, now)],
-        }
-        frames = [SparseFrames.between(*pair) for pair in parts[self._shown]]
+        fields = {"now": self._field, "before": before, "nothing": self._nothing}
+        frames = [SparseFrames.between(fields[old], fields[new]) for new, old in self._frames]
         if self._actions:
             frames.append(SparseFrames.one_hot(decisions, self._actions))
         return frames[0] if len(frames) == 1 else SparseFrames.beside(frames)

@@ -40,7 +40,7 @@ def weight_picture(W1: torch.Tensor, rows: int = 5, columns: int = 8) -> NDArray
     return picture
 
 
-def first_layer(policy: Policy) -> torch.Tensor | None:
+def first_weights(policy: Policy) -> torch.Tensor | None:
     """The weights (hidden, inputs) that ``weight_picture`` shows, if the policy looks at frames with such ones."""
     network = policy.network if isinstance(policy, CategoricalPolicy) else policy
     return network.W1 if isinstance(network, (KarpathyPolicy, TwoLayers)) else None

@@ -20,7 +20,7 @@ from pong.checkpoint import Counters, write_whole
 from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
 from pong.folder import command_of, writable
-from pong.pictures import first_layer, game_summary, weight_picture
+from pong.pictures import first_weights, game_summary, weight_picture
 from pong.player import Episode
 from pong.policies import Policy
 from pong.records import Events, Records, scalars
@@ -94,7 +94,7 @@ def _pictures(update: Update, policy: Policy) -> Iterator[Any]:
     if not batch.actions.is_floating_point():  # a density is no probability
         taken = policy.log_prob(batch.observations.to(device), batch.actions.to(device)).exp().cpu().numpy()
         yield summary.histogram("policy/action_probability", taken, np.linspace(0, 1, 41))  # type: ignore[no-untyped-call]
-    if (W1 := first_layer(policy)) is not None:
+    if (W1 := first_weights(policy)) is not None:
         yield summary.image("policy/W1", weight_picture(W1), dataformats="HW")  # type: ignore[no-untyped-call]
 
 
@@ -181,8 +181,8 @@ class Tracker:
         config = self.config.model_dump(exclude_none=True)
         results = {"hparam/mean100": self.scores.mean100, "hparam/games": float(self.scores.games)}
         plain = {key: str(value) if isinstance(value, list) else value for key, value in config.items()}
-        self._events.summaries(summary.hparams(plain, results), self._steps)  # type: ignore[no-untyped-call]
-        self._events.summaries([scalars(results)], self._steps)
+        made = summary.hparams(plain, results)  # type: ignore[no-untyped-call]
+        self._events.summaries([*made, scalars(results)], self._steps)
 
     def track(self, update: Update, steps: int, policy: Policy, evaluation: Evaluation | None = None) -> None:
         """Record one update, with the evaluation after it if there was one; ``steps`` is those of the run so far.

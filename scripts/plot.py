@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from pong.commands.evaluate import WAYS
 from pong.config import PONG, load_config
 
 THRESHOLDS = (0.0, 7.0, 10.0, 18.0)  # of a Pong score
@@ -54,7 +55,7 @@ def read(folder: Path) -> Run:
     for path in sorted(folder.glob("eval*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         task = "" if found["env"] != PONG else "sticky" if found["sticky"] else "plain"
-        evaluations[task] = {way: found[way] for way in ("sampled", "greedy") if way in found}
+        evaluations[task] = {way: found[way] for way in WAYS if way in found}
     return Run(config.name, config.env, config.seed, rows, hardware, evaluations)
 
 

@@ -10,7 +10,6 @@ the table scores.md, its numbers scores.csv and the picture scores.png of the ru
 import csv
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,9 @@ import plot
 import tyro
 from pydantic import BaseModel, ConfigDict
 
+from pong.commands.evaluate import WAYS
 from pong.config import Config, InputError, load_config, to_toml, validate
+from pong.ranks import cores
 
 ROWS = 200  # of a run's metrics.csv that are kept
 Row = dict[str, Any]
@@ -64,12 +65,11 @@ def main(
     runs, results = Path("runs") / name, Path("results") / name
     for folder in (runs, results):
         folder.mkdir(parents=True, exist_ok=True)
-    cores = os.cpu_count() or 1
-    at_once = at_once or cores
+    at_once = at_once or cores()
     jobs = list(itertools.product(study.seeds, only or study.variants))  # all variants' first seeds first
     if not draw_only:
         with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(lambda job: run(study, *job, runs, results, max(cores // at_once, 1)), jobs))
+            list(pool.map(lambda job: run(study, *job, runs, results, max(cores() // at_once, 1)), jobs))
     rows = [row(results, variant, seed) for variant, seed in itertools.product(study.variants, study.seeds)]
     show(study, [one for one in rows if one], results)
 
@@ -81,18 +81,17 @@ def read(name: str) -> Study:
 def run(study: Study, seed: int, variant: str, runs: Path, results: Path, processes: int) -> None:
     """Train and evaluate one, unless that is done, and keep what results/ shows of it."""
     name = f"{variant}-s{seed}"
-    folder, kept = runs / name, results / name
+    folder, kept, log = runs / name, results / name, runs / f"{name}.log"
     if (kept / "eval.json").exists():
         return
     if (folder / "config.toml").exists():
-        pong(folder.with_suffix(".log"), "train", "--resume", folder)
+        pong(log, "train", "--resume", folder)
     else:
         config = runs / f"{variant}.toml"
         config.write_text(to_toml(study.variant(variant)), encoding="utf-8")
         more = ("--seed", seed, "--processes", processes, "--run-dir", folder)
-        pong(folder.with_suffix(".log"), "train", config, *more)
-    scores = folder / "eval.json"
-    pong(folder.with_suffix(".log"), "eval", folder, "--episodes", study.episodes, "--json", scores)
+        pong(log, "train", config, *more)
+    pong(log, "eval", folder, "--episodes", study.episodes, "--json", folder / "eval.json")
     kept.mkdir(exist_ok=True)
     thin(folder / "metrics.csv", kept / "metrics.csv")
     for file in ("config.toml", "run.json", "eval.json"):  # the last says that all is there
@@ -119,9 +118,9 @@ def row(results: Path, variant: str, seed: int) -> Row | None:
     folder = results / f"{variant}-s{seed}"
     if not (folder / "eval.json").exists():
         return None
-    run, scores = plot.read(folder), json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    run = plot.read(folder)
     last, passed = run.rows[-1], run.reached(0)
-    found = {way: scores[way] for way in ("sampled", "greedy")}
+    (found,) = run.evaluations.values()  # on the one task that it was trained on
     return {
         "variant": variant,
         "seed": seed,
@@ -157,7 +156,7 @@ def table(study: Study, rows: list[Row]) -> str:
         if not mine:
             continue
         said = ", ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items()) or "–"
-        sampled, greedy = ([one[way] for one in mine] for way in ("sampled", "greedy"))
+        sampled, greedy = ([one[way] for one in mine] for way in WAYS)
         low, high = interval(sampled)
         spread = f" [{low:+.1f}, {high:+.1f}]" if len(mine) > 1 else ""
         lines.append(
@@ -176,10 +175,10 @@ def interval(scores: list[float]) -> tuple[float, float]:
 
 
 def draw(study: Study, rows: list[Row], results: Path) -> None:
-    """Curves of the first seed of each variant, and beside them the final scores of all."""
+    """A curve for each seed in its variant's colour, and beside them the final scores."""
     names = [name for name in study.variants if any(one["variant"] == name for one in rows)]
-    size = (13, 1.2 + 0.36 * len(names))
-    figure, (curves, dots) = plt.subplots(1, 2, figsize=(size[0], max(size[1], 4.5)), layout="constrained")
+    size = (13, max(1.2 + 0.36 * len(names), 4.5))
+    figure, (curves, dots) = plt.subplots(1, 2, figsize=size, layout="constrained")
     colours = plt.get_cmap("tab20")
     for number, name in enumerate(names):
         mine, colour = [one for one in rows if one["variant"] == name], colours(number % 20)

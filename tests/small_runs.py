@@ -1,5 +1,6 @@
 """Shared by the tests of whole runs: scripted games, trainings in processes of their own, and what a run leaves."""
 
+import contextlib
 import csv
 import itertools
 import os
@@ -8,11 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pong.envs import Played
 from pong.frames import PIXELS, SparseFrames
+from pong.rollout import Rollout
+from pong.train import make_policy
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "pong.toml")
@@ -93,6 +97,21 @@ def pong(*arguments, **settings):
     """The command line in a process of its own, and in a process group with its players."""
     command = [sys.executable, "-m", "pong", *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), start_new_session=True, text=True, **settings)
+
+
+def alone_and_shared(config):
+    """Two rollouts of a config, each by one process and by two: pairs of batches, which are found to be the same."""
+    batches = []
+    for processes in (1, 2):
+        config = config.model_copy(update={"processes": processes})
+        with contextlib.closing(Rollout(config, make_policy(config))) as rollout:
+            batches.append([rollout.collect(0), rollout.collect(1)])
+    pairs = list(zip(*batches, strict=True))
+    for alone, shared in pairs:
+        for name in ("observations", "actions", "returns"):
+            assert torch.equal(getattr(alone, name), getattr(shared, name))
+        assert alone.episodes == shared.episodes
+    return pairs
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from small_runs import alone_and_shared
 from torch import nn
 
 from pong.config import Config, InputError
@@ -148,15 +149,7 @@ def test_cartpole_pays_one_for_each_decision_that_counts():
 
 
 def test_processes_change_nothing():
-    batches = []
-    for processes in (1, 2):
-        config = CARTPOLE.model_copy(update={"processes": processes})
-        with contextlib.closing(Rollout(config, make_policy(config))) as rollout:
-            batches.append([rollout.collect(0), rollout.collect(1)])
-    for alone, shared in zip(*batches, strict=True):
-        for name in ("observations", "actions", "returns"):
-            assert torch.equal(getattr(alone, name), getattr(shared, name))
-        assert alone.episodes == shared.episodes
+    alone_and_shared(CARTPOLE)
 
 
 # --- what can't be played ---------------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ def _encode(pictures: Iterable[NDArray[np.uint8]], part: Path, fps: float) -> No
     gif = part.suffix.lower() == ".gif"
     rate = min(fps, GIF_FPS) if gif else fps
     first, pictures = _peek(pictures)
-    palette = _palette()
-    if gif and not _shows(first, palette[0]):  # not Pong; when every pixel changes, a picture takes 100 kB
+    palette = _palette() if gif else None
+    if palette and not _shows(first, palette[0]):  # not Pong; when every pixel changes, a picture takes 100 kB
         first, pictures = _peek(map(_half, pictures))
         palette = _palette_of(first)
     raw = ["-f", "rawvideo", "-pix_fmt", "pal8" if gif else "rgb24", "-s", f"{first.shape[1]}x{first.shape[0]}"]
@@ -80,7 +80,7 @@ def _encode(pictures: Iterable[NDArray[np.uint8]], part: Path, fps: float) -> No
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints, process_group=0)  # Ctrl-C is ours
         try:
             assert process.stdin
-            _feed(process.stdin, pictures, palette if gif else None)
+            _feed(process.stdin, pictures, palette)
             status = process.wait()
         finally:
             process.kill()  # if it has not ended

@@ -103,12 +103,13 @@ def _pong(policy: Policy, actor: Actor, config: Config, seed: int) -> Moments:
     fleet = PongFleet(envs, make_view(config))
     with contextlib.closing(fleet):
         seen: Observations = fleet.reset(emulator_seeds(seed, 0, range(1), EVALUATION))
-        step, score, done, frame = 0, 0, False, preprocess(envs.screen())
+        step, score, done, before = 0, 0, False, preprocess(envs.screen()).view(np.int8)
         while not done:
-            screen, before, frame = envs.screen(), frame, preprocess(envs.screen())
-            prob_up, action = _prob_up(policy, seen), actor.act(seen, noise.draw()).numpy()  # (1,)
+            screen = envs.screen()
+            frame = preprocess(screen).view(np.int8)
+            difference, before = frame - before, frame
+            (_, prob_up, *_), action = _probs(policy, seen), actor.act(seen, noise.draw()).numpy()  # (1,)
             played = fleet.step(action, np.ones(1, np.bool_))
-            difference = frame.view(np.int8) - before.view(np.int8)
             yield Moment(screen, difference, step, score, prob_up, int(action[0]), int(played.frames[0]))
             seen, done = played.observations, bool(played.dones[0])
             step, score = step + 1, score + int(played.rewards[0])
@@ -135,12 +136,9 @@ def _pictures(policy: Policy, actor: Actor, config: Config, seed: int) -> Moment
 
 
 @torch.inference_mode()
-def _prob_up(policy: Policy, seen: Observations) -> float:
-    probs: Tensor = policy.distribution(seen).probs  # type: ignore[attr-defined]  # of UP (1,), or of each action (1, 3)
-    return float(probs[0] if probs.ndim == 1 else probs[0, 1])
-
-
-@torch.inference_mode()
 def _probs(policy: Policy, seen: Observations) -> tuple[float, ...]:
-    probs: Tensor = policy.distribution(seen).probs  # type: ignore[attr-defined]  # (1, n)
+    """Of each action; a Bernoulli policy says that of action 1."""
+    probs: Tensor = policy.distribution(seen).probs  # type: ignore[attr-defined]  # (1,), or of each action (1, n)
+    if probs.ndim == 1:
+        return 1 - probs.item(), probs.item()
     return tuple(probs[0].tolist())

@@ -94,7 +94,7 @@ def _status(moment: Moment) -> str:
     if moment.prob_up is None:
         return f"{score}   {_choice(moment)}   {step}"
     bar = "█" * round(BAR * moment.prob_up)
-    return f"{score}   P(UP) {moment.prob_up:.2f} {bar:░<{BAR}} {WORDS[moment.action or 0]:<4}   {step}"
+    return f"{score}   P(UP) {moment.prob_up:.2f} {bar:░<{BAR}} {WORDS[moment.action]:<4}   {step}"
 
 
 def _choice(moment: Moment) -> str:
