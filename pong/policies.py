@@ -133,6 +133,9 @@ class TwoLayers(nn.Module):
         return torch.stack([(h * w).sum(-1) for w in self.W2], -1)  # as in KarpathyPolicy
 
 
+RARE = 10.0  # one pixel of Pong in a hundred is not 0: times this their standard deviation is near 1
+
+
 class ConvNet(nn.Module):
     """Convolutions, a hidden layer, and outputs, which begin at 0: pictures → outputs.
 
@@ -181,10 +184,10 @@ class ConvNet(nn.Module):
 
         Args:
             x: (B, C, H, W), floating, or uint8 and then seen in ``contrast``; or rows of pixels, and then ``more``
-                numbers, as ``SparseFrames``.
+                numbers, as ``SparseFrames``, which count ``RARE`` times.
         """
         device, pixels = self.outputs.weight.device, math.prod(self.shape)
-        rows = x.to(device).dense() if isinstance(x, SparseFrames) else x.to(device).flatten(1)
+        rows = x.to(device).dense() * RARE if isinstance(x, SparseFrames) else x.to(device).flatten(1)
         if not rows.is_floating_point():
             rows = contrast(rows)
         images = rows[:, :pixels].view(-1, *self.shape).contiguous(memory_format=torch.channels_last)  # a third faster

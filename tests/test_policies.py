@@ -269,24 +269,25 @@ def test_two_layers_are_karpathys_network_for_each_output(frames, dtype):
 
 
 def test_a_convolution_by_hand():
-    """16 × 16 pixels, one filter of ones: at every fourth pixel the sum of 8 × 8, 3 × 3 places in all."""
+    """16 × 16 pixels, one filter of ones: at every fourth pixel the sum of 8 × 8, 3 × 3 places; sparse pixels count 10."""
     network = ConvNet((1, 16, 16), [1], hidden=1, outputs=2, more=1)
     for parameter in network.parameters():
         nn.init.ones_(parameter)
-    nn.init.constant_(network.convolutions[0].bias, -63.0)
+    nn.init.constant_(network.convolutions[0].bias, -639.0)
     nn.init.zeros_(network.hidden.bias)
     nn.init.zeros_(network.outputs.bias)
-    picture = torch.ones(1, 1, 16, 16)
+    picture = torch.full((1, 1, 16, 16), 10.0)
     assert network.hidden.in_features == 9 + 1
-    # each place sees 64 − 63 = 1: nine of them; and one more number, of which a picture alone has none
+    # each place sees 640 − 639 = 1: nine of them; and one more number, of which a picture alone has none
     all_lit = SparseFrames(torch.arange(256).int(), torch.ones(256), torch.zeros(1).int(), width=256)
     row = SparseFrames.beside([all_lit, SparseFrames.one_hot(np.array([0]), 1)])
-    assert network(row).tolist() == [[10.0, 10.0]]
+    assert network(row).tolist() == [[9.0 + 10.0] * 2]
     picture[0, 0, 0, 0] = 0  # seen by the first place alone, which is now 0
     bare = ConvNet((1, 16, 16), [1], hidden=1, outputs=2)
     bare.load_state_dict(network.state_dict() | {"hidden.weight": torch.ones(1, 9)})
     assert bare(picture).tolist() == [[8.0, 8.0]]
-    assert torch.equal(bare((255 * picture).byte()), bare(contrast((255 * picture).byte().flatten(1)).view_as(picture)))
+    grey = picture.byte()
+    assert torch.equal(bare(grey), bare(contrast(grey.flatten(1)).view_as(picture)))
 
 
 def test_bytes_are_seen_in_contrast():
@@ -304,7 +305,7 @@ def test_a_convolutional_policy_begins_indifferent_whatever_it_sees(frames):
     nn.init.normal_(network.outputs.weight, generator=generator(2))
     moved = policy.distribution(sparse).probs
     assert moved.std(0).min() > 0.01  # and then sees
-    torch.testing.assert_close(policy.distribution(dense).probs, moved)
+    torch.testing.assert_close(policy.distribution(10 * dense).probs, moved)
 
 
 def test_initial_convolutions_come_from_the_generator_alone():
