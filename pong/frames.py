@@ -177,6 +177,15 @@ class SparseFrames:
         frames[self.rows(), self.columns.long()] = self.signs.to(dtype)
         return frames
 
+    def cut(self, width: int) -> tuple[Tensor, Tensor]:
+        """The rows as two ordinary float32 matrices, (B, width) and (B, the rest), without gaps between rows."""
+        columns, rows, rest = self.columns.long(), self.rows(), self.width - width
+        numbers = torch.zeros(len(self) * self.width, device=self.offsets.device)
+        first, second = numbers.tensor_split([len(self) * width])
+        places = torch.where(columns < width, rows * width + columns, len(first) + rows * rest + columns - width)
+        numbers[places] = self.signs
+        return first.view(-1, width), second.view(len(self), rest)
+
 
 Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or of frames
 

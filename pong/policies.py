@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -186,13 +187,17 @@ class ConvNet(nn.Module):
             x: (B, C, H, W), floating, or uint8 and then seen in ``contrast``; or rows of pixels, and then ``more``
                 numbers, as ``SparseFrames``, which count ``RARE`` times.
         """
-        device, pixels = self.outputs.weight.device, math.prod(self.shape)
-        rows = x.to(device).dense() * RARE if isinstance(x, SparseFrames) else x.to(device).flatten(1)
-        if not rows.is_floating_point():
-            rows = contrast(rows)
-        images = rows[:, :pixels].view(-1, *self.shape).contiguous(memory_format=torch.channels_last)  # a third faster
+        x, pixels = x.to(self.outputs.weight.device), math.prod(self.shape)
+        if isinstance(x, SparseFrames):
+            pictures, more = replace(x, signs=RARE * x.signs).cut(pixels)
+            images = pictures.view(-1, *self.shape)
+        else:
+            rows = x.flatten(1)
+            rows = rows if rows.is_floating_point() else contrast(rows)
+            pictures, more = rows[:, :pixels], rows[:, pixels:]
+            images = pictures.view(-1, *self.shape).contiguous(memory_format=torch.channels_last)  # a third faster
         seen = self.convolutions(images)
-        hidden = torch.relu(self.hidden(torch.cat([seen, rows[:, pixels:]], 1)))
+        hidden = torch.relu(self.hidden(torch.cat([seen, more], 1)))
         outputs: Tensor = self.outputs(hidden)
         return outputs
 
@@ -203,7 +208,7 @@ def contrast(pictures: Tensor) -> Tensor:
     Of a dark picture divided by 255 little is left but what all pictures have in common.
     """
     pixels = pictures.float()
-    pixels = pixels - pixels.mean(1, keepdim=True)
+    pixels -= pixels.mean(1, keepdim=True)
     return pixels / pixels.square().mean(1, keepdim=True).sqrt().clamp(min=1)
 
 
