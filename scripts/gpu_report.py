@@ -32,7 +32,7 @@ def main(
     minutes: Annotated[float, tyro.conf.arg(help="in all")] = 9.5,
     recipes: Annotated[tuple[str, ...], tyro.conf.arg(help="in configs/; they share the time that is left")] = (
         "pong",
-        "pong_noop",
+        "pong_conv",
     ),
     seed: Annotated[int, tyro.conf.arg(help="of the training runs")] = 1,
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto",

@@ -269,7 +269,7 @@ def test_two_layers_are_karpathys_network_for_each_output(frames, dtype):
 
 
 def test_a_convolution_by_hand():
-    """16 × 16 pixels, one filter of ones: at every fourth pixel the sum of 8 × 8, 3 × 3 places; sparse ones count 10."""
+    """16 × 16 pixels, a filter of ones: at every fourth pixel the sum of 8 × 8, 3 × 3 places; sparse ones count 10."""
     network = ConvNet((1, 16, 16), [1], hidden=1, outputs=2, more=1)
     for parameter in network.parameters():
         nn.init.ones_(parameter)

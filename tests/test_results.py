@@ -12,7 +12,8 @@ from pong.evaluate import Evaluation
 from pong.player import Episode
 
 ROOT = Path(__file__).parent.parent
-PATTERNS = ("pong-s*", "whole/pong-s*", "pong_plain-s*", "karpathy-s*")  # as `make plots` has them
+# as `make plots` has them
+PATTERNS = ("pong-s*", "whole/pong-s*", "whole/pong_noop-s*", "pong_plain-s*", "karpathy-s*")
 RUNS = [read(folder) for pattern in PATTERNS for folder in sorted((ROOT / "results").glob(pattern))]
 
 
@@ -35,7 +36,7 @@ def test_docs_show_the_benchmark_as_it_was_measured() -> None:
     assert shown.strip() in (ROOT / "docs/performance.md").read_text(encoding="utf-8")
 
 
-SCORES = [*sorted((ROOT / "results").rglob("eval*.json")), ROOT / "pretrained/pong/eval.json"]
+SCORES = sorted(file for folder in ("results", "pretrained") for file in (ROOT / folder).rglob("eval*.json"))
 
 
 @pytest.mark.parametrize("file", SCORES, ids=[str(file.relative_to(ROOT)) for file in SCORES])
