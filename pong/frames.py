@@ -158,6 +158,10 @@ class SparseFrames:
         pixels = torch.arange(len(shifts), device=rows.device) + shifts
         return SparseFrames(self.columns[pixels], self.signs[pixels], (ends - counts).int(), self.width)
 
+    def split(self, rows: int) -> "list[SparseFrames]":
+        """The rows in parts of so many, the last one maybe smaller, like ``Tensor.split``."""
+        return [self[some] for some in torch.split(torch.arange(len(self), device=self.offsets.device), rows)]
+
     def counts(self) -> Tensor:
         """How many pixels of each row changed: (B,) int32."""
         end = self.offsets.new_tensor([len(self.columns)])

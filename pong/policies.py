@@ -134,6 +134,7 @@ class TwoLayers(nn.Module):
         return torch.stack([(h * w).sum(-1) for w in self.W2], -1)  # as in KarpathyPolicy
 
 
+FEW = 128  # rows at a time on a CPU, which so keeps what it is at in its caches
 RARE = 10.0  # one pixel of Pong in a hundred is not 0: times this their standard deviation is near 1
 
 
@@ -187,7 +188,12 @@ class ConvNet(nn.Module):
             x: (B, C, H, W), floating, or uint8 and then seen in ``contrast``; or rows of pixels, and then ``more``
                 numbers, as ``SparseFrames``, which count ``RARE`` times.
         """
-        x, pixels = x.to(self.outputs.weight.device), math.prod(self.shape)
+        x = x.to(self.outputs.weight.device)
+        rows = len(x) if self.outputs.weight.is_cuda else FEW
+        return torch.cat([self._outputs(part) for part in x.split(rows)])
+
+    def _outputs(self, x: Tensor | SparseFrames) -> Tensor:
+        pixels = math.prod(self.shape)
         if isinstance(x, SparseFrames):
             pictures, more = replace(x, signs=RARE * x.signs).cut(pixels)
             images = pictures.view(-1, *self.shape)

@@ -449,6 +449,8 @@ def test_beside_is_concatenation_along_the_row_and_keeps_to_every_other_operatio
     assert torch.equal(SparseFrames.cat([beside, beside[rows]]).dense(), torch.cat([whole, whole[rows]]))
     for width in (PIXELS, 2 * PIXELS - 7, 2 * PIXELS):
         assert all(map(torch.equal, beside.cut(width), whole.tensor_split([width], dim=1)))
+    for part, dense in zip(beside.split(2), whole.split(2), strict=True):
+        assert torch.equal(part.dense(), dense)
     assert blank(beside).dense().shape == (1, 2 * PIXELS)
     assert beside.to("cpu").width == 2 * PIXELS
 

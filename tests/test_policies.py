@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from pong import policies
 from pong.frames import PIXELS, SparseFrames
 from pong.policies import Bernoulli, CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers, contrast
 from pong.train import make_policy
@@ -306,6 +307,16 @@ def test_a_convolutional_policy_begins_indifferent_whatever_it_sees(frames):
     moved = policy.distribution(sparse).probs
     assert moved.std(0).min() > 0.01  # and then sees
     torch.testing.assert_close(policy.distribution(10 * dense).probs, moved)
+
+
+def test_convolutions_of_many_rows_at_a_time_are_those_of_each(frames, monkeypatch):
+    network = ConvNet((1, 80, 80), [4, 8], 16, 3, generator=generator(1))
+    nn.init.normal_(network.outputs.weight, generator=generator(2))
+    x = SparseFrames.from_dense(frames)
+    at_once = network(x)
+    monkeypatch.setattr(policies, "FEW", 7)
+    torch.testing.assert_close(network(x), at_once)
+    assert at_once.shape == (50, 3)
 
 
 def test_initial_convolutions_come_from_the_generator_alone():
