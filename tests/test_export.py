@@ -162,7 +162,13 @@ def test_the_pretrained_agent_is_there_under_its_name(monkeypatch, tmp_path):
     policy, saved = load_policy(Path("pretrained"))
     assert saved.counters.steps > 10_000_000
     assert policy.state_dict()["W1"].shape == (200, 6400)
-    assert (ROOT / "pretrained/pong/policy.safetensors").stat().st_size < 6e6
+
+
+@pytest.mark.parametrize("name", ["pong", "pong_noop"])
+def test_every_agent_that_comes_along_is_small(name):
+    folder = ROOT / "pretrained" / name
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 6e6
+    assert load_policy(folder)[1].config.name == name
 
 
 def test_a_gif_has_every_picture_at_its_speed():
