@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom gpu-report plots classroom clean
+.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom gpu-report plots classroom study clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ plots: setup ## draw results/ again from its CSV files
 
 classroom: setup ## train the smaller systems, every seed: docs/small-systems.md
 	$(BIN)/python scripts/classroom.py $(ARGS)
+
+study: setup ## train what is missing of a study, each change with every seed; half a day: STUDY=ceiling
+	$(BIN)/python scripts/study.py $(or $(STUDY),ceiling) $(ARGS)
 
 clean: ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
