@@ -160,7 +160,10 @@ class SparseFrames:
 
     def split(self, rows: int) -> "list[SparseFrames]":
         """The rows in parts of so many, the last one maybe smaller, like ``Tensor.split``."""
-        return [self[some] for some in torch.split(torch.arange(len(self), device=self.offsets.device), rows)]
+        offsets = torch.split(self.offsets, rows)
+        begins = [int(part[0]) for part in offsets[1:]]
+        pixels = zip(self.columns.tensor_split(begins), self.signs.tensor_split(begins), offsets, strict=True)
+        return [SparseFrames(columns, signs, part - part[:1], self.width) for columns, signs, part in pixels]
 
     def counts(self) -> Tensor:
         """How many pixels of each row changed: (B,) int32."""

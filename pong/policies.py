@@ -128,8 +128,7 @@ class TwoLayers(nn.Module):
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes seen in ``contrast``, or ``SparseFrames``."""
-        if isinstance(x, Tensor) and x.dtype == torch.uint8:
-            x = contrast(x.flatten(1))
+        x = rows_of(x) if isinstance(x, Tensor) else x
         h = torch.relu(first_layer(self.W1, x))  # (B, hidden)
         return torch.stack([(h * w).sum(-1) for w in self.W2], -1)  # as in KarpathyPolicy
 
@@ -198,14 +197,19 @@ class ConvNet(nn.Module):
             pictures, more = replace(x, signs=RARE * x.signs).cut(pixels)
             images = pictures.view(-1, *self.shape)
         else:
-            rows = x.flatten(1)
-            rows = rows if rows.is_floating_point() else contrast(rows)
+            rows = rows_of(x)
             pictures, more = rows[:, :pixels], rows[:, pixels:]
             images = pictures.view(-1, *self.shape).contiguous(memory_format=torch.channels_last)  # a third faster
         seen = self.convolutions(images)
         hidden = torch.relu(self.hidden(torch.cat([seen, more], 1)))
         outputs: Tensor = self.outputs(hidden)
         return outputs
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """The rows (B, n) of inputs (B, …), floating: bytes are seen in ``contrast``."""
+    rows = x.flatten(1)
+    return rows if rows.is_floating_point() else contrast(rows)
 
 
 def contrast(pictures: Tensor) -> Tensor:
