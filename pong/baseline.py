@@ -16,20 +16,22 @@ class Baseline:
     Args:
         network: observations → returns (B,); should begin at 0 everywhere.
         learning_rate: of its Adam.
+        unit: points that the network calls 1; a network is quick to learn numbers near 1, and slow with hundreds.
         passes: gradient steps on each batch, all rows each.
         ranks: the processes that train together.
     """
 
-    def __init__(self, network: nn.Module, *, learning_rate: float, passes: int, ranks: Ranks):
+    def __init__(self, network: nn.Module, *, learning_rate: float, unit: float = 1.0, passes: int, ranks: Ranks):
         self.network = network
         self.optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, eps=1e-5)
+        self.unit = unit
         self.passes = passes
         self.ranks = ranks
 
     @torch.no_grad()
     def predict(self, observations: Observations) -> Tensor:
         """Expected returns (B,) of B observations, in points."""
-        returns: Tensor = self.network(observations)
+        returns: Tensor = self.unit * self.network(observations)
         return returns
 
     def fit(self, observations: Observations, returns: Tensor, share: float) -> None:
@@ -41,7 +43,7 @@ class Baseline:
             share: B over the rows of all ranks together.
         """
         for _ in range(self.passes):
-            loss = share * (self.network(observations) - returns).square().mean()
+            loss = share * (self.network(observations) - returns / self.unit).square().mean()
             self.optimizer.zero_grad()
             loss.backward()
             self.ranks.add_up([p.grad for p in self.network.parameters() if p.grad is not None])

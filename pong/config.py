@@ -76,6 +76,7 @@ class Config(BaseModel):
         None, max_length=3, description="its convolutions; none: as the policy; []: two layers on the pixels"
     )
     baseline_learning_rate: float = Field(1e-3, gt=0, description="of the baseline's own Adam")
+    baseline_unit: float = Field(1.0, gt=0, description="in which it predicts: about as far as returns differ")
     baseline_passes: int = Field(2, ge=1, description="gradient steps of the baseline on each batch")
     entropy_bonus: float = Field(0.003, ge=0, description="weight of the mean entropy (nats) in the objective")
     entropy_bonus_end: float | None = Field(None, ge=0, description="at total_steps, reached linearly; none: constant")

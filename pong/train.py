@@ -322,7 +322,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, 
 def make_baseline(config: Config, device: torch.device, ranks: Ranks) -> Baseline:
     """The untrained baseline network."""
     network = make_value_network(config).to(device)
-    return Baseline(network, learning_rate=config.baseline_learning_rate, passes=config.baseline_passes, ranks=ranks)
+    rate, unit, passes = config.baseline_learning_rate, config.baseline_unit, config.baseline_passes
+    return Baseline(network, learning_rate=rate, unit=unit, passes=passes, ranks=ranks)
 
 
 def make_optimizer(config: Config, policy: torch.nn.Module) -> torch.optim.Optimizer:

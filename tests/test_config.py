@@ -85,7 +85,7 @@ def test_karpathy_toml_is_2016_constant_for_constant():
     assert config.keys() - KARPATHY_2016.keys() == {
         *("name", "seed", "device", "horizon", "horizon_end", "processes", "total_steps", "eval_episodes"),
         *("adam_beta1", "adam_beta2", "baseline_hidden", "baseline_learning_rate", "baseline_passes"),
-        *("channels", "baseline_channels"),
+        *("channels", "baseline_channels", "baseline_unit"),
     }
 
 
@@ -151,6 +151,7 @@ REFUSED = {  # TOML: what the line must say
     "entropy_bonus = inf": ["entropy_bonus = inf", "finite"],
     "entropy_bonus_end = -0.1": ["entropy_bonus_end = -0.1", "greater than or equal to 0"],
     "baseline_learning_rate = 0": ["baseline_learning_rate = 0", "greater than 0"],
+    "baseline_unit = 0": ["baseline_unit = 0", "greater than 0"],
     "baseline_passes = 0": ["baseline_passes = 0", "greater than or equal to 1"],
     "stop_at_mean100 = nan": ["stop_at_mean100 = nan", "finite"],
     "num_envs = 0": ["num_envs = 0", "greater than or equal to 1"],

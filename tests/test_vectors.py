@@ -18,8 +18,11 @@ from pong.envs import LQR, VectorFleet, make_fleet, spaces
 from pong.envs.lqr import optimal_gain, riccati
 from pong.losses import surrogate_loss
 from pong.policies import CategoricalPolicy, GaussianPolicy, mlp, mlp_policy
+from pong.ranks import Ranks
 from pong.rollout import Rollout
-from pong.train import Trainer, make_policy, make_value_network
+from pong.train import Trainer, make_baseline, make_policy, make_value_network
+
+CPU = torch.device("cpu")
 
 
 class Counting(gymnasium.Env):
@@ -264,6 +267,17 @@ def test_a_baseline_begins_at_zero_and_has_its_own_layers():
     network = make_value_network(CARTPOLE.model_copy(update={"baseline_hidden": [5, 3]}))
     assert [tuple(p.shape) for p in network.parameters()] == [(5, 4), (5,), (3, 5), (3,), (1, 3), (1,)]
     assert torch.equal(network(torch.randn(7, 4)), torch.zeros(7))
+
+
+def test_a_baseline_with_a_unit_learns_hundreds_as_another_learns_ones():
+    observations, returns = torch.randn(50, 4), torch.randn(50)
+    baselines = [make_baseline(CARTPOLE.model_copy(update={"baseline_unit": u}), CPU, Ranks()) for u in (1.0, 128.0)]
+    for baseline in baselines:
+        for _ in range(5):
+            baseline.fit(observations, baseline.unit * returns, 1.0)
+    ones, hundreds = (baseline.predict(observations) for baseline in baselines)
+    assert ones.std() > 0
+    assert torch.equal(hundreds, 128 * ones)
 
 
 # --- the linear system ------------------------------------------------------------------------------------------------
