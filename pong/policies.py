@@ -208,18 +208,17 @@ class ConvNet(nn.Module):
 
 def rows_of(x: Tensor) -> Tensor:
     """The rows (B, n) of inputs (B, …), floating: bytes are seen in ``contrast``."""
-    rows = x.flatten(1)
-    return rows if rows.is_floating_point() else contrast(rows)
+    return (x if x.is_floating_point() else contrast(x)).flatten(1)
 
 
 def contrast(pictures: Tensor) -> Tensor:
-    """Each row of pixels (B, n) uint8 in its own standard deviations from its own mean, floating.
+    """Pictures (B, …, W) uint8 as their lines differ from each line's mean, in the picture's standard deviations.
 
-    Of a dark picture divided by 255 little is left but what all pictures have in common.
+    Ceiling, wall and floor are much the same in all pictures of a game, and would be half of what a network sees.
     """
     pixels = pictures.float()
-    pixels -= pixels.mean(1, keepdim=True)
-    return pixels / pixels.square().mean(1, keepdim=True).sqrt().clamp(min=1)
+    pixels -= pixels.mean(-1, keepdim=True)
+    return pixels / pixels.square().flatten(1).mean(1).sqrt().clamp(min=1).view(-1, *[1] * (pixels.ndim - 1))
 
 
 class CategoricalPolicy(Policy):

@@ -7,13 +7,11 @@ metrics.csv and eval.json, the linear controllers' weights, two tables and two p
 """
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import plot
+import seeds
 import tyro
 
 from pong import checkpoint
@@ -25,7 +23,6 @@ SEEDS = {
     "cartpole_simonini": (1, 2, 3),
     "lqr": (1, 2, 3, 4, 5),
 }
-KEPT = ("config.toml", "run.json", "metrics.csv", "eval.json", "weights.json")
 
 
 def main(
@@ -33,14 +30,12 @@ def main(
     results: Annotated[Path, tyro.conf.arg(help="of what is kept")] = Path("results/classroom"),
 ) -> None:
     """Train, evaluate, tabulate and draw."""
-    names = [f"{recipe}-s{seed}" for recipe, seeds in SEEDS.items() for seed in seeds]
-    for name in names:
-        run(folder / name, *name.rsplit("-s", 1))
-        (results / name).mkdir(parents=True, exist_ok=True)
-        for file in KEPT:
-            if (folder / name / file).exists():
-                shutil.copy(folder / name / file, results / name / file)
-    runs = [plot.read(results / name) for name in names]
+    runs = []
+    for recipe, numbers in SEEDS.items():
+        for seed in numbers:
+            name = f"{recipe}-s{seed}"
+            run(folder / name, results / name, recipe, seed)
+            runs.append(plot.read(results / name))
     carts = [one for one in runs if one.env.startswith("CartPole")]
     plot.draw(carts, results / "cartpole.png", (195, 475))
     plot.draw([one for one in runs if one.name == "lqr"], results / "lqr.png", ())
@@ -49,19 +44,12 @@ def main(
     print((results / "cartpole.md").read_text(encoding="utf-8"), gains(results), sep="\n")
 
 
-def run(folder: Path, recipe: str, seed: str) -> None:
+def run(folder: Path, kept: Path, recipe: str, seed: int) -> None:
     """Train and evaluate one, unless that is done."""
-    if not (folder / "checkpoints").exists():
-        pong("train", f"configs/{recipe}.toml", "--seed", seed, "--run-dir", folder)
-    if not (folder / "eval.json").exists():
-        pong("eval", folder, "--sampled", "--json", folder / "eval.json")
+    seeds.keep(folder, kept, Path(f"configs/{recipe}.toml"), seed, ("--sampled",))
     if recipe == "lqr":
         weights = {name: value.item() for name, value in checkpoint.load(folder).policy.items()}
-        (folder / "weights.json").write_text(json.dumps(weights, indent=2) + "\n", encoding="utf-8")
-
-
-def pong(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "pong", *map(str, arguments)], check=True)
+        (kept / "weights.json").write_text(json.dumps(weights, indent=2) + "\n", encoding="utf-8")
 
 
 def gains(results: Path) -> str:

@@ -10,8 +10,6 @@ the table scores.md, its numbers scores.csv and the picture scores.png of the ru
 import csv
 import itertools
 import json
-import shutil
-import subprocess
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,7 @@ from typing import Annotated, Any
 import matplotlib.pyplot as plt
 import numpy as np
 import plot
+import seeds
 import tyro
 from pydantic import BaseModel, ConfigDict
 
@@ -28,7 +27,6 @@ from pong.commands.evaluate import WAYS
 from pong.config import Config, InputError, load_config, to_toml, validate
 from pong.ranks import cores
 
-ROWS = 200  # of a run's metrics.csv that are kept
 Row = dict[str, Any]
 
 
@@ -80,37 +78,12 @@ def read(name: str) -> Study:
 
 def run(study: Study, seed: int, variant: str, runs: Path, results: Path, processes: int) -> None:
     """Train and evaluate one, unless that is done, and keep what results/ shows of it."""
-    name = f"{variant}-s{seed}"
-    folder, kept, log = runs / name, results / name, runs / f"{name}.log"
-    if (kept / "eval.json").exists():
+    name, recipe = f"{variant}-s{seed}", runs / f"{variant}.toml"
+    if (results / name / "eval.json").exists():
         return
-    if (folder / "config.toml").exists():
-        pong(log, "train", "--resume", folder)
-    else:
-        config = runs / f"{variant}.toml"
-        config.write_text(to_toml(study.variant(variant)), encoding="utf-8")
-        more = ("--seed", seed, "--processes", processes, "--run-dir", folder)
-        pong(log, "train", config, *more)
-    pong(log, "eval", folder, "--episodes", study.episodes, "--json", folder / "eval.json")
-    kept.mkdir(exist_ok=True)
-    thin(folder / "metrics.csv", kept / "metrics.csv")
-    for file in ("config.toml", "run.json", "eval.json"):  # the last says that all is there
-        shutil.copy(folder / file, kept / file)
-    print(f"{name}: done", flush=True)
-
-
-def pong(log: Path, *arguments: object) -> None:
-    with log.open("a", encoding="utf-8") as file:
-        command = [sys.executable, "-m", "pong", *map(str, arguments)]
-        if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
-            raise InputError(f"{' '.join(command)} failed; see {log}")
-
-
-def thin(whole: Path, kept: Path) -> None:
-    """Keep every few rows of a curve, and the last."""
-    head, *rows = whole.read_text(encoding="utf-8").splitlines(keepends=True)
-    few = rows[:: -max(len(rows) // ROWS, 1)][::-1]
-    kept.write_text(head + "".join(few), encoding="utf-8")
+    recipe.write_text(to_toml(study.variant(variant)), encoding="utf-8")
+    evaluation = ("--episodes", study.episodes)
+    seeds.keep(runs / name, results / name, recipe, seed, evaluation, processes)
 
 
 def row(results: Path, variant: str, seed: int) -> Row | None:

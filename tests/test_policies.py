@@ -288,14 +288,16 @@ def test_a_convolution_by_hand():
     bare.load_state_dict(network.state_dict() | {"hidden.weight": torch.ones(1, 9)})
     assert bare(picture).tolist() == [[8.0, 8.0]]
     grey = picture.byte()
-    assert torch.equal(bare(grey), bare(contrast(grey.flatten(1)).view_as(picture)))
+    assert torch.equal(bare(grey), bare(contrast(grey)))
 
 
 def test_bytes_are_seen_in_contrast():
-    """Mean 3 and deviation 2 of (1, 1, 1, 5, 5, 5) and of ten times that; a picture of one grey shows nothing."""
-    rows = torch.tensor([[1, 1, 1, 5, 5, 5], [10, 10, 10, 50, 50, 50], [7] * 6], dtype=torch.uint8)
-    ones = [-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]
-    assert contrast(rows).tolist() == [ones, ones, [0.0] * 6]
+    """A bright line and a dark one that differ by as much are the same; a picture of even lines shows nothing."""
+    bright, dark = [51, 51, 51, 55, 55, 55], [1, 1, 1, 5, 5, 5]
+    pictures = torch.tensor([[bright, dark], [[10 * p for p in dark]] * 2, [[7] * 6, [9] * 6]], dtype=torch.uint8)
+    ones = [[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]] * 2
+    assert contrast(pictures).tolist() == [ones, ones, [[0.0] * 6] * 2]
+    assert contrast(pictures[:, None]).tolist() == [[ones], [ones], [[[0.0] * 6] * 2]]
 
 
 def test_a_convolutional_policy_begins_indifferent_whatever_it_sees(frames):
