@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom gpu-report plots classroom study clean
+.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom gpu-report plots classroom doom-results study clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,11 @@ plots: setup ## draw results/ again from its CSV files
 
 classroom: setup ## train the smaller systems, every seed: docs/small-systems.md
 	$(BIN)/python scripts/classroom.py $(ARGS)
+
+doom-results: doom ## train the Doom recipes, every seed, and draw them: docs/doom.md
+	$(BIN)/python scripts/seeds.py doom_basic doom_health --episodes 50 --results results/doom
+	$(BIN)/python scripts/plot.py results/doom/doom_basic-s* --name doom/basic --thresholds 0 70
+	$(BIN)/python scripts/plot.py results/doom/doom_health-s* --name doom/health --thresholds 800 1500
 
 study: setup ## train what is missing of a study, each change with every seed; half a day: STUDY=ceiling
 	$(BIN)/python scripts/study.py $(or $(STUDY),ceiling) $(ARGS)

@@ -161,7 +161,7 @@ class Player:
     def _step(self) -> Played:
         """One decision of every active emulator, remembered."""
         assert self._seen is not None, "begin first"
-        actions = self.actor.act(self._seen, self._noise.draw())  # (n, …)
+        actions = self._decide(self._seen, self._noise.draw())  # (n, …)
         played = self.fleet.step(actions.numpy(), self._active)
         self._observations.append(self._seen)
         self._actions.append(actions)
@@ -170,6 +170,16 @@ class Player:
         self._unused.append(self._active)
         self._seen = played.observations
         return played
+
+    def _decide(self, seen: Observations, noise: Tensor) -> Tensor:
+        """Actions (n, …): the actor's for active emulators, 0 for the others."""
+        if self._active.all():
+            return self.actor.act(seen, noise)
+        active = torch.from_numpy(np.flatnonzero(self._active))
+        chosen = self.actor.act(seen[active], noise[active])
+        actions = chosen.new_zeros(len(noise), *chosen.shape[1:])
+        actions[active] = chosen
+        return actions
 
     def _keep_score(self, played: Played) -> None:
         self._score += played.rewards * self._active

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,7 +35,7 @@ class Run:
     seed: int
     rows: list[dict[str, float]]
     hardware: str
-    evaluations: dict[str, dict[str, dict[str, float]]]  # by task, and by "sampled" and "greedy" play
+    evaluations: dict[str, dict[str, dict[str, Any]]]  # by task, and by "sampled" and "greedy" play
 
     def column(self, key: str) -> list[float]:
         return [row[key] for row in self.rows]
@@ -82,15 +82,13 @@ def table(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
-def fresh(played: dict[str, dict[str, float]]) -> str:
-    """Scores of fresh games, for a cell of the table."""
-    return (
-        "<br>".join(
-            f"{games['mean']:+.1f} ± {games['standard_error']:.1f} {way} (n = {games['n']})"
-            for way, games in played.items()
-        )
-        or "–"
-    )
+def fresh(played: dict[str, dict[str, Any]]) -> str:
+    """Scores of fresh games, and how long they took where that is told, for a cell of the table."""
+    said = []
+    for way, games in played.items():
+        frames = f", {np.mean(games['frames']):,.0f} frames" if "frames" in games else ""
+        said.append(f"{games['mean']:+.1f} ± {games['standard_error']:.1f} {way} (n = {games['n']}{frames})")
+    return "<br>".join(said) or "–"
 
 
 def minutes(row: dict[str, float]) -> str:

@@ -265,6 +265,21 @@ def test_every_emulator_plays_one_game_to_its_end():
     assert [actions[0] for actions in script.actions] == [Namer.answer(0, t) for t in range(5)]
 
 
+def test_a_game_that_is_over_costs_no_decision_and_shifts_nobodys_noise():
+    asked = []
+
+    class Asked(Namer):
+        def act(self, x, noise):
+            asked.append((names(x), noise.tolist()))
+            return super().act(x, noise)
+
+    games(actor=Asked())
+    stream = Noise(1, 0, range(2))
+    drawn = [stream.draw().tolist() for _ in range(5)]
+    both, one = [([(0, t), (1, t)], drawn[t]) for t in (0, 1)], [([(0, t)], drawn[t][:1]) for t in (2, 3, 4)]
+    assert asked == both + one
+
+
 def test_the_next_games_start_afresh():
     script, (first, second) = games(updates=2)
     assert second.episodes == first.episodes  # scores and lengths from zero, no row left from before
