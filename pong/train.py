@@ -18,9 +18,10 @@ from pong.envs import check_task, make_view, pictures, spaces
 from pong.frames import Observations
 from pong.losses import surrogate_loss
 from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, mlp, mlp_policy
-from pong.ranks import Ranks
+from pong.ranks import Ranks, cores
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
+from pong.threads import threads
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Trainer:
         self.policy = self.actor if self.device.type == "cpu" else copy.deepcopy(self.actor).to(self.device)
         self.optimizer = make_optimizer(config, self.policy)
         self.baseline = make_baseline(config, self.device, self.ranks) if config.baseline == "network" else None
+        # convolutions are slow enough to want every core; what one thread sums up is the same on any machine
+        self.threads = max(cores() // self.ranks.local_size, 1) if config.policy == "conv" else 1
         self.updates = 0
         self.steps = 0
 
@@ -119,20 +122,26 @@ class Trainer:
             began = time.perf_counter()
             batch = self.rollout.finish()
             played = time.perf_counter()
-            observations = batch.observations.to(self.device)
-            actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
-            unexplained = returns - self.baseline.predict(observations) if self.baseline else returns
-            advantages = self._standardize(unexplained, batch.share)
-            step = self._step(observations, actions, advantages, batch.share)
-            self.updates += 1
-            self.steps += batch.steps
-            if self.steps < self.config.total_steps:
-                self.rollout.begin(self.updates, self.done)
-            learned = self._measure(step, observations, actions, batch.share)
-            if self.baseline:
-                learned = replace(learned, explained_variance=self._explained(returns, unexplained, batch.share))
-                self.baseline.fit(observations, returns, batch.share)
+            with threads(self.threads):
+                learned = self._learn(batch)
             yield Update(self.updates, batch, learned, played - began, time.perf_counter() - played)
+
+    def _learn(self, batch: Batch) -> Learned:
+        """Take a step and let the players go on; then do what they need not wait for."""
+        observations = batch.observations.to(self.device)
+        actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
+        unexplained = returns - self.baseline.predict(observations) if self.baseline else returns
+        advantages = self._standardize(unexplained, batch.share)
+        step = self._step(observations, actions, advantages, batch.share)
+        self.updates += 1
+        self.steps += batch.steps
+        if self.steps < self.config.total_steps:
+            self.rollout.begin(self.updates, self.done)
+        learned = self._measure(step, observations, actions, batch.share)
+        if self.baseline:
+            learned = replace(learned, explained_variance=self._explained(returns, unexplained, batch.share))
+            self.baseline.fit(observations, returns, batch.share)
+        return learned
 
     def _standardize(self, returns: Tensor, share: float) -> Tensor:
         """Returns, less the baseline if there is one, in standard deviations over the batch of all ranks; (B,)."""

@@ -243,7 +243,7 @@ def test_a_reader_that_leaves_early_is_no_error_and_stories_load_no_matplotlib()
 
 
 def test_the_toy_imports_little() -> None:
-    allowed = {"torch", "numpy", "rich", "matplotlib", "pong.losses", "pong.returns", "pong.config"}
+    allowed = {"torch", "numpy", "rich", "matplotlib", "pong.losses", "pong.returns", "pong.config", "pong.threads"}
     for file in Path(pong.toy.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

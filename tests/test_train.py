@@ -207,6 +207,23 @@ def test_a_gradient_that_is_not_finite_is_said_aloud(choice):
         next(trainer.run())
 
 
+@pytest.mark.parametrize(("policy", "learns"), [("karpathy", 1), ("conv", 3)])
+def test_convolutions_learn_on_every_core_and_play_on_one(monkeypatch, policy, learns):
+    monkeypatch.setattr("pong.train.cores", lambda: 3)
+    threads = {"act": [], "distribution": []}
+    with contextlib.closing(Trainer(TINY.model_copy(update={"policy": policy, "channels": [2]}))) as trainer:
+        for name, used in threads.items():
+            whole = getattr(trainer.policy, name)
+            monkeypatch.setattr(
+                trainer.policy,
+                name,
+                lambda *x, whole=whole, used=used: used.append(torch.get_num_threads()) or whole(*x),
+            )
+        next(trainer.run())
+    assert set(threads["act"]) == {1}
+    assert threads["distribution"] == [learns] * 2  # the step, and what it changed
+
+
 def test_closing_a_trainer_closes_its_emulators(choice):
     trainer = choosing()
     trainer.close()

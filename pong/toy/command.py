@@ -1,17 +1,16 @@
 """The command ``pong toy``: lists the examples, tells them, draws them at random, or plots them."""
 
 import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import torch
 from rich.console import Console, RenderableType
 
 from pong.config import InputError
+from pong.threads import threads
 from pong.toy import plots
 from pong.toy.examples import EXAMPLES
 from pong.toy.tables import drawn, overview, told
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> int:
     """
     asked, help_text = _parse(argv)
     try:
-        with _one_thread():
+        with threads(1):  # tensors of a few numbers: more threads wait longer for each other than they compute
             if asked.help:
                 _write(help_text)
             elif asked.plot:
@@ -59,16 +58,6 @@ def main(argv: list[str]) -> int:
     except BrokenPipeError:  # whoever read our output, as `head` does, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
     return 0
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors of a few numbers: more threads wait longer for each other than they compute
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, str]:
