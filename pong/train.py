@@ -82,7 +82,7 @@ class Trainer:
         self.policy = self.actor if self.device.type == "cpu" else copy.deepcopy(self.actor).to(self.device)
         self.optimizer = make_optimizer(config, self.policy)
         self.baseline = make_baseline(config, self.device, self.ranks) if config.baseline == "network" else None
-        # convolutions are slow enough to want every core; what one thread sums up is the same on any machine
+        # while the players wait: convolutions want every core, and what one thread sums up is the same on any machine
         self.threads = max(cores() // self.ranks.local_size, 1) if config.policy == "conv" else 1
         self.updates = 0
         self.steps = 0
@@ -122,17 +122,17 @@ class Trainer:
             began = time.perf_counter()
             batch = self.rollout.finish()
             played = time.perf_counter()
-            with threads(self.threads):
-                learned = self._learn(batch)
+            learned = self._learn(batch)
             yield Update(self.updates, batch, learned, played - began, time.perf_counter() - played)
 
     def _learn(self, batch: Batch) -> Learned:
         """Take a step and let the players go on; then do what they need not wait for."""
         observations = batch.observations.to(self.device)
         actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
-        unexplained = returns - self.baseline.predict(observations) if self.baseline else returns
-        advantages = self._standardize(unexplained, batch.share)
-        step = self._step(observations, actions, advantages, batch.share)
+        with threads(self.threads):
+            unexplained = returns - self.baseline.predict(observations) if self.baseline else returns
+            advantages = self._standardize(unexplained, batch.share)
+            step = self._step(observations, actions, advantages, batch.share)
         self.updates += 1
         self.steps += batch.steps
         if self.steps < self.config.total_steps:
