@@ -28,6 +28,7 @@ from pong.envs.doom import SIDE, Game, launching, shrink
 from pong.play import film, terminal
 from pong.play.game import play
 from pong.play.picture import HEIGHT, WIDE, WIDTH, picture
+from pong.policies import contrast
 from pong.rollout import Rollout
 from pong.train import Trainer, load_policy, make_policy
 
@@ -111,6 +112,23 @@ def test_a_game_out_of_time_is_terminated_and_truncated_and_counts_once():
     assert batch.steps == len(batch.returns) == 75
     assert batch.observations.shape == (75, 4, SIDE, SIDE)
     assert batch.observations.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(("env", "whole", "lines"), [(BASIC, 0.70, 0.29), (HEALTH, 0.53, 0.03)])
+def test_what_pictures_have_in_common_as_docs_have_it(env, whole, lines):
+    random, seen = np.random.default_rng(0), []
+    with fleet(Config(env=env, **SMALL), 16) as (games, _):
+        for decision in range(60):
+            played = games.step(random.integers(0, 4, 16), np.ones(16, bool))
+            if decision % 20 == 19:
+                seen.append(played.observations)
+    pictures = torch.cat(seen)
+
+    def common(pixels):
+        return pixels.mean(0).square().mean() / pixels.square().mean()
+
+    assert common(contrast(pictures.flatten(1))) == pytest.approx(whole, abs=0.01)
+    assert common(contrast(pictures)) == pytest.approx(lines, abs=0.01)
 
 
 class Idle:
