@@ -43,6 +43,7 @@ TINY = Config(env=HEALTH, num_envs=2, max_frames=40, reseed_every=2, total_steps
 FLAGS = ["--channels", "2", "--hidden", "4", "--num-envs", "2", "--max-frames", "40", "--device", "cpu"]
 BOTH = np.ones(2, bool)
 NOTHING, FORWARD, RIGHT, LEFT = range(4)
+ATTACK = 1  # in the basic task
 
 
 @pytest.fixture
@@ -129,6 +130,16 @@ def test_what_pictures_have_in_common_as_docs_have_it(env, whole, lines):
 
     assert common(contrast(pictures.flatten(1))) == pytest.approx(whole, abs=0.01)
     assert common(contrast(pictures)) == pytest.approx(lines, abs=0.01)
+
+
+def test_a_monster_that_dies_ends_the_game_and_its_clock():
+    """Seed 1 begins in front of it. A last decision whose length ViZDoom doesn't tell counts as a whole one."""
+    with launching_game(Config(env=BASIC, num_envs=1, **SMALL)) as game:
+        game.reset(seed=1)
+        first, last = game.step(ATTACK), game.step(ATTACK)
+        assert first[1:4] == (-4, False, False)
+        assert last[1:4] == (101 - 2, True, False)
+        assert (game.tics, game.finished) == (4, True)
 
 
 class Idle:

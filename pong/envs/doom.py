@@ -106,7 +106,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
     Attributes:
         screen: (120, 160, 3) uint8, RGB, of this moment.
         last: the same, the last one of the game before.
-        tics: that the last decision took, of ``hold``.
+        tics: that the last decision took, of ``hold``; all of them where ViZDoom doesn't tell.
         finished: the game before ended as games do, and was not cut off by ``max_frames``.
         buttons: what each action presses.
     """
@@ -116,6 +116,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
         settings = {"frame_skip": config.hold, "screen_resolution": small, "vizdoom_path": str(launcher)}
         super().__init__(make_game(config.env, **settings))
         game = self._game = self.unwrapped.game  # type: ignore[attr-defined]
+        self._hold = int(config.hold)
         self._own_end = game.get_episode_timeout() or np.inf
         self._max_tics = config.max_frames or np.inf
         if self._max_tics < self._own_end:
@@ -146,7 +147,8 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
         before = self._game.get_episode_time()
         seen: Any = self.env.step(action)
         observation, reward, terminated, truncated, _ = seen
-        self.tics = self._game.get_episode_time() - before
+        now = self._game.get_episode_time()
+        self.tics = now - before if now > before else self._hold  # a level that is left has no clock any more
         if terminated or truncated:  # a game that has run out of time is both
             self.last, self.finished = self.screen, not truncated or self._max_tics >= self._own_end
         else:
