@@ -16,6 +16,7 @@ import torch
 from pong import envs
 from pong.checkpoint import Counters, file_name, save_policy, write_whole
 from pong.config import Config, InputError, to_toml
+from pong.ranks import cores
 
 PACKAGES = ("torch", *envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
 
@@ -47,7 +48,7 @@ def create_run_folder(
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git_revision": _git_revision(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu_count": torch.multiprocessing.cpu_count(),
+        "cpu_count": cores(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
     }

@@ -14,7 +14,8 @@ CPU = torch.device("cpu")
 CONFIG = Config(name="tracked", seed=4, hidden=2, total_steps=1_000, learning_rate_end=0.0, device="cpu")
 
 
-def test_a_run_folder_holds_config_and_circumstances(tmp_path):
+def test_a_run_folder_holds_config_and_circumstances(tmp_path, monkeypatch):
+    monkeypatch.setattr("pong.folder.cores", lambda: 5)  # that the process may use, as under taskset
     command = ["pong", "train", "configs/pong.toml", "--seed", "4"]
     folder = tmp_path / "deep" / "run"
     create_run_folder(CONFIG, folder, CPU, command)
@@ -23,7 +24,7 @@ def test_a_run_folder_holds_config_and_circumstances(tmp_path):
     about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert about.keys() == {"command", "started", "git_revision", "device", "cpu_count", "python", "versions"}
     assert about["command"] == command
-    assert about["device"] == "cpu"
+    assert (about["device"], about["cpu_count"]) == ("cpu", 5)
     assert about["versions"]["torch"] == torch.__version__
     assert {"ale-py", "gymnasium", "numpy"} <= about["versions"].keys()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", about["started"])

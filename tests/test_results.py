@@ -56,7 +56,22 @@ def test_files_of_scores_have_the_form_that_eval_writes(file: Path) -> None:
     assert file.name in ("eval.json", "eval-plain.json", "eval-sticky.json")
 
 
-@pytest.mark.parametrize("table", ["cartpole.md", "lqr.md"])
-def test_docs_show_the_smaller_systems(table: str) -> None:
-    shown = (ROOT / "results/classroom" / table).read_text(encoding="utf-8")
-    assert shown in (ROOT / "docs/small-systems.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("file", "page"),
+    [
+        ("classroom/cartpole.md", "small-systems.md"),
+        ("classroom/lqr.md", "small-systems.md"),
+        ("doom/basic.md", "doom.md"),
+        ("doom/health.md", "doom.md"),
+    ],
+)
+def test_docs_show_the_tables(file: str, page: str) -> None:
+    shown = (ROOT / "results" / file).read_text(encoding="utf-8")
+    assert shown in (ROOT / "docs" / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("task", "thresholds"), [("basic", (0.0, 70.0)), ("health", (800.0, 1500.0))])
+def test_dooms_tables_follow_from_the_csv_files(task: str, thresholds: tuple[float, ...]) -> None:
+    runs = [read(folder) for folder in sorted((ROOT / "results/doom").glob(f"doom_{task}-s*"))]
+    assert (ROOT / f"results/doom/{task}.md").read_text(encoding="utf-8") == table(runs, thresholds)
+    assert [run.seed for run in runs] == [1, 2, 3]
