@@ -12,7 +12,6 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
 from pong.config import Config
-from pong.envs import frame_rate
 from pong.frames import PIXELS
 from pong.play.film import fps_of
 from pong.play.game import play
@@ -50,7 +49,7 @@ def game_summary(tag: str, policy: Policy, config: Config, seed: int) -> Any:
     """The beginning of a game, sampled, as TensorBoard's summary of an animated picture."""
     on_cpu = copy.deepcopy(policy).cpu() if next(policy.parameters()).is_cuda else policy
     screens = [moment.screen for moment in itertools.islice(play(on_cpu, config, seed), MOMENTS)]
-    (height, width, _), fps = screens[0].shape, fps_of(config.hold, frame_rate(config))
+    (height, width, _), fps = screens[0].shape, fps_of(config)
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif(screens, fps))
     return Summary(value=[Summary.Value(tag=tag, image=image)])
 

@@ -419,5 +419,5 @@ def test_it_can_be_filmed_and_shown_in_a_terminal(elsewhere, moments):
 
 
 def test_a_film_is_at_natural_speed():
-    assert film.fps_of(4, 35) == 8.75
+    assert film.fps_of(TINY) == 35 / 4
     assert make_fleet(TINY, 1).close() is None

@@ -242,7 +242,7 @@ def test_a_film_can_be_read_again(elsewhere, game, ending):
 
 @pytest.mark.parametrize(("hold", "fps"), [(1, 60), (4, 15), ("2-4", 20)])
 def test_natural_speed(hold, fps):
-    assert film.fps_of(hold) == fps
+    assert film.fps_of(Config(hold=hold)) == fps
 
 
 def test_a_gif_is_not_too_fast_for_browsers(elsewhere, game):
@@ -397,9 +397,9 @@ def test_each_moment_stays_for_its_frames(still, speed):
 def test_lost_time_is_not_made_up_for(still):
     pace = Pace(1)
     still.append(10.0)  # ten seconds of something else
-    pace.hold(6)
+    pace.hold(6, 60)
     assert pace.left == 0
-    pace.hold(6)
+    pace.hold(6, 60)
     assert pace.left == pytest.approx(0.1)
 
 

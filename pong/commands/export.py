@@ -75,10 +75,9 @@ def _film(policy: "Policy", config: Config, file: Path) -> None:
     from pong.play import film
     from pong.play.game import play
 
-    rate = frame_rate(config)
-    short = config.model_copy(update={"max_frames": config.noop_max + GIF_SECONDS * rate})
+    short = config.model_copy(update={"max_frames": config.noop_max + GIF_SECONDS * frame_rate(config)})
     caption = f"{config.name} · sampled · seed {SEED}"
-    film.show(play(policy, short, SEED), file, film.fps_of(config.hold, rate), caption)
+    film.show(play(policy, short, SEED), file, film.fps_of(config), caption)
 
 
 def _trained_on(run: Path) -> dict[str, Any]:

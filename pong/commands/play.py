@@ -109,11 +109,9 @@ def _output(flags: PlayFlags, config: Config, updates: int) -> "tuple[Show, str]
     file = flags.file or Path(f"{name}-update{updates}{'-greedy' if flags.greedy else ''}-seed{flags.seed}.mp4")
     check_place("play: --file", file)  # the default name follows from the run's, and may be too long
 
-    from pong.envs import frame_rate
     from pong.play import film
 
-    fps = film.fps_of(config.hold, frame_rate(config))
-    return functools.partial(film.show, file=file, fps=fps, caption=caption), str(file)
+    return functools.partial(film.show, file=file, fps=film.fps_of(config), caption=caption), str(file)
 
 
 def _name(run: Path) -> str:

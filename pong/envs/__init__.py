@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pong.config import PONG, Config, InputError
-from pong.envs.atari import DOWN, NOOP, UP, Pong, PongFleet, make_pong, make_view
+from pong.envs.atari import DOWN, NOOP, RATE, UP, Pong, PongFleet, make_pong, make_view
 from pong.envs.doom import DoomFleet, doom_spaces, is_doom
 from pong.envs.fleet import Fleet, Played, Shown
 from pong.envs.lqr import LQR
@@ -19,6 +19,7 @@ __all__ = [
     "DOWN",
     "LQR",
     "NOOP",
+    "RATE",
     "UP",
     "Fleet",
     "Played",
@@ -74,7 +75,7 @@ def make_shown(config: Config) -> Shown:
 
 def frame_rate(config: Config) -> int:
     """Frames a second at natural speed."""
-    return DoomFleet.rate if is_doom(config.env) else 60
+    return DoomFleet.rate if is_doom(config.env) else RATE
 
 
 def pictures(config: Config) -> tuple[tuple[int, ...], int, int]:

@@ -21,6 +21,7 @@ from pong.frames import SparseFrames, View
 
 NOOP, UP, DOWN = 0, 2, 3  # in ALE's minimal action set for Pong
 ALE_ACTIONS = (DOWN, UP, NOOP)  # indexed by our actions
+RATE = 60  # frames a second at natural speed
 NO_CAP = INT32  # emulated frames, more than a year of play
 
 

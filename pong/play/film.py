@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pong.config import InputError, RunError
+from pong.config import Config, InputError, RunError
+from pong.envs import frame_rate
 from pong.play.game import Moment
 from pong.play.picture import DARK, GREEN, LIGHT, picture
 
@@ -29,9 +30,9 @@ GAME: list[Colour] = [  # Pong's colours, and those of its title screen
 ]
 
 
-def fps_of(hold: int | str, rate: int = 60) -> float:
-    """Pictures per second, one for each decision, at ``rate`` emulated frames a second; "2-4" holds 3 on average."""
-    return rate / (3 if isinstance(hold, str) else hold)
+def fps_of(config: Config) -> float:
+    """Pictures per second at natural speed, one for each decision; "2-4" holds 3 frames on average."""
+    return frame_rate(config) / (3 if isinstance(config.hold, str) else config.hold)
 
 
 def show(moments: Iterable[Moment], file: Path, fps: float, caption: str) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import Pong, PongFleet, make_shown, make_view
+from pong.envs import RATE, Pong, PongFleet, make_shown, make_view
 from pong.evaluate import MAX_FRAMES, Greedy
 from pong.frames import SIDE, Observations, preprocess
 from pong.player import EVALUATION, Actor, Noise, emulator_seeds
@@ -49,7 +49,7 @@ class Moment:
     seen: NDArray[np.uint8] | None = None
     probs: tuple[float, ...] = ()
     names: tuple[str, ...] = ()
-    rate: int = 60
+    rate: int = RATE
 
 
 Moments = Generator[Moment, None, None]

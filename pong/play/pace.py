@@ -2,8 +2,6 @@
 
 import time
 
-FRAMES = 60  # a second, emulated
-
 
 class Pace:
     """When the next picture is due.
@@ -16,7 +14,7 @@ class Pace:
         self._speed = speed
         self._due = time.monotonic()
 
-    def hold(self, frames: int, rate: int = FRAMES) -> None:
+    def hold(self, frames: int, rate: int) -> None:
         """The picture on show stays for so many emulated frames, ``rate`` a second; the last one, 0, for a second."""
         later = self._due + frames / rate / self._speed if frames else time.monotonic() + 1
         self._due = max(later, time.monotonic())  # time lost is not made up for by hurrying
