@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import study
-from study import Study, interval, row, run, show, table, thin
+from seeds import thin
+from study import Study, interval, row, run, show, table
 
 from pong.config import InputError, load_config
 
@@ -46,11 +47,11 @@ def test_every_variant_of_a_shipped_study_is_a_config_and_differs_from_the_other
 
 def test_a_curve_is_thinned_to_few_rows_and_keeps_its_last(tmp_path):
     whole, kept = tmp_path / "whole.csv", tmp_path / "kept.csv"
-    whole.write_text("update\n" + "".join(f"{n}\n" for n in range(1, 1008)), encoding="utf-8")
+    whole.write_text("update\n" + "".join(f"{n}\n" for n in range(1, 2508)), encoding="utf-8")
     thin(whole, kept)
     head, *rows = kept.read_text(encoding="utf-8").split()
     assert head == "update"
-    assert rows[-1] == "1007"
+    assert rows[-1] == "2507"
     assert {int(b) - int(a) for a, b in itertools.pairwise(rows)} == {5}
 
 
@@ -91,6 +92,7 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     run(short, 1, "plain", runs, tmp_path / "elsewhere", processes=1)
     assert load_config(runs / "plain-s1/config.toml").total_steps == 60
+    (runs / "plain-s1/eval.json").unlink()
     run(one, 1, "plain", runs, results, processes=1)  # as its folder has it: what was begun is not changed
     assert "going on after update 1" in (runs / "plain-s1.log").read_text(encoding="utf-8")
     assert load_config(results / "plain-s1/config.toml").total_steps == 60
