@@ -83,6 +83,7 @@ def raw(config: Config, screen: str, games: int, stack: contextlib.ExitStack) ->
     def make() -> gymnasium.Env[Any, Any]:
         return doom.make_game(config.env, frame_skip=config.hold, screen_resolution=size)
 
+    Path(folder, "_vizdoom").mkdir()  # or the games, which start at once, get into each other's way making it
     with contextlib.chdir(folder):
         envs = AsyncVectorEnv([make] * games, autoreset_mode=AutoresetMode.SAME_STEP)
     stack.callback(envs.close)
