@@ -41,6 +41,11 @@ class Ranks:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True)))
 
+    @property
+    def cores(self) -> int:
+        """Processor cores that this process may use without getting into the other ranks' way, at least 1."""
+        return max(cores() // self.local_size, 1)
+
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Meet the other processes, and part from them at the end."""

@@ -10,7 +10,7 @@ from pong.config import Config
 from pong.frames import Observations, blank, cat
 from pong.player import TRAINING, Actor, Episode, Part, Player
 from pong.player_process import PlayerProcess
-from pong.ranks import Ranks, cores, deal
+from pong.ranks import Ranks, deal
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Rollout:
         self.config = config
         self.ranks = ranks or Ranks()
         mine = self.ranks.share(range(config.num_envs))
-        processes = min(config.processes or max(cores() // self.ranks.local_size, 1), len(mine))
+        processes = min(config.processes or self.ranks.cores, len(mine))
         torch.set_num_threads(1)  # the cores belong to the players; and sums must not depend on how many there are
         if processes == 1:
             self.players: Sequence[Player | PlayerProcess] = [Player(config, mine, purpose, actor)]

@@ -18,7 +18,7 @@ from pong.envs import check_task, make_view, pictures, spaces
 from pong.frames import Observations
 from pong.losses import surrogate_loss
 from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, mlp, mlp_policy
-from pong.ranks import Ranks, cores
+from pong.ranks import Ranks
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
 from pong.threads import threads
@@ -83,7 +83,7 @@ class Trainer:
         self.optimizer = make_optimizer(config, self.policy)
         self.baseline = make_baseline(config, self.device, self.ranks) if config.baseline == "network" else None
         # while the players wait: convolutions want every core, and what one thread sums up is the same on any machine
-        self.threads = max(cores() // self.ranks.local_size, 1) if config.policy == "conv" else 1
+        self.threads = self.ranks.cores if config.policy == "conv" else 1
         self.updates = 0
         self.steps = 0
 

@@ -3,7 +3,7 @@
     make classroom
 
 trains into FOLDER what is not there yet, evaluates it, and writes results/classroom/: each run's config.toml, run.json,
-metrics.csv and eval.json, the linear controllers' weights, two tables and two pictures.
+eval.json and every few rows of metrics.csv, the linear controllers' weights, two tables and two pictures.
 """
 
 import json

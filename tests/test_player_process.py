@@ -174,7 +174,7 @@ HANDS = [  # processes asked for, cores, ranks on this machine, emulators; who p
 
 @pytest.mark.parametrize(("processes", "cores", "ranks", "emulators", "hands"), HANDS)
 def test_emulators_are_dealt_out_to_the_cores(monkeypatch, processes, cores, ranks, emulators, hands):
-    monkeypatch.setattr("pong.rollout.cores", lambda: cores)
+    monkeypatch.setattr("pong.ranks.cores", lambda: cores)
     monkeypatch.setattr("pong.rollout.Player", lambda config, mine, *_: mine)
     monkeypatch.setattr("pong.rollout.PlayerProcess", lambda config, mine, *_: mine)
     config = TINY.model_copy(update={"processes": processes, "num_envs": emulators})
