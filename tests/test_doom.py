@@ -421,3 +421,12 @@ def test_it_can_be_filmed_and_shown_in_a_terminal(elsewhere, moments):
 def test_a_film_is_at_natural_speed():
     assert film.fps_of(TINY) == 35 / 4
     assert make_fleet(TINY, 1).close() is None
+
+
+@pytest.mark.parametrize("name", ["doom_basic", "doom_health"])
+def test_every_agent_that_comes_along_is_small_and_plays(name, elsewhere):
+    folder = ROOT / "pretrained" / name
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 6e6
+    assert main(["eval", str(folder), "--episodes", "2", "--greedy", "--json", "scores.json"]) == 0
+    found, said = (json.loads(file.read_text())["greedy"] for file in (Path("scores.json"), folder / "eval.json"))
+    assert found["scores"] == said["scores"][:2]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pong.evaluate import Evaluation
     from pong.policies import Policy
 
-GIF_SECONDS = 10  # of play
+GIF_SECONDS = 6
 SEED = 0  # of the fresh games and the film
 
 
@@ -70,7 +70,7 @@ def export(arguments: list[str]) -> int:
 
 
 def _film(policy: "Policy", config: Config, file: Path) -> None:
-    """The first ten seconds of a game."""
+    """The first seconds of a game."""
     from pong.envs import frame_rate
     from pong.play import film
     from pong.play.game import play
@@ -98,7 +98,7 @@ def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run:
     ]
     command = " ".join(run.get("command", ["unknown"]))
     hardware = f"{run.get('cpu_count', '?')} CPU cores, {run.get('device', 'unknown device')}"
-    film = "![ten seconds of play](game.gif)\n\n" if config.pictures else ""
+    film = "![a game's first seconds](game.gif)\n\n" if config.pictures else ""
     blind = config.points and config.frames == "difference"
     versions = ", ".join(f"{package} {version}" for package, version in run.get("versions", {}).items())
     return f"""# {name}
@@ -117,6 +117,5 @@ Trained for {counters.updates:,} updates, {counters.steps:,} agent steps, {count
 
 Use: `pong eval DIR`, `pong play DIR`, `pong train CONFIG.toml --init DIR`, with this folder for DIR.
 
-Limits: it plays this task and no other; a game's score varies by a few points, and other seeds of the same recipe end
-a few points higher or lower.{" It sees only what changed between two decisions." if blind else ""}
+Limits: it plays this task and no other, and other seeds of the same recipe end a little higher or lower.{" It sees only what changed between two decisions." if blind else ""}
 """
