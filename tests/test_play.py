@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -23,7 +24,7 @@ import torch
 from pong import checkpoint
 from pong.cli import main
 from pong.config import Config, InputError, RunError
-from pong.envs import PongFleet, make_pong
+from pong.envs import make_fleet
 from pong.evaluate import Greedy, evaluate
 from pong.frames import preprocess
 from pong.play import film, terminal
@@ -79,8 +80,8 @@ def game():
 def moment(screen=None, **others):
     """A made-up moment."""
     screen = np.zeros((210, 160, 3), np.uint8) if screen is None else screen
-    values = {"step": 12, "score": -3, "prob_up": 0.25, "action": 0, "frames": 4, **others}
-    return Moment(screen, np.zeros((80, 80), np.int8), **values)
+    values = {"step": 12, "score": -3, "probs": (0.75, 0.25), "action": 0, "frames": 4, "names": ("DOWN", "UP")}
+    return Moment(screen, np.zeros((1, 80, 80), np.int8), **{**values, **others})
 
 
 # --- the moments ------------------------------------------------------------------------------------------------------
@@ -90,43 +91,47 @@ TASKS = [
     ({}, False),
     ({"hold": "2-4", "sticky": 0.0, "noop_max": 30}, True),
     ({"hold": 3, "sticky": 0.5}, False),
+    ({"actions": 3, "frames": "both", "last_action": True}, False),
 ]
 
 
 @pytest.mark.parametrize(("task", "greedy"), TASKS, ids=str)
 def test_the_moments_are_those_of_a_fleet(task, greedy):
-    """Step for step what PongFleet and the policy do: observations, probabilities, actions, scores and frames."""
+    """Step for step what a fleet and the policy do: observations, probabilities, actions, scores and frames."""
     config = TINY.model_copy(update=task)
     policy = make_policy(config)
     actor = Greedy(policy) if greedy else policy
     noise = Noise(3, 0, range(1), EVALUATION)
-    fleet = PongFleet(make_pong(config, 1))
+    fleet = make_fleet(config, 1)
     seen, score, done = fleet.reset(emulator_seeds(3, 0, range(1), EVALUATION)), 0, False
 
     *decisions, last = play(policy, config, 3, greedy=greedy)
     for step, now in enumerate(decisions):
         assert not done
         assert (now.step, now.score, now.finished) == (step, score, False)
-        np.testing.assert_array_equal(now.difference.ravel(), seen.dense(torch.int8).numpy()[0])
-        assert now.prob_up == policy.distribution(seen).probs.item()
+        np.testing.assert_array_equal(now.seen.ravel(), seen.dense(torch.int8).numpy()[0, : now.seen.size])
+        if config.actions == 2:
+            assert now.probs[1] == policy.distribution(seen).probs.item() == 1 - now.probs[0]
+        else:
+            assert now.probs == tuple(policy.distribution(seen).probs[0].tolist())
+        assert now.names == ("DOWN", "UP", "NOOP")[: config.actions]
         action = actor.act(seen, noise.draw()).numpy()
         assert now.action == action[0]
         played = fleet.step(action, np.ones(1, bool))
         assert now.frames == played.frames[0]
         seen, done, score = played.observations, bool(played.dones[0]), score + int(played.rewards[0])
     assert done
-    assert (last.step, last.score, last.prob_up, last.action, last.frames) == (len(decisions), score, None, None, 0)
+    assert (last.step, last.score, last.probs, last.action, last.frames) == (len(decisions), score, (), None, 0)
     assert not last.finished  # max_frames cut it off
-    assert not last.difference.any()
 
 
 def test_the_screens_are_those_of_the_difference_frames(game):
     """The difference on show is that of the two colour screens on show."""
     frames = [preprocess(now.screen).astype(np.int8) for now in game]
-    assert not game[0].difference.any()
+    assert not game[0].seen.any()
     for before, after, now in zip(frames, frames[1:], game[1:-1], strict=False):
-        np.testing.assert_array_equal(now.difference, after - before)
-    assert sum(np.count_nonzero(now.difference) for now in game) > 100
+        np.testing.assert_array_equal(now.seen[0], after - before)
+    assert sum(np.count_nonzero(now.seen) for now in game) > 100
     assert (frames[-1] != frames[-2]).any()  # the last screen is that of the end, not of the next game's beginning
     assert (game[-1].screen == (92, 186, 92)).all(-1).any()  # where the policy's paddle is not yet green
 
@@ -144,15 +149,15 @@ def test_the_same_seed_is_the_same_game(game):
     again, other = ([*play(make_policy(TINY), config, seed)] for seed in (0, 1))
     for a, b in zip(game, again, strict=True):
         np.testing.assert_array_equal(a.screen, b.screen)
-        assert (a.prob_up, a.action, a.score) == (b.prob_up, b.action, b.score)
+        assert (a.probs, a.action, a.score) == (b.probs, b.action, b.score)
     assert any((a.screen != b.screen).any() for a, b in zip(game, other, strict=False))
 
 
 def test_greedy_and_sampled_games_differ(game):
     greedy, again = moments(greedy=True), moments(greedy=True)
     assert all((a.screen == b.screen).all() for a, b in zip(greedy, again, strict=True))
-    assert all(now.action == (now.prob_up > 0.5) for now in greedy[:-1])
-    assert any(now.action != (now.prob_up > 0.5) for now in game[:-1])
+    assert all(now.action == (now.probs[1] > 0.5) for now in greedy[:-1])
+    assert any(now.action != (now.probs[1] > 0.5) for now in game[:-1])
     assert [now.action for now in greedy] != [now.action for now in game]
 
 
@@ -176,9 +181,9 @@ def test_the_picture_holds_the_screen_and_the_difference(game):
     assert (image.shape, image.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     big = now.screen.repeat(SCALE, 0).repeat(SCALE, 1)  # nearest neighbours
     np.testing.assert_array_equal(image[:, :SIDE], big)
-    greys = np.select([now.difference > 0, now.difference < 0], [255, 0], 112).repeat(2 * SCALE, 0)
+    greys = np.select([now.seen[0] > 0, now.seen[0] < 0], [255, 0], 112).repeat(2 * SCALE, 0)
     greys = greys.repeat(2 * SCALE, 1)
-    assert now.difference.any()
+    assert now.seen.any()
     for channel in range(3):  # beside the play field, row for row
         np.testing.assert_array_equal(image[TOP:BOTTOM, RIGHT : RIGHT + SIDE, channel], greys)
 
@@ -188,7 +193,7 @@ GREEN = (92, 186, 92)
 
 @pytest.mark.parametrize(("prob_up", "height"), [(0.0, 0), (0.25, 100), (1.0, 400)])
 def test_the_bar_is_as_high_as_the_probability(prob_up, height):
-    column = picture(moment(prob_up=prob_up), "")[TOP + 40 : BOTTOM - 40, SIDE + 64 - 10]
+    column = picture(moment(probs=(1 - prob_up, prob_up)), "")[TOP + 40 : BOTTOM - 40, SIDE + 64 - 10]
     green = (column == GREEN).all(-1)
     assert green[len(green) - height :].sum() >= height - 2  # but for the mark at ½
     assert not green[: len(green) - height].any()
@@ -199,6 +204,16 @@ def test_the_action_is_lit(action, lit):
     image = picture(moment(action=action), "")
     x = SIDE + 64 - 35  # in the box, left of the word
     assert [tuple(image[y, x]) == GREEN for y in (TOP + 16, BOTTOM - 16)] == lit
+
+
+def test_a_third_action_is_below_and_two_pictures_are_side_by_side():
+    seen = np.stack([np.ones((80, 80), np.int8), np.full((80, 80), -1, np.int8)])
+    three = {"names": ("DOWN", "UP", "NOOP"), "probs": (0.5, 0.25, 0.25)}
+    image = picture(replace(moment(action=2, **three), seen=seen), "")
+    assert tuple(image[BOTTOM + 22, SIDE + 64 - 35]) == GREEN
+    assert tuple(picture(moment(action=1, **three), "")[BOTTOM + 22, SIDE + 64 - 35]) != GREEN
+    assert (image[TOP : TOP + 236, RIGHT : RIGHT + 236] == 255).all()
+    assert (image[TOP : TOP + 236, RIGHT + 240 : RIGHT + 476] == 0).all()
 
 
 def test_a_long_name_is_cut_at_its_beginning():
@@ -346,8 +361,10 @@ def test_the_screen_fits_the_terminal_and_keeps_its_shape(columns, rows, height,
 def test_the_line_below():
     *_, line = terminal.layout(moment(), 80, 24)
     assert line == "\x1b[24;15H\x1b[2Kscore  −3   P(UP) 0.25 ██░░░░░░░░ DOWN   step     12"
-    *_, line = terminal.layout(moment(prob_up=None, action=None, score=21), 80, 24)
+    *_, line = terminal.layout(moment(probs=(), action=None, score=21), 80, 24)
     assert line == "\x1b[24;24H\x1b[2Kscore +21   the end   step     12"
+    *_, line = terminal.layout(moment(names=("DOWN", "UP", "NOOP"), probs=(0.5, 0.25, 0.25), action=2), 80, 24)
+    assert line.endswith("\x1b[2Kscore  −3    DOWN ▄   UP ▂  [NOOP ▂]   step     12")
 
 
 @pytest.fixture
@@ -466,7 +483,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ):
     there = tmp_path_factory.mktemp("there") / "there.mp4"
     there.write_bytes(b"a film")
-    monkeypatch.setattr("pong.play.game.ColourPong", no_game)
+    monkeypatch.setattr("pong.play.game.make_shown", no_game)
     names = {"root": ROOT, "runs": runs, "there": there}
     err = error_line(capsys, *(argument.format(**names) for argument in arguments.split()))
     for word in words:
@@ -535,7 +552,7 @@ def test_a_film_that_is_interrupted_leaves_the_one_before(elsewhere, monkeypatch
 
 def test_a_default_name_that_cannot_be_a_films(elsewhere, monkeypatch, runs, capsys):
     """A folder has it, or it is too long, since the run's own is long."""
-    monkeypatch.setattr("pong.play.game.ColourPong", no_game)
+    monkeypatch.setattr("pong.play.game.make_shown", no_game)
     Path("run-update7-seed0.mp4").mkdir()
     assert "--file run-update7-seed0.mp4: give a file" in error_line(capsys, "play", str(runs / "run"))
     long = saved(elsewhere / (250 * "x"), TINY)

@@ -117,5 +117,6 @@ Trained for {counters.updates:,} updates, {counters.steps:,} agent steps, {count
 
 Use: `pong eval DIR`, `pong play DIR`, `pong train CONFIG.toml --init DIR`, with this folder for DIR.
 
-Limits: it plays this task and no other, and other seeds of the same recipe end a little higher or lower.{" It sees only what changed between two decisions." if blind else ""}
+Limits: it plays this task and no other, and other seeds of the same recipe end a little higher or
+lower.{" It sees only what changed between two decisions." if blind else ""}
 """

@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pong.config import PONG, Config, InputError
-from pong.envs.atari import DOWN, NOOP, RATE, UP, Pong, PongFleet, make_pong, make_view
+from pong.envs.atari import DOWN, NOOP, RATE, UP, Pong, PongFleet, ShownPong, make_pong, make_view
 from pong.envs.doom import DoomFleet, doom_spaces, is_doom
 from pong.envs.fleet import Fleet, Played, Shown
 from pong.envs.lqr import LQR
@@ -63,14 +63,16 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
 
 
 def make_shown(config: Config) -> Shown:
-    """One environment whose screens can be shown to people, of a game that shows pictures and is not Pong.
+    """One environment of a config's task whose screens can be shown to people.
 
     Raises:
         InputError: it has no screens.
     """
-    if not is_doom(config.env):
-        raise InputError(f"env = {config.env!r} has no screen to show")
-    return DoomFleet(config, 1)
+    if config.env == PONG:
+        return ShownPong(config)
+    if is_doom(config.env):
+        return DoomFleet(config, 1)
+    raise InputError(f"env = {config.env!r} has no screen to show")
 
 
 def frame_rate(config: Config) -> int:

@@ -11,16 +11,18 @@ from typing import Any, Literal
 import ale_py
 import gymnasium
 import numpy as np
+import torch
 from ale_py.env import AtariEnv
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from pong.config import INT32, Config, RunError
 from pong.envs.fleet import Played
-from pong.frames import SparseFrames, View
+from pong.frames import Observations, SparseFrames, View
 
 NOOP, UP, DOWN = 0, 2, 3  # in ALE's minimal action set for Pong
 ALE_ACTIONS = (DOWN, UP, NOOP)  # indexed by our actions
+NAMES = ("DOWN", "UP", "NOOP")  # likewise
 RATE = 60  # frames a second at natural speed
 NO_CAP = INT32  # emulated frames, more than a year of play
 
@@ -155,6 +157,53 @@ class PongFleet:
         self.envs.close()
 
 
+class ColourPong(Pong):
+    """Emulators of which the first can be seen in colour, too; see ``ShownPong``."""
+
+    def screen(self) -> NDArray[np.uint8]:
+        """The screen of this moment: (210, 160, 3) uint8, RGB, a copy."""
+        colours: NDArray[np.uint8] = self._emulators[0].ale.getScreenRGB()
+        return colours
+
+    def _new_game(self, emulator: AtariEnv, seed: int | None = None) -> NDArray[np.uint8]:
+        self.last = self.screen()
+        self.finished = emulator.ale.game_over(with_truncation=False)
+        return super()._new_game(emulator, seed)
+
+
+class ShownPong(PongFleet):
+    """One emulator of a config's task whose screens can be shown to people: (210, 160, 3) uint8, RGB."""
+
+    rate = RATE
+
+    def __init__(self, config: Config):
+        self._pong = ColourPong(1, config.hold, **_task(config))
+        super().__init__(self._pong, make_view(config))
+        self.actions = NAMES[: config.actions]
+
+    def seen(self, observations: Observations) -> NDArray[np.int8]:
+        """The pictures in an observation: (C, 80, 80) int8 in {−1, 0, 1}."""
+        assert isinstance(observations, SparseFrames)
+        C, H, W = self._view.shape
+        pictures: NDArray[np.int8] = observations.dense(torch.int8)[0, : C * H * W].reshape(C, H, W).numpy()
+        return pictures
+
+    @property
+    def screen(self) -> NDArray[np.uint8]:
+        """The screen of this moment, a copy."""
+        return self._pong.screen()
+
+    @property
+    def last(self) -> NDArray[np.uint8]:
+        """The screen on which the game before this one ended."""
+        return self._pong.last
+
+    @property
+    def finished(self) -> bool:
+        """That game was played to 21 points, not cut off."""
+        return self._pong.finished
+
+
 def make_pong(config: Config, num_envs: int | None = None) -> Pong:
     """The emulators that a config describes, as a vector environment of screens.
 
@@ -162,14 +211,16 @@ def make_pong(config: Config, num_envs: int | None = None) -> Pong:
         config: the run's config; ``hold``, ``sticky``, ``noop_max``, ``max_frames`` and ``actions`` define the task.
         num_envs: how many, if not as many as the config says.
     """
-    return Pong(
-        num_envs or config.num_envs,
-        config.hold,
-        sticky=config.sticky,
-        noop_max=config.noop_max,
-        max_frames=config.max_frames or NO_CAP,
-        actions=config.actions,
-    )
+    return Pong(num_envs or config.num_envs, config.hold, **_task(config))
+
+
+def _task(config: Config) -> dict[str, Any]:
+    return {
+        "sticky": config.sticky,
+        "noop_max": config.noop_max,
+        "max_frames": config.max_frames or NO_CAP,
+        "actions": config.actions,
+    }
 
 
 def make_view(config: Config) -> View:

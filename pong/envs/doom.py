@@ -21,10 +21,12 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from pong.config import Config, InputError, RunError
 from pong.envs.fleet import Played
 from pong.envs.vectors import VectorFleet
+from pong.frames import Observations
 
 PREFIX = "Vizdoom"  # of the ids of its environments
 TICS = 35  # a second: Doom's frames
@@ -218,6 +220,12 @@ class DoomFleet(VectorFleet):
     def actions(self) -> tuple[str, ...]:
         """What each action is called."""
         return self.games[0].buttons
+
+    def seen(self, observations: Observations) -> NDArray[np.uint8]:
+        """The pictures in an observation: (4, 84, 84) uint8."""
+        assert isinstance(observations, Tensor)
+        pictures: NDArray[np.uint8] = observations[0].numpy()
+        return pictures
 
     @property
     def screen(self) -> NDArray[np.uint8]:

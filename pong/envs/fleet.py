@@ -56,6 +56,10 @@ class Shown(Fleet, Protocol):
         """What each action is called."""
         ...
 
+    def seen(self, observations: Observations) -> NDArray[np.int8 | np.uint8]:
+        """The pictures in an observation, (C, h, w): uint8, or int8 in {−1, 0, 1}, a screen minus another."""
+        ...
+
     @property
     def screen(self) -> NDArray[np.uint8]:
         """The screen of this moment: (H, W, 3) uint8, RGB."""

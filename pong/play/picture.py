@@ -1,9 +1,10 @@
-"""A moment as a picture: the screen, P(UP) and the action, and beside them the difference frame at the same scale.
+"""A moment as a picture: the screen, how likely each action was and which was taken, and what the policy sees.
 
-In other games than Pong: the screen, a bar for each action, and beside them the pictures that the policy sees.
+A difference frame is as large as the play field beside it.
 """
 
 import functools
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,17 +32,20 @@ def picture(moment: Moment, caption: str) -> NDArray[np.uint8]:
         moment: of a game.
         caption: a short line that says what plays.
     """
-    if moment.difference is None:
-        return _pictures(moment, caption)
-    image = _frame(caption).copy()
-    screen = Image.fromarray(moment.screen).resize((SIDE, HEIGHT), Image.Resampling.NEAREST)
-    image.paste(screen, (0, 0))
-    difference = Image.fromarray(GREYS[moment.difference]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-    image.paste(difference, (RIGHT, TOP))
+    tall, wide, _ = moment.screen.shape
+    width = min(WIDE, HEIGHT * wide // tall)
+    height = width * tall // wide
+    beside = height == HEIGHT  # the decision, as there is no room below the screen
+    image = _lettering(caption, _heading(moment.seen), beside).copy()
+    image.paste(Image.fromarray(moment.screen).resize((width, height), Image.Resampling.NEAREST), (0, 0))
+    _paste_seen(image, moment.seen)
     pen = ImageDraw.Draw(image)
     pen.text((RIGHT, 40), f"score {signed(moment.score)}", LIGHT, _font(26))
-    pen.text((RIGHT + 170, 40), f"step {moment.step:,}", LIGHT, _font(26))
-    _decision(pen, moment)
+    pen.text((RIGHT + 190, 40), f"step {moment.step:,}", LIGHT, _font(26))
+    if beside:
+        _decision(pen, moment)
+    else:
+        _bars(pen, moment, height + 12)
     return np.asarray(image)
 
 
@@ -50,46 +54,37 @@ def signed(score: int) -> str:
     return f"{score:+d}".replace("-", "−") if score else "0"
 
 
+def _heading(seen: NDArray[np.int8 | np.uint8]) -> str:
+    if len(seen) == 1:
+        return "this screen minus the previous one"
+    return "what the policy sees" if seen.dtype == np.int8 else "what the policy sees: the oldest picture first"
+
+
+def _paste_seen(image: Image.Image, seen: NDArray[np.int8 | np.uint8]) -> None:
+    """What the policy sees: one picture, or two to a row."""
+    greys = GREYS[seen] if seen.dtype == np.int8 else seen
+    size, gap = (SIDE, 0) if len(seen) == 1 else (SIDE // 2, 4)
+    for k, grey in enumerate(greys):
+        small = Image.fromarray(grey).resize((size - gap, size - gap), Image.Resampling.NEAREST)
+        image.paste(small, (RIGHT + k % 2 * size, TOP + k // 2 * size))
+
+
 def _decision(pen: ImageDraw.ImageDraw, moment: Moment) -> None:
-    """The bar of P(UP), with the action that was taken lit above or below it."""
+    """The bar of P(UP), with the actions above and below it; lit: taken."""
     centre = SIDE + MIDDLE // 2
     top, bottom = TOP + 40, BOTTOM - 40
     pen.rectangle((centre - 16, top, centre + 15, bottom - 1), fill=(58, 58, 64))
-    for action, word, middle in ((1, "UP", TOP + 16), (0, "DOWN", BOTTOM - 16)):
+    for name, action, middle in zip(moment.names, itertools.count(), (BOTTOM - 16, TOP + 16, BOTTOM + 22)):
         taken = moment.action == action
         pen.rounded_rectangle((centre - 38, middle - 16, centre + 37, middle + 15), 6, GREEN if taken else DARK)
-        pen.text((centre, middle), word, DARK if taken else DIM, _font(20), anchor="mm")
-    if moment.prob_up is not None:
-        pen.text((centre, 82), f"{moment.prob_up:.2f}", LIGHT, _font(26), anchor="mm")
-        height = round(moment.prob_up * (bottom - top))
+        pen.text((centre, middle), name, DARK if taken else DIM, _font(20), anchor="mm")
+    if moment.probs:
+        prob_up = moment.probs[1]
+        pen.text((centre, 82), f"{prob_up:.2f}", LIGHT, _font(26), anchor="mm")
+        height = round(prob_up * (bottom - top))
         if height:
             pen.rectangle((centre - 16, bottom - height, centre + 15, bottom - 1), fill=GREEN)
-    if moment.action == 2:
-        pen.rounded_rectangle((centre - 38, BOTTOM + 38, centre + 37, BOTTOM + 69), 6, GREEN)
-        pen.text((centre, BOTTOM + 54), "NOOP", DARK, _font(20), anchor="mm")
     pen.line((centre - 24, (top + bottom) // 2, centre + 23, (top + bottom) // 2), LIGHT, 2)  # P(UP) = ½
-
-
-def _pictures(moment: Moment, caption: str) -> NDArray[np.uint8]:
-    """What a moment of another game than Pong looks like, the same size."""
-    image = Image.new("RGB", (WIDTH, HEIGHT), DARK)
-    height = WIDE * moment.screen.shape[0] // moment.screen.shape[1]
-    image.paste(Image.fromarray(moment.screen).resize((WIDE, height), Image.Resampling.NEAREST), (0, 0))
-    _paste_seen(image, moment)
-    pen = ImageDraw.Draw(image)
-    _letter(pen, caption, "what the policy sees: the oldest picture first")
-    pen.text((RIGHT, 40), f"score {signed(moment.score)}", LIGHT, _font(26))
-    pen.text((RIGHT + 200, 40), f"step {moment.step:,}", LIGHT, _font(26))
-    _bars(pen, moment, height + 12)
-    return np.asarray(image)
-
-
-def _paste_seen(image: Image.Image, moment: Moment) -> None:
-    """What the policy sees, two pictures to a row."""
-    half = SIDE // 2
-    for k, one in enumerate(moment.seen if moment.seen is not None else ()):
-        small = Image.fromarray(one).resize((half - 4, half - 4), Image.Resampling.NEAREST)
-        image.paste(small, (RIGHT + k % 2 * half, TOP + k // 2 * half))
 
 
 def _bars(pen: ImageDraw.ImageDraw, moment: Moment, top: int) -> None:
@@ -108,27 +103,23 @@ def _bars(pen: ImageDraw.ImageDraw, moment: Moment, top: int) -> None:
 
 
 @functools.cache
-def _frame(caption: str) -> Image.Image:
-    """What stays the same: the lettering."""
+def _lettering(caption: str, heading: str, beside: bool) -> Image.Image:
+    """What stays the same; of a long caption its end is shown."""
     image = Image.new("RGB", (WIDTH, HEIGHT), DARK)
     pen = ImageDraw.Draw(image)
-    _letter(pen, caption, "this screen minus the previous one")
+    while pen.textlength(caption, _font(17)) > SIDE:
+        caption = "…" + caption[2:]
+    pen.text((RIGHT, 12), caption, DIM, _font(17))
+    pen.text((RIGHT, 77), heading, DIM, _font(17))
+    if not beside:
+        return image
     pen.text((SIDE + MIDDLE // 2, 54), "P(UP)", DIM, _font(17), anchor="mm")
-    pen.text((SIDE + MIDDLE // 2, BOTTOM + 23), "lit: taken", DIM, _font(17), anchor="mm")
     x = RIGHT
     for grey, word in ((APPEARED, "appeared"), (VANISHED, "vanished"), (UNCHANGED, "unchanged")):
         pen.rectangle((x, BOTTOM + 15, x + 15, BOTTOM + 30), (grey, grey, grey), DIM)
         pen.text((x + 24, BOTTOM + 23), word, DIM, _font(17), anchor="lm")
         x += 140
     return image
-
-
-def _letter(pen: ImageDraw.ImageDraw, caption: str, below: str) -> None:
-    """What is written above the right side; of a long caption its end."""
-    while pen.textlength(caption, _font(17)) > SIDE:
-        caption = "…" + caption[2:]
-    pen.text((RIGHT, 12), caption, DIM, _font(17))
-    pen.text((RIGHT, 77), below, DIM, _font(17))
 
 
 @functools.cache

@@ -16,8 +16,7 @@ from pong.play.picture import signed
 CLEAR, ERASE, RESET = "\x1b[2J", "\x1b[2K", "\x1b[0m"  # the page, a line, the colours
 BEGIN, END = "\x1b[?1049h\x1b[?25l", RESET + "\x1b[?25h\x1b[?1049l"  # another page, without cursor; and back
 STATUS = 1  # rows below the screen
-WORDS = ("DOWN", "UP", "NOOP")  # by action
-BAR = 10  # characters of the bar of P(UP)
+BAR = 10  # characters of the bar of one of two actions
 EIGHTHS = " ▁▂▃▄▅▆▇█"  # of a bar that is one character
 
 
@@ -91,10 +90,14 @@ def _status(moment: Moment) -> str:
     score, step = f"score {signed(moment.score):>3}", f"step {moment.step:>6,}"
     if moment.action is None:
         return f"{score}   the end   {step}"
-    if moment.prob_up is None:
-        return f"{score}   {_choice(moment)}   {step}"
-    bar = "█" * round(BAR * moment.prob_up)
-    return f"{score}   P(UP) {moment.prob_up:.2f} {bar:░<{BAR}} {WORDS[moment.action]:<4}   {step}"
+    return f"{score}   {_pair(moment, moment.action) if len(moment.names) == 2 else _choice(moment)}   {step}"
+
+
+def _pair(moment: Moment, action: int) -> str:
+    """How likely the second of two actions was, and the one that was taken."""
+    bar = "█" * round(BAR * moment.probs[1])
+    width = max(map(len, moment.names))
+    return f"P({moment.names[1]}) {moment.probs[1]:.2f} {bar:░<{BAR}} {moment.names[action]:<{width}}"
 
 
 def _choice(moment: Moment) -> str:
