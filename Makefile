@@ -75,7 +75,7 @@ gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, trainin
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
 plots: setup ## draw results/ again from its CSV files
-	$(BIN)/python scripts/plot.py results/pong-s* results/whole/pong-s* results/whole/pong_noop-s* results/pong_plain-s* results/karpathy-s* --name learning
+	$(BIN)/python scripts/plot.py results/pong-s* results/whole/pong-s* results/whole/pong_noop-s* results/whole/pong_conv-s* results/pong_plain-s* results/karpathy-s* --name learning
 
 classroom: setup ## train the smaller systems, every seed: docs/small-systems.md
 	$(BIN)/python scripts/classroom.py $(ARGS)
@@ -85,7 +85,7 @@ doom-results: doom ## train the Doom recipes, every seed, and draw them: docs/do
 	$(BIN)/python scripts/plot.py results/doom/doom_basic-s* --name doom/basic --thresholds 0 70
 	$(BIN)/python scripts/plot.py results/doom/doom_health-s* --name doom/health --thresholds 800 1500
 
-study: setup ## train what is missing of a study, each change with every seed; half a day: STUDY=ceiling
+study: setup ## train what is missing of a study, each change with every seed; hours: STUDY=ceiling
 	$(BIN)/python scripts/study.py $(or $(STUDY),ceiling) $(ARGS)
 
 clean: ## remove .venv and caches, never runs/

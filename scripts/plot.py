@@ -50,7 +50,8 @@ def read(folder: Path) -> Run:
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
         rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
     about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    hardware = f"{about['cpu_count']} CPU cores" + ("" if about["device"] == "cpu" else f", {about['device']}")
+    cores = about["cpu_count"]
+    hardware = f"{cores} CPU core{'s' * (cores > 1)}" + ("" if about["device"] == "cpu" else f", {about['device']}")
     evaluations = {}
     for path in sorted(folder.glob("eval*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -97,7 +97,7 @@ def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run:
         for way, games in played.items()
     ]
     command = " ".join(run.get("command", ["unknown"]))
-    hardware = f"{run.get('cpu_count', '?')} CPU cores, {run.get('device', 'unknown device')}"
+    hardware = f"CPU cores: {run.get('cpu_count', '?')}, device: {run.get('device', '?')}"
     film = "![a game's first seconds](game.gif)\n\n" if config.pictures else ""
     blind = config.points and config.frames == "difference"
     versions = ", ".join(f"{package} {version}" for package, version in run.get("versions", {}).items())
