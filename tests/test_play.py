@@ -20,6 +20,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from PIL import ImageDraw, ImageFont
 
 from pong import checkpoint
 from pong.cli import main
@@ -220,6 +221,23 @@ def test_a_long_name_is_cut_at_its_beginning():
     image = picture(moment(), "pong-with-a-name " * 10)
     assert (image[:TOP, WIDTH - 16 :] == image[0, -1]).all()
     assert (image[:35, RIGHT : RIGHT + SIDE] != image[0, -1]).any()
+
+
+@pytest.mark.parametrize("score", [-3, 0, 3])
+def test_the_font_has_every_letter(monkeypatch, score):
+    written = []
+    draw = ImageDraw.ImageDraw.text
+
+    def noted(self, at, text, *others, **keys):
+        written.append(text)
+        draw(self, at, text, *others, **keys)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    picture(moment(score=score), f"a run of score {score} · sampled · seed 0")
+    font = ImageFont.load_default(26)
+    missing = bytes(font.getmask("\N{BULLSEYE}"))
+    assert len(written) > 5
+    assert all(bytes(font.getmask(letter)) != missing for letter in "".join(written))
 
 
 @pytest.mark.parametrize(("score", "text"), [(3, "+3"), (0, "0"), (-21, "−21")])

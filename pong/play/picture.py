@@ -40,7 +40,8 @@ def picture(moment: Moment, caption: str) -> NDArray[np.uint8]:
     image.paste(Image.fromarray(moment.screen).resize((width, height), Image.Resampling.NEAREST), (0, 0))
     _paste_seen(image, moment.seen)
     pen = ImageDraw.Draw(image)
-    pen.text((RIGHT, 40), f"score {signed(moment.score)}", LIGHT, _font(26))
+    score = signed(moment.score).replace("−", "-")  # the font has no minus sign
+    pen.text((RIGHT, 40), f"score {score}", LIGHT, _font(26))
     pen.text((RIGHT + 190, 40), f"step {moment.step:,}", LIGHT, _font(26))
     if beside:
         _decision(pen, moment)
