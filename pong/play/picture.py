@@ -4,7 +4,6 @@ A difference frame is as large as the play field beside it.
 """
 
 import functools
-import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +74,8 @@ def _decision(pen: ImageDraw.ImageDraw, moment: Moment) -> None:
     centre = SIDE + MIDDLE // 2
     top, bottom = TOP + 40, BOTTOM - 40
     pen.rectangle((centre - 16, top, centre + 15, bottom - 1), fill=(58, 58, 64))
-    for name, action, middle in zip(moment.names, itertools.count(), (BOTTOM - 16, TOP + 16, BOTTOM + 22)):
+    middles = (BOTTOM - 16, TOP + 16, BOTTOM + 22)  # by action
+    for action, (name, middle) in enumerate(zip(moment.names, middles, strict=False)):
         taken = moment.action == action
         pen.rounded_rectangle((centre - 38, middle - 16, centre + 37, middle + 15), 6, GREEN if taken else DARK)
         pen.text((centre, middle), name, DARK if taken else DIM, _font(20), anchor="mm")
