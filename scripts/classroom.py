@@ -39,7 +39,7 @@ def main(
     carts = [one for one in runs if one.env.startswith("CartPole")]
     plot.draw(carts, results / "cartpole.png", (195, 475))
     plot.draw([one for one in runs if one.name == "lqr"], results / "lqr.png", ())
-    (results / "cartpole.md").write_text(plot.table(carts, (195, 475)), encoding="utf-8")
+    (results / "cartpole.md").write_text(plot.tables(carts, (195, 475)), encoding="utf-8")
     (results / "lqr.md").write_text(gains(results), encoding="utf-8")
     print((results / "cartpole.md").read_text(encoding="utf-8"), gains(results), sep="\n")
 

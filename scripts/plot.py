@@ -1,4 +1,4 @@
-"""Draw the learning curves of finished runs, and write the table that README shows.
+"""Draw the learning curves of finished runs, and write the two tables that README shows.
 
     python scripts/plot.py results/pong-s* --name pong
 
@@ -60,36 +60,65 @@ def read(folder: Path) -> Run:
     return Run(config.name, config.env, config.seed, rows, hardware, evaluations)
 
 
-def table(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
-    """One Markdown row a run."""
-    tasks = sorted({task for run in runs for task in run.evaluations}, reverse=True)
+def tables(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
+    return f"{learning(runs, thresholds)}\n{scores(runs)}"
+
+
+def learning(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
+    """One Markdown row a run: how it learned."""
     columns = [
         *("recipe", "seed", "hardware", "updates", "games", "agent steps", "minutes"),
-        *(f"mean100 ≥ {score:+g}" if score else "mean100 ≥ 0" for score in thresholds),
-        *("last mean100", *(f"fresh games{f', {task}' if task else ''}" for task in tasks)),
+        *(f"mean100 ≥ {signed(score, 0) if score else 0}" for score in thresholds),
+        "last mean100",
     ]
-    rows = [columns, ["---"] * len(columns)]
+    rows = []
     for run in runs:
-        last, steps = run.rows[-1], run.rows[-1]["step"]
+        last = run.rows[-1]
         reached = (run.reached(score) for score in thresholds)
         rows.append(
             [
                 *(run.name, f"{run.seed}", run.hardware, f"{last['update']:.0f}", f"{last['games']:,.0f}"),
-                *(f"{steps / 1e6:.2f} M", minutes(last)),
-                *(f"{row['step'] / 1e6:.2f} M, {minutes(row)} min" if row else "–" for row in reached),
-                *(f"{last[MEAN100]:+.1f}", *(fresh(run.evaluations.get(task, {})) for task in tasks)),
+                *(millions(last), minutes(last)),
+                *(f"{millions(row)}, {minutes(row)} min" if row else "–" for row in reached),
+                signed(last[MEAN100]),
             ]
         )
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    return markdown(columns, rows)
 
 
-def fresh(played: dict[str, dict[str, Any]]) -> str:
+def scores(runs: list[Run]) -> str:
+    """One Markdown row a run: fresh games with its last weights, mean ± standard error."""
+    tasks = sorted({task for run in runs for task in run.evaluations}, reverse=True)
+    ways = [(task, way) for task in tasks for way in WAYS if any(way in run.evaluations.get(task, {}) for run in runs)]
+    columns = ["recipe", "seed", "agent steps", *(", ".join(filter(None, way)) for way in ways)]
+    rows = [
+        [
+            *(run.name, f"{run.seed}", millions(run.rows[-1])),
+            *(fresh(run.evaluations.get(task, {}).get(way)) for task, way in ways),
+        ]
+        for run in runs
+    ]
+    return markdown(columns, rows)
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ["---"] * len(columns), *rows))
+
+
+def fresh(games: dict[str, Any] | None) -> str:
     """Scores of fresh games, and how long they took where that is told, for a cell of the table."""
-    said = []
-    for way, games in played.items():
-        frames = f", {np.mean(games['frames']):,.0f} frames" if "frames" in games else ""
-        said.append(f"{games['mean']:+.1f} ± {games['standard_error']:.1f} {way} (n = {games['n']}{frames})")
-    return "<br>".join(said) or "–"
+    if games is None:
+        return "–"
+    frames = f", {np.mean(games['frames']):,.0f} frames" if "frames" in games else ""
+    return f"{signed(games['mean'])} ± {games['standard_error']:.1f} (n = {games['n']}{frames})"
+
+
+def signed(score: float, digits: int = 1) -> str:
+    return f"{score:+.{digits}f}".replace("-", "−")
+
+
+def millions(row: dict[str, float]) -> str:
+    return f"{row['step'] / 1e6:.2f} M"
 
 
 def minutes(row: dict[str, float]) -> str:
@@ -172,7 +201,7 @@ def main(
     """
     runs = [read(folder) for folder in folders]
     draw(runs, Path("results") / f"{name}.png", thresholds)
-    text = table(runs, thresholds)
+    text = tables(runs, thresholds)
     (Path("results") / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 

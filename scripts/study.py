@@ -131,11 +131,11 @@ def table(study: Study, rows: list[Row]) -> str:
         said = ", ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items()) or "–"
         sampled, greedy = ([one[way] for one in mine] for way in WAYS)
         low, high = interval(sampled)
-        spread = f" [{low:+.1f}, {high:+.1f}]" if len(mine) > 1 else ""
+        spread = f" [{plot.signed(low)}, {plot.signed(high)}]" if len(mine) > 1 else ""
         lines.append(
             f"| {variant} | {said} | {len(mine)} | {mine[0]['steps'] / 1e6:.1f} "
-            f"| {' '.join(f'{score:+.1f}' for score in sampled)} | {np.mean(sampled):+.1f}{spread} "
-            f"| {' '.join(f'{score:+.1f}' for score in greedy)} | {np.mean(greedy):+.1f} |"
+            f"| {' '.join(f'{plot.signed(score)}' for score in sampled)} | {plot.signed(np.mean(sampled))}{spread} "
+            f"| {' '.join(f'{plot.signed(score)}' for score in greedy)} | {plot.signed(np.mean(greedy))} |"
         )
     return "\n".join(lines) + "\n"
 

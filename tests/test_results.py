@@ -1,11 +1,12 @@
 """README's numbers are those of the files in results/."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from bench import markdown
-from plot import read, table
+from plot import Run, learning, read, scores, tables
 
 from pong.commands.evaluate import WAYS
 from pong.evaluate import Evaluation
@@ -17,12 +18,15 @@ PATTERNS = ("pong-s*", "whole/pong-s*", "whole/pong_noop-s*", "whole/pong_conv-s
 RUNS = [read(folder) for pattern in PATTERNS for folder in sorted((ROOT / "results").glob(pattern))]
 
 
-def test_the_table_follows_from_the_csv_files() -> None:
-    assert (ROOT / "results/learning.md").read_text(encoding="utf-8") == table(RUNS)
+def test_the_tables_follow_from_the_csv_files() -> None:
+    assert (ROOT / "results/learning.md").read_text(encoding="utf-8") == tables(RUNS)
 
 
-def test_readme_shows_that_table_whole() -> None:
-    assert table(RUNS) in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("shown", "page"), [(learning, "README.md"), (scores, "README.md"), (scores, "docs/ceiling.md")]
+)
+def test_docs_show_those_tables_whole(shown: Callable[[list[Run]], str], page: str) -> None:
+    assert shown(RUNS) in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_every_seed_of_the_default_recipe_is_shown_and_at_least_two_were_run() -> None:
@@ -73,5 +77,5 @@ def test_docs_show_the_tables(file: str, page: str) -> None:
 @pytest.mark.parametrize(("task", "thresholds"), [("basic", (0.0, 70.0)), ("health", (800.0, 1500.0))])
 def test_dooms_tables_follow_from_the_csv_files(task: str, thresholds: tuple[float, ...]) -> None:
     runs = [read(folder) for folder in sorted((ROOT / "results/doom").glob(f"doom_{task}-s*"))]
-    assert (ROOT / f"results/doom/{task}.md").read_text(encoding="utf-8") == table(runs, thresholds)
+    assert (ROOT / f"results/doom/{task}.md").read_text(encoding="utf-8") == tables(runs, thresholds)
     assert [run.seed for run in runs] == [1, 2, 3]
