@@ -14,7 +14,7 @@ from pong.policies import Policy
 from pong.rollout import Rollout
 
 PARALLEL = 25  # games at a time
-MAX_FRAMES = 108_000  # half an hour of play: a greedy rally can go round for ever
+MAX_FRAMES = 108_000  # half an hour of play
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,8 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
         "until": "episodes",
         "standardize": "none",
         "reseed_every": waves,
-        "max_frames": config.max_frames or MAX_FRAMES,
     }
-    config = config.model_copy(update=changes)
+    config = ending(config).model_copy(update=changes)
     rollout = Rollout(config, policy, EVALUATION)
     finished: list[Episode] = []
     with contextlib.closing(rollout):
@@ -117,3 +116,8 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
             wanted = min(num_envs, episodes - len(finished))
             finished += [e for e in rollout.collect(wave).episodes if e.emulator < wanted]
     return Evaluation(finished)
+
+
+def ending(config: Config) -> Config:
+    """The config's task with games that end, if it lets them go on: a greedy rally can go round for ever."""
+    return config.model_copy(update={"max_frames": config.max_frames or MAX_FRAMES})
