@@ -10,6 +10,7 @@ the table scores.md, its numbers scores.csv and the picture scores.png of the ru
 import csv
 import itertools
 import json
+import math
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from pong.config import Config, InputError, load_config, to_toml, validate
 from pong.ranks import cores
 
 Row = dict[str, Any]
+WIDTH = 4  # curves beside each other in the picture
 
 
 class Study(BaseModel):
@@ -148,27 +150,34 @@ def interval(scores: list[float]) -> tuple[float, float]:
 
 
 def draw(study: Study, rows: list[Row], results: Path) -> None:
-    """A curve for each seed in its variant's colour, and beside them the final scores."""
-    names = [name for name in study.variants if any(one["variant"] == name for one in rows)]
-    size = (13, max(1.2 + 0.36 * len(names), 4.5))
-    figure, (curves, dots) = plt.subplots(1, 2, figsize=size, layout="constrained")
-    colours = plt.get_cmap("tab20")
-    for number, name in enumerate(names):
-        mine, colour = [one for one in rows if one["variant"] == name], colours(number % 20)
-        for one in mine:
-            run = plot.read(results / f"{name}-s{one['seed']}")
-            x, y = np.array(run.column("step")) / 1e6, run.column(plot.MEAN100)
-            curves.plot(x, y, color=colour, linewidth=1, label=name if one is mine[0] else None)
+    """For each variant the curves of its seeds, before the first variant's in grey; and beside them the final scores."""
+    seeds_of = {name: [one for one in rows if one["variant"] == name] for name in study.variants}
+    names = [name for name, mine in seeds_of.items() if mine]
+    height = math.ceil(len(names) / WIDTH)
+    figure = plt.figure(figsize=(13, 1 + 1.6 * height), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(5, 3))
+    axes = left.subplots(height, WIDTH, sharex=True, sharey=True, squeeze=False)
+    dots = right.subplots()
+    for number, (name, axis) in enumerate(itertools.zip_longest(names, axes.flat)):
+        if name is None:
+            axis.remove()
+            continue
+        mine, colour = seeds_of[name], f"C{number % 10}"
+        for one, line in [*((one, "0.75") for one in seeds_of[names[0]]), *((one, colour) for one in mine)]:
+            run = plot.read(results / f"{one['variant']}-s{one['seed']}")
+            axis.plot(np.array(run.column("step")) / 1e6, run.column(plot.MEAN100), color=line, linewidth=1)
+        axis.set_title(name, fontsize=9, color=colour)
+        axis.tick_params(labelbottom=number + WIDTH >= len(names))
+        axis.grid(alpha=0.2)
         at = len(names) - number
         dots.plot([one["greedy"] for one in mine], [at] * len(mine), "o", mfc="none", color=colour)
         dots.plot([one["sampled"] for one in mine], [at] * len(mine), "o", color=colour)
         dots.hlines(at, *interval([one["sampled"] for one in mine]), color=colour, linewidth=3, alpha=0.5)
-    curves.set(xlabel="agent steps, millions", ylabel="score, mean of the last 100 games")
-    curves.legend(frameon=False, fontsize=7, ncols=2)
+    left.supxlabel("agent steps, millions", fontsize=9)
+    left.supylabel(f"score, mean of the last 100 games (grey: {names[0]})", fontsize=9)
     dots.set_yticks(range(len(names), 0, -1), names)
-    dots.set_xlabel("fresh games, a dot for each seed: ● sampled, ○ greedy; bar: 95 % of the mean")
-    for axis in (curves, dots):
-        axis.grid(alpha=0.2)
+    dots.set_xlabel("score of fresh games, a dot for each seed: ● sampled, ○ greedy\nbar: 95 % of the mean, sampled", fontsize=9)
+    dots.grid(alpha=0.2)
     figure.savefig(results / "scores.png", dpi=130)
     plt.close(figure)
 
