@@ -150,7 +150,7 @@ def interval(scores: list[float]) -> tuple[float, float]:
 
 
 def draw(study: Study, rows: list[Row], results: Path) -> None:
-    """For each variant the curves of its seeds, before the first variant's in grey; and beside them the final scores."""
+    """A panel with each variant's curves, over the first variant's in grey; and beside them the final scores."""
     seeds_of = {name: [one for one in rows if one["variant"] == name] for name in study.variants}
     names = [name for name, mine in seeds_of.items() if mine]
     height = math.ceil(len(names) / WIDTH)
@@ -176,7 +176,7 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
     left.supxlabel("agent steps, millions", fontsize=9)
     left.supylabel(f"score, mean of the last 100 games (grey: {names[0]})", fontsize=9)
     dots.set_yticks(range(len(names), 0, -1), names)
-    dots.set_xlabel("score of fresh games, a dot for each seed: ● sampled, ○ greedy\nbar: 95 % of the mean, sampled", fontsize=9)
+    dots.set_xlabel("score of fresh games, a dot for each seed: ● sampled, ○ greedy\nbar: 95 % of the mean", fontsize=9)
     dots.grid(alpha=0.2)
     figure.savefig(results / "scores.png", dpi=130)
     plt.close(figure)
