@@ -114,7 +114,7 @@ def fresh(games: dict[str, Any] | None) -> str:
 
 
 def signed(score: float, digits: int = 1) -> str:
-    return f"{score:+.{digits}f}".replace("-", "−")
+    return f"{round(score, digits) + 0.0:+.{digits}f}".replace("-", "−")  # 0 has no minus
 
 
 def millions(row: dict[str, float]) -> str:

@@ -176,7 +176,9 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
     left.supxlabel("agent steps, millions", fontsize=9)
     left.supylabel(f"score, mean of the last 100 games (grey: {names[0]})", fontsize=9)
     dots.set_yticks(range(len(names), 0, -1), names)
-    dots.set_xlabel("score of fresh games, a dot for each seed: ● sampled, ○ greedy\nbar: 95 % of the mean", fontsize=9)
+    dots.set_xlabel(
+        "score of fresh games, a dot for each seed:\n● sampled, ○ greedy; bar: 95 % of the mean", fontsize=9
+    )
     dots.grid(alpha=0.2)
     figure.savefig(results / "scores.png", dpi=130)
     plt.close(figure)

@@ -67,6 +67,7 @@ def test_files_of_scores_have_the_form_that_eval_writes(file: Path) -> None:
         ("classroom/lqr.md", "small-systems.md"),
         ("doom/basic.md", "doom.md"),
         ("doom/health.md", "doom.md"),
+        ("ceiling/scores.md", "ceiling.md"),
     ],
 )
 def test_docs_show_the_tables(file: str, page: str) -> None:
