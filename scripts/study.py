@@ -136,8 +136,8 @@ def table(study: Study, rows: list[Row]) -> str:
         spread = f" [{plot.signed(low)}, {plot.signed(high)}]" if len(mine) > 1 else ""
         lines.append(
             f"| {variant} | {said} | {len(mine)} | {mine[0]['steps'] / 1e6:.1f} "
-            f"| {' '.join(f'{plot.signed(score)}' for score in sampled)} | {plot.signed(np.mean(sampled))}{spread} "
-            f"| {' '.join(f'{plot.signed(score)}' for score in greedy)} | {plot.signed(np.mean(greedy))} |"
+            f"| {' '.join(map(plot.signed, sampled))} | {plot.signed(np.mean(sampled))}{spread} "
+            f"| {' '.join(map(plot.signed, greedy))} | {plot.signed(np.mean(greedy))} |"
         )
     return "\n".join(lines) + "\n"
 
