@@ -68,7 +68,7 @@ def learning(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
     """One Markdown row a run: how it learned."""
     columns = [
         *("recipe", "seed", "hardware", "updates", "games", "agent steps", "minutes"),
-        *(f"mean100 ≥ {signed(score, 0) if score else 0}" for score in thresholds),
+        *(f"mean100 ≥ {score:+g}" if score else "mean100 ≥ 0" for score in thresholds),
         "last mean100",
     ]
     rows = []
@@ -101,7 +101,7 @@ def scores(runs: list[Run]) -> str:
     return markdown(columns, rows)
 
 
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
+def markdown(columns: Sequence[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ["---"] * len(columns), *rows))
 
 
@@ -113,8 +113,8 @@ def fresh(games: dict[str, Any] | None) -> str:
     return f"{signed(games['mean'])} ± {games['standard_error']:.1f} (n = {games['n']}{frames})"
 
 
-def signed(score: float, digits: int = 1) -> str:
-    return f"{round(score, digits) + 0.0:+.{digits}f}".replace("-", "−")  # 0 has no minus
+def signed(score: float) -> str:
+    return f"{round(score, 1) + 0.0:+.1f}".replace("-", "−")  # 0 has no minus
 
 
 def millions(row: dict[str, float]) -> str:

@@ -124,8 +124,11 @@ def show(study: Study, rows: list[Row], results: Path) -> None:
 
 def table(study: Study, rows: list[Row]) -> str:
     """A Markdown line for each variant: the scores of all its seeds, and their mean with 95 % of its bootstrap."""
-    head = "| variant | changes | seeds | M steps | sampled, each seed | mean [95 %] | greedy, each seed | mean |"
-    lines = [head, "| --- " * 8 + "|"]
+    columns = (
+        *("variant", "changes", "seeds", "M steps"),
+        *("sampled, each seed", "mean [95 %]", "greedy, each seed", "mean"),
+    )
+    lines = []
     for variant, changes in study.variants.items():
         mine = [one for one in rows if one["variant"] == variant]
         if not mine:
@@ -135,11 +138,13 @@ def table(study: Study, rows: list[Row]) -> str:
         low, high = interval(sampled)
         spread = f" [{plot.signed(low)}, {plot.signed(high)}]" if len(mine) > 1 else ""
         lines.append(
-            f"| {variant} | {said} | {len(mine)} | {mine[0]['steps'] / 1e6:.1f} "
-            f"| {' '.join(map(plot.signed, sampled))} | {plot.signed(np.mean(sampled))}{spread} "
-            f"| {' '.join(map(plot.signed, greedy))} | {plot.signed(np.mean(greedy))} |"
+            [
+                *(variant, said, f"{len(mine)}", f"{mine[0]['steps'] / 1e6:.1f}"),
+                *(" ".join(map(plot.signed, sampled)), plot.signed(np.mean(sampled)) + spread),
+                *(" ".join(map(plot.signed, greedy)), plot.signed(np.mean(greedy))),
+            ]
         )
-    return "\n".join(lines) + "\n"
+    return plot.markdown(columns, lines)
 
 
 def interval(scores: list[float]) -> tuple[float, float]:
@@ -153,6 +158,7 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
     """A panel with each variant's curves, over the first variant's in grey; and beside them the final scores."""
     seeds_of = {name: [one for one in rows if one["variant"] == name] for name in study.variants}
     names = [name for name, mine in seeds_of.items() if mine]
+    runs = {name: [plot.read(results / f"{name}-s{one['seed']}") for one in seeds_of[name]] for name in names}
     height = math.ceil(len(names) / WIDTH)
     figure = plt.figure(figsize=(13, 1 + 1.6 * height), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(5, 3))
@@ -163,8 +169,7 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
             axis.remove()
             continue
         mine, colour = seeds_of[name], f"C{number % 10}"
-        for one, line in [*((one, "0.75") for one in seeds_of[names[0]]), *((one, colour) for one in mine)]:
-            run = plot.read(results / f"{one['variant']}-s{one['seed']}")
+        for run, line in [*((run, "0.75") for run in runs[names[0]]), *((run, colour) for run in runs[name])]:
             axis.plot(np.array(run.column("step")) / 1e6, run.column(plot.MEAN100), color=line, linewidth=1)
         axis.set_title(name, fontsize=9, color=colour)
         axis.tick_params(labelbottom=number + WIDTH >= len(names))
