@@ -75,7 +75,7 @@ gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, trainin
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
 plots: setup ## draw results/ again from its CSV files
-	$(BIN)/python scripts/plot.py results/pong-s* results/whole/pong-s* results/whole/pong_noop-s* results/whole/pong_conv-s* results/pong_plain-s* results/karpathy-s* --name learning
+	$(BIN)/python scripts/plot.py results/pong-s* results/whole/pong-s* results/whole/pong_noop-s* results/whole/pong_conv-s* results/pong_plain-s* results/whole/pong_conv_plain-s* results/karpathy-s* --name learning
 
 classroom: setup ## train the smaller systems, every seed: docs/small-systems.md
 	$(BIN)/python scripts/classroom.py $(ARGS)

@@ -14,7 +14,15 @@ from pong.player import Episode
 
 ROOT = Path(__file__).parent.parent
 # as `make plots` has them
-PATTERNS = ("pong-s*", "whole/pong-s*", "whole/pong_noop-s*", "whole/pong_conv-s*", "pong_plain-s*", "karpathy-s*")
+PATTERNS = (
+    "pong-s*",
+    "whole/pong-s*",
+    "whole/pong_noop-s*",
+    "whole/pong_conv-s*",
+    "pong_plain-s*",
+    "whole/pong_conv_plain-s*",
+    "karpathy-s*",
+)
 RUNS = [read(folder) for pattern in PATTERNS for folder in sorted((ROOT / "results").glob(pattern))]
 
 
