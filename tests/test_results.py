@@ -14,27 +14,39 @@ from pong.player import Episode
 
 ROOT = Path(__file__).parent.parent
 # as `make plots` has them
-PATTERNS = (
-    "pong-s*",
-    "whole/pong-s*",
-    "whole/pong_noop-s*",
-    "whole/pong_conv-s*",
-    "pong_plain-s*",
-    "whole/pong_conv_plain-s*",
-    "karpathy-s*",
+LEARNING = (
+    *("pong-s*", "whole/pong-s*", "whole/pong_noop-s*", "whole/pong_conv-s*"),
+    *("pong_plain-s*", "whole/pong_conv_plain-s*", "karpathy-s*"),
 )
-RUNS = [read(folder) for pattern in PATTERNS for folder in sorted((ROOT / "results").glob(pattern))]
+CONVOLUTIONS = (
+    *("whole/pong_conv_128-s*", "whole/conv_fast_rate-s*", "whole/pong_conv-s*"),
+    *("whole/conv_plain_low_entropy-s*", "whole/pong_conv_plain-s*"),
+)
 
 
-def test_the_tables_follow_from_the_csv_files() -> None:
-    assert (ROOT / "results/learning.md").read_text(encoding="utf-8") == tables(RUNS)
+def runs(patterns: tuple[str, ...]) -> list[Run]:
+    return [read(folder) for pattern in patterns for folder in sorted((ROOT / "results").glob(pattern))]
+
+
+RUNS = {"learning": runs(LEARNING), "convolutions": runs(CONVOLUTIONS)}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_tables_follow_from_the_csv_files(name: str) -> None:
+    assert (ROOT / f"results/{name}.md").read_text(encoding="utf-8") == tables(RUNS[name])
 
 
 @pytest.mark.parametrize(
-    ("shown", "page"), [(learning, "README.md"), (scores, "README.md"), (scores, "docs/ceiling.md")]
+    ("shown", "name", "page"),
+    [
+        (learning, "learning", "README.md"),
+        (scores, "learning", "README.md"),
+        (scores, "learning", "docs/ceiling.md"),
+        (scores, "convolutions", "docs/ceiling.md"),
+    ],
 )
-def test_docs_show_those_tables_whole(shown: Callable[[list[Run]], str], page: str) -> None:
-    assert shown(RUNS) in (ROOT / page).read_text(encoding="utf-8")
+def test_docs_show_those_tables_whole(shown: Callable[[list[Run]], str], name: str, page: str) -> None:
+    assert shown(RUNS[name]) in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_every_seed_of_the_default_recipe_is_shown_and_at_least_two_were_run() -> None:
