@@ -36,9 +36,9 @@ def main(
             name = f"{recipe}-s{seed}"
             run(folder / name, results / name, recipe, seed)
             runs.append(plot.read(results / name))
-    carts = [one for one in runs if one.env.startswith("CartPole")]
+    carts = [one for one in runs if one.config.env.startswith("CartPole")]
     plot.draw(carts, results / "cartpole.png", (195, 475))
-    plot.draw([one for one in runs if one.name == "lqr"], results / "lqr.png", ())
+    plot.draw([one for one in runs if one.config.name == "lqr"], results / "lqr.png", ())
     (results / "cartpole.md").write_text(plot.tables(carts, (195, 475)), encoding="utf-8")
     (results / "lqr.md").write_text(gains(results), encoding="utf-8")
     print((results / "cartpole.md").read_text(encoding="utf-8"), gains(results), sep="\n")

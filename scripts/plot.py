@@ -18,21 +18,20 @@ import tyro
 from numpy.typing import NDArray
 
 from pong.commands.evaluate import WAYS
-from pong.config import PONG, load_config
+from pong.config import PONG, Config, load_config
 
 THRESHOLDS = (0.0, 7.0, 10.0, 18.0)  # of a Pong score
 AXES = (("step", 1e6, "agent steps, millions"), ("games", 1e3, "games, thousands"), ("minutes", 1, "minutes"))
 Floats = NDArray[np.float64]
 MEAN100 = "charts/episodic_return_mean100"
+ENTROPY = "losses/entropy"
 
 
 @dataclass
 class Run:
     """A run folder, read."""
 
-    name: str
-    env: str
-    seed: int
+    config: Config
     rows: list[dict[str, float]]
     hardware: str
     evaluations: dict[str, dict[str, dict[str, Any]]]  # by task, and by "sampled" and "greedy" play
@@ -43,6 +42,10 @@ class Run:
     def reached(self, score: float) -> dict[str, float] | None:
         """The first row whose mean of 100 games is at least ``score``."""
         return next((row for row in self.rows if row[MEAN100] >= score), None)
+
+    def mean(self, key: str, first: float, last: float) -> float:
+        """Over the rows between two numbers of steps."""
+        return float(np.mean([row[key] for row in self.rows if first <= row["step"] <= last]))
 
 
 def read(folder: Path) -> Run:
@@ -57,7 +60,7 @@ def read(folder: Path) -> Run:
         found = json.loads(path.read_text(encoding="utf-8"))
         task = "" if found["env"] != PONG else "sticky" if found["sticky"] else "plain"
         evaluations[task] = {way: found[way] for way in WAYS if way in found}
-    return Run(config.name, config.env, config.seed, rows, hardware, evaluations)
+    return Run(config, rows, hardware, evaluations)
 
 
 def tables(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
@@ -77,8 +80,8 @@ def learning(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
         reached = (run.reached(score) for score in thresholds)
         rows.append(
             [
-                *(run.name, f"{run.seed}", run.hardware, f"{last['update']:.0f}", f"{last['games']:,.0f}"),
-                *(millions(last), minutes(last)),
+                *(run.config.name, f"{run.config.seed}", run.hardware),
+                *(f"{last['update']:.0f}", f"{last['games']:,.0f}", millions(last), minutes(last)),
                 *(f"{millions(row)}, {minutes(row)} min" if row else "–" for row in reached),
                 signed(last[MEAN100]),
             ]
@@ -93,11 +96,33 @@ def scores(runs: list[Run]) -> str:
     columns = ["recipe", "seed", "agent steps", *(", ".join(filter(None, way)) for way in ways)]
     rows = [
         [
-            *(run.name, f"{run.seed}", millions(run.rows[-1])),
+            *(run.config.name, f"{run.config.seed}", millions(run.rows[-1])),
             *(fresh(run.evaluations.get(task, {}).get(way)) for task, way in ways),
         ]
         for run in runs
     ]
+    return markdown(columns, rows)
+
+
+def openness(runs: list[Run]) -> str:
+    """One Markdown row a run: how open the policy stays, and what makes it so."""
+    columns = [
+        *("recipe", "seed", "sticky", "units", "learning rate", "entropy bonus"),
+        *("entropy after 1 M steps, nats", "at its end", "of the returns' variance its baseline foretells"),
+    ]
+    rows = []
+    for run in runs:
+        config, end = run.config, run.rows[-1]["step"]
+        ends = ((config.learning_rate, config.learning_rate_end), (config.entropy_bonus, config.entropy_bonus_end))
+        rows.append(
+            [
+                *(config.name, f"{config.seed}", f"{config.sticky:g}", f"{config.hidden}"),
+                *(f"{first:g}" if last is None else f"{first:g} to {last:g}" for first, last in ends),
+                f"{run.mean(ENTROPY, 0.9e6, 1.1e6):.2f}",
+                f"{run.mean(ENTROPY, end - 0.1e6, end):.2f}",
+                f"{run.mean('losses/explained_variance', end - 1e6, end):.2f}",
+            ]
+        )
     return markdown(columns, rows)
 
 
@@ -131,16 +156,16 @@ def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) 
     The band is where the mean over the seeds lies in 95 % of bootstrap samples of them; a CSV file beside the
     picture has it. Of two runs with one seed the longer counts.
     """
-    recipes = list(dict.fromkeys(run.name for run in runs))
+    recipes = list(dict.fromkeys(run.config.name for run in runs))
     figure, axes = plt.subplots(1, len(AXES), figsize=(13, 4.2), sharey=True, layout="constrained")
     bands: list[dict[str, float | str]] = []
     for axis, (key, scale, label) in zip(axes, AXES, strict=True):
         for number, recipe in enumerate(recipes):
-            seeds = [run for run in runs if run.name == recipe]
+            seeds = [run for run in runs if run.config.name == recipe]
             for run in seeds:
                 x = np.array(run.column(key)) / scale
                 axis.plot(x, run.column(MEAN100), color=f"C{number}", linewidth=0.9, alpha=0.8)
-            longest = {run.seed: run for run in sorted(seeds, key=lambda run: len(run.rows))}
+            longest = {run.config.seed: run for run in sorted(seeds, key=lambda run: len(run.rows))}
             x, low, mean, high = band(list(longest.values()), key)
             axis.fill_between(x / scale, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
             axis.plot(
@@ -159,7 +184,7 @@ def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) 
     axes[0].set_ylabel("score, mean of the last 100 games")
     axes[0].legend(frameon=False)
     hardware = " / ".join(sorted({run.hardware for run in runs}))
-    games = ", ".join(dict.fromkeys(run.env for run in runs))
+    games = ", ".join(dict.fromkeys(run.config.env for run in runs))
     figure.suptitle(
         f"{games}: −log π·R only ({hardware}); a line for each seed, bootstrap 95 % of their mean", fontsize=11
     )
@@ -169,6 +194,26 @@ def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) 
         writer = csv.DictWriter(file, ("recipe", "axis", "at", "low", "mean", "high"))
         writer.writeheader()
         writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in bands)
+
+
+def draw_entropy(runs: list[Run], path: Path, rows: int = 15) -> None:
+    """Score over the policy's entropy, its mean of some rows: up is better play, to the right the policy settles."""
+    figure, axis = plt.subplots(figsize=(9, 4.2), layout="constrained")
+    recipes = list(dict.fromkeys(run.config.name for run in runs))
+    for run in runs:
+        entropy = np.convolve(run.column(ENTROPY), np.full(rows, 1 / rows), "valid")
+        colour = f"C{recipes.index(run.config.name)}"
+        axis.plot(entropy, run.column(MEAN100)[rows - 1 :], color=colour, linewidth=0.9)
+        axis.plot(entropy[-1], run.rows[-1][MEAN100], "o", color=colour)
+    for number, recipe in enumerate(recipes):
+        axis.plot([], [], color=f"C{number}", label=recipe)
+    axis.invert_xaxis()
+    axis.set_xlabel("the policy's entropy, nats; to the right it settles")
+    axis.set_ylabel("score, mean of the last 100 games")
+    axis.grid(alpha=0.2)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 def band(runs: list[Run], key: str, points: int = 200) -> tuple[Floats, Floats, Floats, Floats]:
@@ -191,6 +236,7 @@ def main(
     *,
     name: Annotated[str, tyro.conf.arg(help="of the files")],
     thresholds: tuple[float, ...] = THRESHOLDS,
+    entropy: bool = False,
 ) -> None:
     """Draw finished runs and tabulate them.
 
@@ -198,10 +244,14 @@ def main(
         folders: run folders.
         name: writes results/NAME.png and results/NAME.md.
         thresholds: scores to mark.
+        entropy: a table and a picture, NAME-entropy.png, of how open each policy stays, too.
     """
     runs = [read(folder) for folder in folders]
     draw(runs, Path("results") / f"{name}.png", thresholds)
     text = tables(runs, thresholds)
+    if entropy:
+        draw_entropy(runs, Path("results") / f"{name}-entropy.png")
+        text += f"\n{openness(runs)}"
     (Path("results") / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 
