@@ -19,8 +19,8 @@ LEARNING = (
     *("pong_plain-s*", "whole/pong_conv_plain-s*", "karpathy-s*"),
 )
 CONVOLUTIONS = (
-    *("whole/pong_conv_128-s*", "whole/conv_fast_rate-s*", "whole/pong_conv-s*"),
-    *("whole/conv_plain_low_entropy-s*", "whole/pong_conv_plain-s*"),
+    *("whole/pong_conv_128-s*", "whole/conv_fast_rate-s*", "whole/pong_conv-s*", "whole/pong_conv_longer-s*"),
+    *("whole/conv_plain_low_entropy-s*", "whole/conv_plain_bonus_0.02-s*", "whole/pong_conv_plain-s*"),
 )
 
 
