@@ -164,7 +164,10 @@ def test_the_pretrained_agent_is_there_under_its_name(monkeypatch, tmp_path):
     assert policy.state_dict()["W1"].shape == (200, 6400)
 
 
-@pytest.mark.parametrize("name", ["pong", "pong_noop", "pong_conv", "pong_conv_longer", "pong_plain", "pong_conv_plain"])
+PONGS = ("pong", "pong_noop", "pong_conv", "pong_conv_longer", "pong_plain", "pong_conv_plain", "karpathy")
+
+
+@pytest.mark.parametrize("name", PONGS)
 def test_every_agent_that_comes_along_is_small(name):
     folder = ROOT / "pretrained" / name
     assert sum(file.stat().st_size for file in folder.iterdir()) < 6e6
