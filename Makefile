@@ -76,7 +76,7 @@ gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, trainin
 
 plots: setup ## draw results/ again from its CSV files
 	$(BIN)/python scripts/plot.py results/pong-s* results/whole/pong-s* results/whole/pong_noop-s* results/whole/pong_conv-s* results/pong_plain-s* results/whole/pong_conv_plain-s* results/karpathy-s* --name learning
-	$(BIN)/python scripts/plot.py results/whole/pong_conv_128-s* results/whole/conv_fast_rate-s* results/whole/pong_conv-s* results/whole/pong_conv_longer-s* results/whole/conv_plain_low_entropy-s* results/whole/pong_conv_plain-s* --name convolutions --entropy
+	$(BIN)/python scripts/plot.py results/whole/pong_conv_128-s* results/whole/conv_fast_rate-s* results/whole/pong_conv-s* results/whole/pong_conv_longer-s* results/whole/conv_plain_low_entropy-s* results/whole/conv_plain_bonus_0.02-s* results/whole/pong_conv_plain-s* --name convolutions --entropy
 
 classroom: setup ## train the smaller systems, every seed: docs/small-systems.md
 	$(BIN)/python scripts/classroom.py $(ARGS)
