@@ -63,8 +63,17 @@ def read(folder: Path) -> Run:
     return Run(config, rows, hardware, evaluations)
 
 
-def tables(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
-    return f"{learning(runs, thresholds)}\n{scores(runs)}"
+def tables(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS, *, entropy: bool = False) -> str:
+    shown = [learning(runs, thresholds), scores(runs), *([openness(runs)] if entropy else [])]
+    return "\n".join(shown)
+
+
+def by_recipe(runs: list[Run]) -> dict[str, list[Run]]:
+    """Each recipe's runs, both in the order in which they are given."""
+    recipes: dict[str, list[Run]] = {}
+    for run in runs:
+        recipes.setdefault(run.config.name, []).append(run)
+    return recipes
 
 
 def learning(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
@@ -156,12 +165,10 @@ def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) 
     The band is where the mean over the seeds lies in 95 % of bootstrap samples of them; a CSV file beside the
     picture has it. Of two runs with one seed the longer counts.
     """
-    recipes = list(dict.fromkeys(run.config.name for run in runs))
     figure, axes = plt.subplots(1, len(AXES), figsize=(13, 4.2), sharey=True, layout="constrained")
     bands: list[dict[str, float | str]] = []
     for axis, (key, scale, label) in zip(axes, AXES, strict=True):
-        for number, recipe in enumerate(recipes):
-            seeds = [run for run in runs if run.config.name == recipe]
+        for number, (recipe, seeds) in enumerate(by_recipe(runs).items()):
             for run in seeds:
                 x = np.array(run.column(key)) / scale
                 axis.plot(x, run.column(MEAN100), color=f"C{number}", linewidth=0.9, alpha=0.8)
@@ -199,13 +206,11 @@ def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) 
 def draw_entropy(runs: list[Run], path: Path, rows: int = 15) -> None:
     """Score over the policy's entropy, its mean of some rows: up is better play, to the right the policy settles."""
     figure, axis = plt.subplots(figsize=(9, 4.2), layout="constrained")
-    recipes = list(dict.fromkeys(run.config.name for run in runs))
-    for run in runs:
-        entropy = np.convolve(run.column(ENTROPY), np.full(rows, 1 / rows), "valid")
-        colour = f"C{recipes.index(run.config.name)}"
-        axis.plot(entropy, run.column(MEAN100)[rows - 1 :], color=colour, linewidth=0.9)
-        axis.plot(entropy[-1], run.rows[-1][MEAN100], "o", color=colour)
-    for number, recipe in enumerate(recipes):
+    for number, (recipe, seeds) in enumerate(by_recipe(runs).items()):
+        for run in seeds:
+            entropy = np.convolve(run.column(ENTROPY), np.full(rows, 1 / rows), "valid")
+            axis.plot(entropy, run.column(MEAN100)[rows - 1 :], color=f"C{number}", linewidth=0.9)
+            axis.plot(entropy[-1], run.rows[-1][MEAN100], "o", color=f"C{number}")
         axis.plot([], [], color=f"C{number}", label=recipe)
     axis.invert_xaxis()
     axis.set_xlabel("the policy's entropy, nats; to the right it settles")
@@ -248,10 +253,9 @@ def main(
     """
     runs = [read(folder) for folder in folders]
     draw(runs, Path("results") / f"{name}.png", thresholds)
-    text = tables(runs, thresholds)
     if entropy:
         draw_entropy(runs, Path("results") / f"{name}-entropy.png")
-        text += f"\n{openness(runs)}"
+    text = tables(runs, thresholds, entropy=entropy)
     (Path("results") / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 
