@@ -50,7 +50,7 @@ test: setup ## the whole test suite, on the CPU
 test-gpu: setup ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -rs $(ARGS)
 
-check: setup ## lint, format, types, tests
+check: doom ## lint, format, types, tests; the types are those of ViZDoom, too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
