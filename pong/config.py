@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 INT32 = 2**31 - 1  # the emulator's largest number
 PONG = "Pong"
+PONG_FRAMES = 65_209  # of a game at most: then the console's own clock runs out, see docs/pong-machine.md
 Units = Annotated[int, Field(ge=1)]
 
 
@@ -37,7 +38,12 @@ class Config(BaseModel):
     hold: Annotated[int, Field(ge=1, le=INT32)] | Literal["2-4"] = Field(4, description="frames a decision, or 2-4")
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
     noop_max: int = Field(0, ge=0, le=INT32, description="up to so many NOOPs at the start of a game")
-    max_frames: int = Field(108_000, ge=0, le=INT32, description="frames after which a game is cut off; 0: never")
+    max_frames: int = Field(
+        108_000, ge=0, le=INT32, description="frames after which a game is cut off; 0: never, Pong at 65,209"
+    )
+    emulator: Literal["machine", "ale"] = Field(
+        "machine", description="what plays Pong, compiled or ALE; does not change what is played"
+    )
 
     # What the policy sees and does
     actions: Literal[2, 3] = Field(2, description="UP and DOWN, or NOOP too")
@@ -101,6 +107,11 @@ class Config(BaseModel):
         return self.env == PONG
 
     @property
+    def game_frames(self) -> int:
+        """Frames of a game of Pong, at most: ``max_frames``, or when the console's own clock runs out."""
+        return min(self.max_frames or PONG_FRAMES, PONG_FRAMES)
+
+    @property
     def task(self) -> str:
         """What is played, in a few words."""
         if self.points:
@@ -125,13 +136,14 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if 0 < self.max_frames <= self.noop_max:
-            raise ValueError("a game would end before its first decision; set max_frames above noop_max, or to 0")
+        if self.noop_max and self.game_frames <= self.noop_max:
+            remedy = f"set max_frames above noop_max, or to 0; Pong ends at {PONG_FRAMES}"
+            raise ValueError(f"a game would end before its first decision; {remedy}")
         if self.policy == ("mlp" if self.points else "karpathy"):
             remedy = '"karpathy" plays Pong, "conv" whatever shows pictures and "mlp" what shows a vector of numbers'
             raise ValueError(f'policy = "{self.policy}" does not read what env = "{self.env}" shows; {remedy}')
         framed = () if self.pictures else ("hold", "max_frames")  # a game with pictures may have them: envs.check_task
-        for key in (*framed, "sticky", "noop_max", "actions", "frames", "last_action"):
+        for key in (*framed, "sticky", "noop_max", "emulator", "actions", "frames", "last_action"):
             if not self.points and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
                     f'{key} = {getattr(self, key)} is a setting of Pong; leave it out for env = "{self.env}"'

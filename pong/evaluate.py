@@ -14,7 +14,6 @@ from pong.policies import Policy
 from pong.rollout import Rollout
 
 PARALLEL = 25  # games at a time
-MAX_FRAMES = 108_000  # half an hour of play
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
         "standardize": "none",
         "reseed_every": waves,
     }
-    config = ending(config).model_copy(update=changes)
+    config = config.model_copy(update=changes)
     rollout = Rollout(config, policy, EVALUATION)
     finished: list[Episode] = []
     with contextlib.closing(rollout):
@@ -116,8 +115,3 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
             wanted = min(num_envs, episodes - len(finished))
             finished += [e for e in rollout.collect(wave).episodes if e.emulator < wanted]
     return Evaluation(finished)
-
-
-def ending(config: Config) -> Config:
-    """The config's task with games that end, if it lets them go on: a greedy rally can go round for ever."""
-    return config.model_copy(update={"max_frames": config.max_frames or MAX_FRAMES})

@@ -232,13 +232,14 @@ class View:
     Attributes:
         width: numbers in a row.
         shape: of the frames in it, (C, 80, 80).
+        frames: what each is, see ``FRAMES``.
     """
 
     def __init__(self, shown: Shown = "difference", actions: int = 0):
-        self._frames = FRAMES[shown]
-        self._actions = actions
-        self.shape = (len(self._frames), SIDE, SIDE)
-        self.width = len(self._frames) * PIXELS + actions
+        self.frames = FRAMES[shown]
+        self.actions = actions
+        self.shape = (len(self.frames), SIDE, SIDE)
+        self.width = len(self.frames) * PIXELS + actions
 
     def first(self, screens: NDArray[np.uint8]) -> SparseFrames:
         """Of screens (N, 210, 160) without a previous one: it counts as the same, and no decision was made."""
@@ -263,9 +264,9 @@ class View:
 
     def _row(self, before: NDArray[np.uint8], decisions: NDArray[np.int64]) -> SparseFrames:
         fields = {"now": self._field, "before": before, "nothing": self._nothing}
-        frames = [SparseFrames.between(fields[old], fields[new]) for new, old in self._frames]
-        if self._actions:
-            frames.append(SparseFrames.one_hot(decisions, self._actions))
+        frames = [SparseFrames.between(fields[old], fields[new]) for new, old in self.frames]
+        if self.actions:
+            frames.append(SparseFrames.one_hot(decisions, self.actions))
         return frames[0] if len(frames) == 1 else SparseFrames.beside(frames)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pong.config import Config
+from pong.envs import prepare
 from pong.frames import Observations, blank, cat
 from pong.player import TRAINING, Actor, Episode, Part, Player
 from pong.player_process import PlayerProcess
@@ -60,6 +61,7 @@ class Rollout:
         self.ranks = ranks or Ranks()
         mine = self.ranks.share(range(config.num_envs))
         processes = min(config.processes or self.ranks.cores, len(mine))
+        prepare(config)
         torch.set_num_threads(1)  # the cores belong to the players; and sums must not depend on how many there are
         if processes == 1:
             self.players: Sequence[Player | PlayerProcess] = [Player(config, mine, purpose, actor)]

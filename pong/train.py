@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
 from pong.config import Config, InputError, between
-from pong.envs import check_task, make_view, pictures, spaces
+from pong.envs import check_task, make_view, pictures, prepare, spaces
 from pong.frames import Observations
 from pong.losses import surrogate_loss
 from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, mlp, mlp_policy
@@ -223,11 +223,13 @@ def check(config: Config, ranks: Ranks) -> None:
     """Refuse what can't be trained, before anything is made.
 
     Raises:
-        InputError: there are more processes than emulators, or no policy can play the config's environment.
+        InputError: there are more processes than emulators, or no policy can play the config's environment, or it can't
+            be played here.
     """
     check_task(config)
     if config.num_envs < ranks.size:
         raise InputError(f"num_envs = {config.num_envs} is too few for {ranks.size} ranks; give each one or more")
+    prepare(config)
 
 
 def choose_device(name: str, number: int = 0) -> torch.device:

@@ -1,7 +1,7 @@
 """From a config to the environments it is played in."""
 
 import functools
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import gymnasium
 import numpy as np
@@ -9,11 +9,15 @@ from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pong.config import PONG, Config, InputError
-from pong.envs.atari import DOWN, NOOP, RATE, UP, Pong, PongFleet, ShownPong, make_pong, make_view
+from pong.envs.actions import DOWN, NOOP, UP
+from pong.envs.atari import RATE, Pong, PongFleet, ShownPong, make_pong, make_view, task
 from pong.envs.doom import DoomFleet, doom_spaces, is_doom
 from pong.envs.fleet import Fleet, Played, Shown
 from pong.envs.lqr import LQR
 from pong.envs.vectors import VectorFleet
+
+if TYPE_CHECKING:
+    from pong.envs.machine_fleet import MachineFleet
 
 __all__ = [
     "DOWN",
@@ -34,6 +38,7 @@ __all__ = [
     "make_shown",
     "make_view",
     "pictures",
+    "prepare",
     "spaces",
 ]
 
@@ -49,6 +54,8 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
         config: the run's config.
         num_envs: how many, if not as many as the config says.
     """
+    if config.env == PONG and config.emulator == "machine":
+        return _machine()(num_envs or config.num_envs, config.hold, make_view(config), **task(config))
     if config.env == PONG:
         return PongFleet(make_pong(config, num_envs), make_view(config))
     if is_doom(config.env):
@@ -60,6 +67,31 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
         vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
     )
     return VectorFleet(cast(SyncVectorEnv, envs))
+
+
+def prepare(config: Config) -> None:
+    """Have ready what every player of a config needs, before there are several of them.
+
+    Raises:
+        InputError: Numba is missing, or can't compile the machine.
+    """
+    if config.env == PONG and config.emulator == "machine":
+        _machine()
+
+
+@functools.cache
+def _machine() -> "type[MachineFleet]":
+    """Pong's machine, compiled; Numba is not imported before somebody plays Pong in it."""
+    try:
+        from pong.envs import machine_fleet
+
+        machine_fleet.compile_once()
+    except Exception as error:  # whatever Numba meets: it is a large library
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(
+            f'emulator = "machine" needs Numba, which fails here ({what}); install it anew, or use --emulator ale'
+        ) from error
+    return machine_fleet.MachineFleet
 
 
 def make_shown(config: Config) -> Shown:

@@ -1,7 +1,7 @@
 """Pong: ale-py's emulators, unmodified, with native luminance screens and without resizing or clipping.
 
-Actions are 0 = DOWN, 1 = UP, 2 = NOOP and −1 = no decision for this emulator. A finished game restarts in the same
-step.
+Actions are 0 = DOWN, 1 = UP, 2 = NOOP (see ``actions`` for more), and −1 = no decision for this emulator. A finished
+game restarts in the same step.
 """
 
 import contextlib
@@ -17,12 +17,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from pong.config import INT32, Config, RunError
+from pong.envs.actions import ALE_ACTIONS, NAMES
 from pong.envs.fleet import Played
 from pong.frames import Observations, SparseFrames, View
 
-NOOP, UP, DOWN = 0, 2, 3  # in ALE's minimal action set for Pong
-ALE_ACTIONS = (DOWN, UP, NOOP)  # indexed by our actions
-NAMES = ("DOWN", "UP", "NOOP")  # likewise
 RATE = 60  # frames a second at natural speed
 NO_CAP = INT32  # emulated frames, more than a year of play
 
@@ -177,7 +175,7 @@ class ShownPong(PongFleet):
     rate = RATE
 
     def __init__(self, config: Config):
-        self._pong = ColourPong(1, config.hold, **_task(config))
+        self._pong = ColourPong(1, config.hold, actions=config.actions, **task(config))
         super().__init__(self._pong, make_view(config))
         self.actions = NAMES[: config.actions]
 
@@ -211,16 +209,12 @@ def make_pong(config: Config, num_envs: int | None = None) -> Pong:
         config: the run's config; ``hold``, ``sticky``, ``noop_max``, ``max_frames`` and ``actions`` define the task.
         num_envs: how many, if not as many as the config says.
     """
-    return Pong(num_envs or config.num_envs, config.hold, **_task(config))
+    return Pong(num_envs or config.num_envs, config.hold, actions=config.actions, **task(config))
 
 
-def _task(config: Config) -> dict[str, Any]:
-    return {
-        "sticky": config.sticky,
-        "noop_max": config.noop_max,
-        "max_frames": config.max_frames or NO_CAP,
-        "actions": config.actions,
-    }
+def task(config: Config) -> dict[str, Any]:
+    """What defines a config's game of Pong besides the hold, in the words of ``Pong``."""
+    return {"sticky": config.sticky, "noop_max": config.noop_max, "max_frames": config.game_frames}
 
 
 def make_view(config: Config) -> View:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pong.config import Config
 from pong.envs import RATE, make_shown
-from pong.evaluate import Greedy, ending
+from pong.evaluate import Greedy
 from pong.frames import Observations
 from pong.player import EVALUATION, Noise, emulator_seeds
 from pong.policies import Policy
@@ -61,7 +61,7 @@ def play(policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False)
     """
     actor = Greedy(policy) if greedy else policy
     noise = Noise(seed, 0, range(1), EVALUATION)
-    game = make_shown(ending(config))
+    game = make_shown(config)
     with contextlib.closing(game):
         seen: Observations = game.reset(emulator_seeds(seed, 0, range(1), EVALUATION))
         step, score, done = 0, 0.0, False

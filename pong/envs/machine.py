@@ -1,0 +1,589 @@
+"""ALE's Pong as a small state machine: bit for bit the game that ale-py emulates, at a thousand times the speed.
+
+Pong on the Atari 2600 is 2 KB of program and some twenty numbers of state, and nothing in it is random. Here is a short
+function for each rule of it, in the order in which a frame goes: the knob turns, the ball flies, the paddles move, the
+screen shows where they touch. docs/pong-machine.md tells the game for readers.
+
+Exact are rewards, ends of games, counts of frames and every pixel of the 80 × 80 picture that a policy's row is made
+of, for all six actions, from any seed: the sticky actions are drawn by ALE's own generator, holds and NOOP starts by
+gymnasium's, number by number. After the console's clock has run out (``PONG_FRAMES`` in pong.config, where games are
+cut) points and paddles are exact, the picture is not: the console then changes its colours.
+Checked against ale-py 0.12.1 frame by frame: tests/test_machine.py, and 20 million frames by ``make verify-machine``
+(results/machine). Sources: the program itself (Atari's "Video Olympics", game 1, ALE's pong.bin) and ALE's emulator of
+the console (https://github.com/Farama-Foundation/Arcade-Learning-Environment).
+
+Places are the program's own: the ball's column x is screen column x − 49, its line y screen rows y − 14 to y − 11; a
+paddle's line is its lowest row. Numba compiles all of it; without (``NUMBA_DISABLE_JIT=1``) the same functions give
+the same numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from pong.envs.actions import DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def rule(function: F) -> F:
+    """Compiled into the kernels that call it."""
+    return cast(F, numba.njit(function))
+
+
+def kernel(function: F) -> F:
+    """Compiled once, and kept beside this file or, where that can't be written, in the user's cache."""
+    try:
+        return cast(F, numba.njit(cache=True)(function))
+    except RuntimeError:  # neither can be written: each process compiles for itself
+        return cast(F, numba.njit(function))
+
+
+# --- the state of a game ----------------------------------------------------------------------------------------------
+
+
+class Game(Protocol):
+    """A record of what defines a game from here on; places are the program's lines and columns, see above."""
+
+    # the console's
+    pot: int  # resistance of the player's knob, ohms
+    clock: int  # frames since power-on, 16 bits
+    stopped: int  # 1 once the clock has run out
+    pause: int  # frames until the serve; 0: the ball is in play
+    cpu_points: int
+    own_points: int
+    x: int  # the ball's column
+    y: int  # the ball's line; 0: there is no ball
+    left: int  # columns a frame towards the opponent
+    down: int  # lines a frame
+    cpu_y: int  # the opponent's paddle, at the left
+    own_y: int  # the player's paddle, at the right, as it is drawn now
+    next_y: int  # and as it will be drawn in the next frame
+    last: int  # who hit or scored last: OPPONENT, PLAYER or NOBODY
+    fire: int  # 1 while the button is down
+    touch: int  # whose paddle overlaps the ball on the screen: OPPONENT, PLAYER or NOBODY
+    scan: int  # the line at which the knob's timer ran out while the screen was drawn
+
+    # ALE's and gymnasium's
+    action: int  # executed in the frame before
+    frames: int  # of this game so far, those of its NOOP start too
+    ale_drawn: int  # how many numbers of its block ALE's generator has given
+    gym_drawn: int  # and gymnasium's
+
+
+GAME = np.dtype((np.record, [(name, np.int64) for name in Game.__annotations__]))
+
+OPPONENT, PLAYER, NOBODY = 0, 1, 255
+
+WINNING_POINTS = 21
+
+POT_START = 408_823  # ohms, the middle
+POT_LOWEST, POT_HIGHEST = 27_450, 790_196  # ohms
+POT_STEP = 23_000  # ohms a frame
+
+CLOCK_START = 0x147  # the console has been on for some frames when ALE hands it over
+CLOCK_SIZE = 0x10000  # 16 bits
+CLOCK_STOP = 0x100  # a high byte of 0 stops the game
+
+FIRST_PAUSE = 0x3B  # frames from the reset to the first serve
+PAUSE = 0x3F  # frames from a point to the next serve
+
+MIDDLE = 0x80  # where ball and opponent are put at a serve, line and column
+LEFT_END, RIGHT_END = 52, 205  # columns at which a point ends
+TOP_WALL, BOTTOM_WALL = 0x2D, 0xCE  # lines
+BYTE = 0x100  # places are bytes, and wrap
+
+SPEED, FASTEST = 1, 4  # columns a frame
+
+CPU_START = 0x16  # line
+CPU_SPEED = 2  # lines a frame, in
+CPU_RESTS = 8  # seven frames of eight
+
+OWN_START = 0x6D  # line
+SCAN_START = 0x6E  # line, for the knob in the middle; player B's is always there
+FIRST_LINE = 0x26  # of the drawing loop
+LOOP_LINES = 2  # lines a turn
+LOOP_CYCLES = 152  # of the processor, a turn
+CYCLES_BEFORE = 2297  # from emptying the knob's capacitor to the first turn
+CHARGE_CYCLES, CHARGE_OHMS = 119, 6250  # that many cycles for so many ohms charge it
+
+
+@rule
+def reset(game: Game) -> None:
+    """A new game, as ALE hands it over: always the same."""
+    game.pot = POT_START
+    game.clock, game.stopped = CLOCK_START, 0
+    game.pause = FIRST_PAUSE
+    game.cpu_points = game.own_points = 0
+    game.x, game.y = 51, 0x3B  # a ball at the wall's edge, on this one screen
+    game.left = game.down = 0
+    game.cpu_y = CPU_START
+    game.own_y = game.next_y = OWN_START
+    game.last = NOBODY
+    game.fire = 0
+    game.touch = NOBODY
+    game.scan = SCAN_START
+    game.action = NOOP
+    game.frames = 0
+
+
+# --- one frame of the game --------------------------------------------------------------------------------------------
+
+
+@rule
+def frame(game: Game, action: int) -> int:
+    """One frame; returns points won minus points lost in it."""
+    turn_knob(game, action)
+    before = game.own_points - game.cpu_points
+    flying = play(game)
+    game.own_y = game.next_y
+    move_opponent(game)
+    read_knob(game)
+    game.touch = touching(game) if flying else NOBODY
+    game.clock = (game.clock + 1) % CLOCK_SIZE
+    game.fire = 1 if action in (FIRE, UP_FIRE, DOWN_FIRE) else 0
+    return game.own_points - game.cpu_points - before
+
+
+@rule
+def turn_knob(game: Game, action: int) -> None:
+    """ALE turns a knob while UP or DOWN is held."""
+    if action in (UP, UP_FIRE):
+        game.pot = max(game.pot - POT_STEP, POT_LOWEST)
+    elif action in (DOWN, DOWN_FIRE):
+        game.pot = min(game.pot + POT_STEP, POT_HIGHEST)
+
+
+@rule
+def read_knob(game: Game) -> None:
+    """While it draws, the program waits for a capacitor that charges through the knob; the line is the paddle's target.
+
+    It reads the two players' knobs in turn, so ours in every second frame, and moves the paddle half way to the target.
+    """
+    if game.clock % 2 == 0:
+        game.scan = SCAN_START
+        return
+    cycles = game.pot * CHARGE_CYCLES // CHARGE_OHMS
+    game.scan = FIRST_LINE + LOOP_LINES * (max(cycles - CYCLES_BEFORE, 0) // LOOP_CYCLES)
+    game.next_y = (game.scan + game.own_y) >> 1
+
+
+@rule
+def move_opponent(game: Game) -> None:
+    """It follows the ball, also during the pause: 2 lines a frame, and rests in every eighth frame."""
+    if game.clock % CPU_RESTS == 0:
+        return
+    if game.cpu_y > game.y:
+        game.cpu_y -= CPU_SPEED
+    elif game.cpu_y < game.y:
+        game.cpu_y += CPU_SPEED
+
+
+@rule
+def play(game: Game) -> bool:
+    """What becomes of the ball, by the screen of the frame before; returns whether it flies."""
+    if game.stopped:
+        game.y = 0
+        return False
+    if game.clock < CLOCK_STOP:
+        game.stopped = 1
+        game.cpu_points = 1  # the program means "player 1 has won"
+        return False
+    if game.pause > 0:
+        return wait(game)
+    if game.x <= LEFT_END:
+        game.own_points += 1
+        return end_point(game, PLAYER)
+    if game.x >= RIGHT_END:
+        game.cpu_points += 1
+        return end_point(game, OPPONENT)
+    if game.y <= TOP_WALL:
+        game.y += 1
+        game.down = -game.down
+    elif game.y >= BOTTOM_WALL:
+        game.y -= 1
+        game.down = -game.down
+    elif game.touch == PLAYER:
+        hit_by_player(game)
+    elif game.touch == OPPONENT:
+        hit_by_opponent(game)
+    return move(game)
+
+
+@rule
+def move(game: Game) -> bool:
+    """The ball flies on."""
+    game.y = (game.y + game.down) % BYTE
+    game.x = (game.x - game.left) % BYTE
+    return True
+
+
+@rule
+def wait(game: Game) -> bool:
+    """Between points there is no ball, until the serve: to the one who lost the last point, at first to the left."""
+    game.y = 0
+    game.pause -= 1
+    if game.pause > 0:
+        return False
+    game.x = game.y = game.cpu_y = MIDDLE
+    game.down = 1 if game.down >= 0 else -1
+    game.left = -SPEED if game.last == OPPONENT else SPEED
+    return move(game)
+
+
+@rule
+def end_point(game: Game, winner: int) -> bool:
+    """A point is won; the ball stays where it is for this one frame."""
+    game.last = winner
+    game.pause = PAUSE
+    return False
+
+
+@rule
+def hit_by_player(game: Game) -> None:
+    """Back to the left; with the button down one column a frame faster, which lasts until the next serve."""
+    speed = abs(game.left)
+    if game.fire:
+        speed = min(speed + 1, FASTEST)
+    game.left = speed
+    game.last = PLAYER
+    game.down = bounce(game.own_y, game.y)
+
+
+@rule
+def hit_by_opponent(game: Game) -> None:
+    """Back to the right, as fast as it came."""
+    game.left = -abs(game.left)
+    game.last = OPPONENT
+    game.down = bounce(game.cpu_y, game.y)
+
+
+@rule
+def bounce(paddle: int, ball: int) -> int:
+    """Lines a frame after a hit, by where the ball meets the paddle: −3 or −2 at its top to +2 at its bottom."""
+    offset = ((paddle + 6 - ball) % 64) >> 1
+    if offset >= 16:
+        offset -= 32
+    return -offset >> 1
+
+
+@rule
+def touching(game: Game) -> int:
+    """Whose paddle the ball overlaps on the screen; the program asks in the next frame."""
+    if 188 <= game.x <= 192 and -2 <= round_down(game.y) - round_up(game.own_y) <= 14:
+        return PLAYER
+    if 64 <= game.x <= 68 and -4 <= game.y - game.cpu_y <= 14:
+        return OPPONENT
+    return NOBODY
+
+
+@rule
+def round_down(line: int) -> int:
+    """To an even line: the ball of an odd line is drawn there, see ``ball_rows``."""
+    return line - line % 2
+
+
+@rule
+def round_up(line: int) -> int:
+    """To an even line: the player's paddle is drawn there."""
+    return line + line % 2
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+MOST = 35  # pixels of a picture: 16 for each paddle, 3 for the ball
+SIDE = 80
+CROP = 35  # the picture's first row on the screen; then every second row and column
+CPU_COLUMN, OWN_COLUMN = 8, 70  # of the picture; a paddle is two columns wide
+
+
+@rule
+def draw(game: Game, picture: NDArray[np.int16]) -> None:
+    """The pixels that are 1 in the 80 × 80 picture, in order: picture (1 + 35,) int16, the first number counts them."""
+    column = ((game.x - 48) // 2) % SIDE
+    ball_top, ball_bottom = ball_rows(game, 2 * column)
+    cpu_bottom, own_bottom = game.cpu_y, round_up(game.own_y) + 1
+    cpu_top, own_top = cpu_bottom - 15, own_bottom - 15
+    first = min(cpu_top, own_top, ball_top) - CROP
+    last = max(cpu_bottom, own_bottom, ball_bottom) - CROP
+    n = 0
+    for row in range(max(first, 0) // 2, min(last // 2 + 1, SIDE)):
+        at = CROP + 2 * row  # on the screen
+        ball = ball_top <= at <= ball_bottom
+        for paddle in (CPU_COLUMN, OWN_COLUMN):
+            if ball and column < paddle:
+                n = put(picture, n, row, column)
+                ball = False
+            if (cpu_top <= at <= cpu_bottom) if paddle == CPU_COLUMN else (own_top <= at <= own_bottom):
+                n = put(picture, n, row, paddle)
+                n = put(picture, n, row, paddle + 1)
+                ball = ball and column > paddle + 1  # over the paddle it does not show
+        if ball:
+            n = put(picture, n, row, column)
+    picture[0] = n
+
+
+@rule
+def put(picture: NDArray[np.int16], n: int, row: int, column: int) -> int:
+    """One more pixel; returns how many there are."""
+    picture[1 + n] = SIDE * row + column
+    return n + 1
+
+
+@rule
+def ball_rows(game: Game, column: int) -> tuple[int, int]:
+    """First and last screen row of the ball in a screen column; none if it has no ball.
+
+    Four rows. The drawing loop switches the ball on and off while the beam is already drawing: at and right of the beam
+    that is seen one row earlier.
+    """
+    if game.y == 0:
+        return BYTE, -1
+    on = round_down(game.y)
+    off = on + 4
+    top = game.y - 14 - (1 if column >= beam(game, on) else 0)
+    bottom = game.y - 11 - (1 if column >= beam(game, off) else 0)
+    return top, bottom
+
+
+@rule
+def beam(game: Game, line: int) -> int:
+    """The screen column at which the beam is when the loop switches the ball in this line.
+
+    A branch of the program takes 2 cycles or 3, and a cycle draws 3 columns: what else is drawn in the line decides.
+    """
+    column = 149 if game.y % 2 == 0 else 127
+    if line <= game.scan:  # the knob's capacitor is still charging
+        column += 6
+    if not in_paddle(line, game.own_y):
+        column += 3
+    if game.y % 2 == 1 and not in_paddle(line + 2, game.cpu_y):
+        column += 3
+    return column
+
+
+@rule
+def in_paddle(line: int, paddle: int) -> bool:
+    """Whether the loop draws a paddle in this line."""
+    return (line - paddle) % BYTE < 16
+
+
+# --- chance: ALE's and gymnasium's generators, number by number -------------------------------------------------------
+
+WORDS = 624  # of ALE's generator, mt19937 (Matsumoto & Nishimura 1998)
+SHIFT = 397
+UINT32 = 2**32
+
+
+@rule
+def is_sticky(game: Game, words: NDArray[np.uint32], threshold: float) -> bool:
+    """Whether ALE repeats the action of the frame before: for player A, and by a number not looked at for player B."""
+    if game.ale_drawn == WORDS:
+        twist(words)
+        game.ale_drawn = 0
+    y = np.int64(words[game.ale_drawn])
+    y ^= y >> 11
+    y ^= (y << 7) & 0x9D2C5680
+    y ^= (y << 15) & 0xEFC60000
+    y ^= y >> 18
+    game.ale_drawn += 2
+    return bool(y < threshold)
+
+
+@rule
+def twist(words: NDArray[np.uint32]) -> None:
+    """The generator's next 624 words, in place."""
+    for i in range(WORDS):
+        y = (words[i] & 0x80000000) | (words[(i + 1) % WORDS] & 0x7FFFFFFF)
+        words[i] = words[(i + SHIFT) % WORDS] ^ (y >> 1) ^ (0x9908B0DF if y & 1 else 0)
+
+
+@rule
+def integer(game: Game, numbers: NDArray[np.uint32], low: int, high: int) -> int:
+    """``numpy.random.Generator.integers(low, high)`` from what its bit generator gives (Lemire 2019).
+
+    No number is drawn where there is no choice.
+    """
+    choices = high - low
+    if choices == 1:
+        return low
+    while True:
+        product = np.int64(numbers[game.gym_drawn]) * choices
+        game.gym_drawn += 1
+        if product % UINT32 >= UINT32 % choices:
+            return low + int(product // UINT32)
+
+
+# --- N games ----------------------------------------------------------------------------------------------------------
+
+
+@rule
+def act(game: Game, words: NDArray[np.uint32], action: int, threshold: float, max_frames: int) -> int:
+    """One frame as ALE's ``act`` plays it, sticky or not; returns its reward. After a game's end nothing moves."""
+    if not is_sticky(game, words, threshold):
+        game.action = action
+    if is_over(game, max_frames):
+        return 0
+    game.frames += 1
+    return frame(game, game.action)
+
+
+@rule
+def is_over(game: Game, max_frames: int) -> bool:
+    """Whether one side has won, or the game is cut off."""
+    return game.own_points == WINNING_POINTS or game.cpu_points == WINNING_POINTS or game.frames >= max_frames
+
+
+@rule
+def begin(
+    game: Game,
+    words: NDArray[np.uint32],
+    numbers: NDArray[np.uint32],
+    threshold: float,
+    noop_max: int,
+    max_frames: int,
+) -> None:
+    """A new game, with its NOOP start if it has one."""
+    reset(game)
+    if noop_max > 0:
+        for _ in range(integer(game, numbers, 1, noop_max + 1)):
+            act(game, words, NOOP, threshold, max_frames)
+
+
+@kernel
+def begin_all(
+    games: NDArray[Any],
+    words: NDArray[np.uint32],
+    numbers: NDArray[np.uint32],
+    pictures: NDArray[np.int16],
+    threshold: float,
+    noop_max: int,
+    max_frames: int,
+) -> None:
+    """New games, seen for the first time.
+
+    Args:
+        games: (N,) of GAME.
+        words: (N, 624), the state of ALE's generators.
+        numbers: (N, M), what gymnasium's bit generators give next.
+        pictures: (3, N, 36) int16, for each game nothing, the picture before and the one now, see ``draw``.
+        threshold: the probability of a sticky frame, times 2³².
+        noop_max: a game starts with 1 to so many frames of NOOP; 0 leaves them out.
+        max_frames: after which a game is cut off.
+    """
+    for i in range(len(games)):
+        begin(games[i], words[i], numbers[i], threshold, noop_max, max_frames)
+        draw(games[i], pictures[NOW, i])
+        pictures[BEFORE, i] = pictures[NOW, i]
+
+
+@kernel
+def step(
+    games: NDArray[Any],
+    words: NDArray[np.uint32],
+    numbers: NDArray[np.uint32],
+    pictures: NDArray[np.int16],
+    threshold: float,
+    noop_max: int,
+    max_frames: int,
+    shortest: int,
+    longest: int,
+    actions: NDArray[np.int64],
+    active: NDArray[np.bool_],
+    rewards: NDArray[np.float32],
+    dones: NDArray[np.bool_],
+    frames: NDArray[np.int64],
+) -> None:
+    """One decision of each active game; the others stand still. A game that ends begins anew.
+
+    Args:
+        games, words, numbers, pictures, threshold, noop_max, max_frames: as in ``begin_all``.
+        shortest: frames that a decision is held for, drawn uniformly from this number
+        longest: to this one.
+        actions: (N,), ALE's.
+        active: (N,).
+        rewards: (N,) to write: points won minus points lost.
+        dones: (N,) to write: whether the game ended.
+        frames: (N,) to write: emulated for the decision.
+    """
+    for i in range(len(games)):
+        game = games[i]
+        rewards[i], dones[i], frames[i] = 0, False, 0
+        pictures[BEFORE, i] = pictures[NOW, i]
+        if not active[i]:
+            continue
+        begun = game.frames
+        for _ in range(integer(game, numbers[i], shortest, longest + 1)):
+            rewards[i] += act(game, words[i], actions[i], threshold, max_frames)
+        frames[i] = game.frames - begun
+        if is_over(game, max_frames):
+            dones[i] = True
+            begin(game, words[i], numbers[i], threshold, noop_max, max_frames)
+        draw(game, pictures[NOW, i])
+        if dones[i]:
+            pictures[BEFORE, i] = pictures[NOW, i]
+
+
+# --- what a policy sees -----------------------------------------------------------------------------------------------
+
+NOTHING, BEFORE, NOW = range(3)  # pictures of a game
+
+
+@kernel
+def rows(
+    pictures: NDArray[np.int16],
+    parts: NDArray[np.int64],
+    decisions: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    signs: NDArray[np.float32],
+    offsets: NDArray[np.int32],
+) -> int:
+    """A row for each game, sparse: what is not 0 in it.
+
+    Args:
+        pictures: (3, N, 36), as ``step`` leaves them.
+        parts: (P, 2), the pictures of which a row has the differences, side by side: the one less the other.
+        decisions: (N,), the number of the 1 behind them; negative for none.
+        columns: to write, the numbers' places in their row, row by row, and
+        signs: +1 or −1.
+        offsets: (N,) to write: where each row begins in them.
+
+    Returns:
+        How many numbers there are.
+    """
+    n = 0
+    for i in range(len(offsets)):
+        offsets[i] = n
+        for p in range(len(parts)):
+            n = subtract(pictures[parts[p, 0], i], pictures[parts[p, 1], i], p * SIDE * SIDE, columns, signs, n)
+        if decisions[i] >= 0:
+            columns[n], signs[n] = len(parts) * SIDE * SIDE + decisions[i], 1
+            n += 1
+    return n
+
+
+@rule
+def subtract(
+    new: NDArray[np.int16],
+    old: NDArray[np.int16],
+    shift: int,
+    columns: NDArray[np.int32],
+    signs: NDArray[np.float32],
+    n: int,
+) -> int:
+    """One picture less another: +1 where something appeared, −1 where it vanished; returns how many there are then."""
+    i, j = 1, 1
+    while i <= new[0] or j <= old[0]:
+        if i <= new[0] and j <= old[0] and new[i] == old[j]:
+            i += 1
+            j += 1
+        elif j > old[0] or (i <= new[0] and new[i] < old[j]):
+            columns[n], signs[n] = shift + new[i], 1
+            n, i = n + 1, i + 1
+        else:
+            columns[n], signs[n] = shift + old[j], -1
+            n, j = n + 1, j + 1
+    return n

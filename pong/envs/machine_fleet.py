@@ -1,0 +1,139 @@
+"""Pong in the machine: the fleet that training plays in."""
+
+import sys
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numba.core.event import Event, Listener, install_listener
+from numpy.random import PCG64, RandomState, SeedSequence
+from numpy.typing import NDArray
+
+from pong.config import PONG_FRAMES
+from pong.envs import machine
+from pong.envs.actions import ALE_ACTIONS
+from pong.envs.fleet import Played
+from pong.frames import SparseFrames, View
+
+PICTURES = {"nothing": machine.NOTHING, "before": machine.BEFORE, "now": machine.NOW}
+ALE = np.array(ALE_ACTIONS)
+AHEAD = 128  # numbers of gymnasium's generator that are drawn at a time
+SPARE = 32  # that are there before a decision; it takes two, and one more in a thousand million
+
+
+class MachineFleet:
+    """N games of Pong in the machine, and what a policy sees of them: to the last bit ``PongFleet`` in ALE.
+
+    Args:
+        num_envs: games N.
+        hold: frames that each decision is held for; "2-4" draws 2, 3 or 4 anew each time.
+        view: what a row shows; difference frames if None.
+        sticky: probability that a frame repeats the previous action.
+        noop_max: a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out.
+        max_frames: emulated frames after which a game is cut off.
+
+    Attributes:
+        games: (N,) of ``machine.GAME``, the games' state.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        hold: int | Literal["2-4"] = 4,
+        view: View | None = None,
+        *,
+        sticky: float = 0.25,
+        noop_max: int = 0,
+        max_frames: int = PONG_FRAMES,
+    ):
+        self.num_envs = num_envs
+        self._view = view or View()
+        self._parts = np.array([[PICTURES[new], PICTURES[old]] for new, old in self._view.frames])
+        self._task = float(np.float32(sticky)) * machine.UINT32, noop_max, max_frames  # ALE's probability is a float
+        self._hold = (2, 4) if hold == "2-4" else (hold, hold)
+        self.games: NDArray[Any] = np.zeros(num_envs, machine.GAME)
+        self._words = np.zeros((num_envs, machine.WORDS), np.uint32)
+        self._numbers = np.zeros((num_envs, AHEAD), np.uint32)
+        self._generators = [PCG64() for _ in range(num_envs)]
+        self._pictures = np.zeros((3, num_envs, 1 + machine.MOST), np.int16)
+        most = 2 * machine.MOST * len(self._parts) + 1
+        self._columns, self._signs = np.zeros(num_envs * most, np.int32), np.zeros(num_envs * most, np.float32)
+        for i in range(num_envs):
+            self._seed(i, None)
+
+    def reset(self, seeds: NDArray[np.int64] | None = None) -> SparseFrames:
+        """New games, seen for the first time; ``seeds`` (N,) or None to let the random streams run on."""
+        if seeds is not None:
+            for i, seed in enumerate(seeds):
+                self._seed(i, int(seed))
+        self._draw_ahead()
+        machine.begin_all(self.games, self._words, self._numbers, self._pictures, *self._task)
+        return self._rows(np.full(self.num_envs, -1))
+
+    def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Played:
+        """One decision of each active game: actions (N,), see ``envs.actions``; the others stand still."""
+        self._draw_ahead()
+        rewards, dones = np.empty(self.num_envs, np.float32), np.empty(self.num_envs, np.bool_)
+        frames = np.empty(self.num_envs, np.int64)
+        machine.step(
+            self.games,
+            self._words,
+            self._numbers,
+            self._pictures,
+            *self._task,
+            *self._hold,
+            ALE[actions],
+            active,
+            rewards,
+            dones,
+            frames,
+        )
+        return Played(self._rows(np.where(dones, -1, actions)), rewards, dones, frames)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _seed(self, i: int, seed: int | None) -> None:
+        """Seed a game's two generators as ale-py's and gymnasium's ``reset`` do."""
+        for_gymnasium, for_ale = SeedSequence(seed).generate_state(2)
+        self._words[i] = RandomState(int(for_ale)).get_state(legacy=False)["state"]["key"]
+        self.games["ale_drawn"][i] = machine.WORDS
+        self._generators[i] = PCG64(SeedSequence(int(for_gymnasium)))
+        self.games["gym_drawn"][i] = AHEAD
+
+    def _draw_ahead(self) -> None:
+        """Let gymnasium's generators give what the next decisions may need of them."""
+        for i in np.flatnonzero(self.games["gym_drawn"] > AHEAD - SPARE):
+            drawn = self.games["gym_drawn"][i] // 2 * 2  # each number of the bit generator is two of these
+            self._numbers[i, : AHEAD - drawn] = self._numbers[i, drawn:]
+            self._numbers[i, AHEAD - drawn :] = self._generators[i].random_raw(drawn // 2).astype("<u8").view("<u4")
+            self.games["gym_drawn"][i] -= drawn
+
+    def _rows(self, decisions: NDArray[np.int64]) -> SparseFrames:
+        offsets = np.empty(self.num_envs, np.int32)
+        shown = decisions if self._view.actions else np.full(self.num_envs, -1)
+        n = machine.rows(self._pictures, self._parts, shown, self._columns, self._signs, offsets)
+        columns, signs = torch.from_numpy(self._columns[:n].copy()), torch.from_numpy(self._signs[:n].copy())
+        return SparseFrames(columns, signs, torch.from_numpy(offsets), self._view.width)
+
+
+def compile_once() -> None:
+    """Have the machine compiled, or read what was kept of an earlier time."""
+    with install_listener("numba:compile", _SayOnce()):
+        fleet = MachineFleet(1)
+        fleet.reset()
+        fleet.step(np.zeros(1, np.int64), np.ones(1, np.bool_))
+
+
+class _SayOnce(Listener):
+    """Says that something is compiled, the first time that something is."""
+
+    said = False
+
+    def on_start(self, event: Event) -> None:
+        if not self.said:
+            print("pong: compiling the game, which takes some ten seconds once …", file=sys.stderr, flush=True)
+        self.said = True
+
+    def on_end(self, event: Event) -> None:
+        pass
