@@ -1,10 +1,11 @@
-"""How close training comes to the speed of the emulator, and how far it leaves the loop of 2016 behind.
+"""How far the machine leaves ALE behind, and training in it ALE's own speed and the loop of 2016.
 
-Everything is measured in turns on the same machine, so that its moods hit all alike; what counts is the ratios.
+Everything is measured in turns on the same computer, so that its moods hit all alike; what counts is the ratios.
 """
 
 import contextlib
 import csv
+import functools
 import io
 import itertools
 import json
@@ -32,16 +33,15 @@ import tyro
 from ale_py.vector_env import AtariVectorEnv
 from processes import family, memory_mb
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
 
 from pong import train
 from pong.baseline import Baseline
 from pong.config import Config, load_config, to_toml
-from pong.envs import DOWN, UP, Pong
-from pong.frames import View
+from pong.envs import DOWN, UP, make_fleet
+from pong.envs.machine import step as machine_step
 from pong.player import Noise
 from pong.player_process import PlayerProcess
-from pong.policies import KarpathyPolicy
 from pong.ranks import cores
 from pong.rollout import Rollout
 from pong.tracking import Tracker
@@ -54,17 +54,17 @@ import karpathy_numpy as numpy_2016  # noqa: E402
 
 @dataclass(frozen=True)
 class Flags:
-    """Measure raw emulation, rollout and training in turns, and print their ratios."""
+    """Measure emulation, rollout and training in turns, and print their ratios."""
 
     configs: Annotated[tuple[str, ...], tyro.conf.arg(help="recipes in configs/")] = ("pong", "karpathy")
     rounds: Annotated[int, tyro.conf.arg(help="turns of each")] = 4
     seconds: Annotated[float, tyro.conf.arg(help="the least each turn takes")] = 1.5
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto"
-    watch_updates: Annotated[int, tyro.conf.arg(help="updates over which `pong train` is watched from outside")] = 4
+    watch_updates: Annotated[int, tyro.conf.arg(help="updates over which `pong train` is watched from outside")] = 100
     ranks: Annotated[int, tyro.conf.arg(help="also watch it with so many torch.distributed ranks")] = 0
-    json: Annotated[
-        Path | None, tyro.conf.arg(help="also write everything to this file, and the tables to .md beside it")
-    ] = None
+    json: Annotated[Path | None, tyro.conf.arg(help="also write it all to this file, and the tables to .md beside")] = (
+        None
+    )
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,12 @@ def main() -> None:
     """Measure, print, write."""
     flags = tyro.cli(Flags, prog="scripts/bench.py")
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    report: dict[str, Any] = {"machine": machine(), "recipes": {}}
+    report: dict[str, Any] = {"machine": machine(), "one core": one_core(flags), "recipes": {}}
     for name in flags.configs:
-        config = load_config(ROOT / "configs" / f"{name}.toml").model_copy(update={"device": flags.device})
+        endless = {"device": flags.device, "total_steps": 2**31}
+        config = load_config(ROOT / "configs" / f"{name}.toml").model_copy(update=endless)
         report["recipes"][name] = measure(config, flags)
-    show(report)
+    Console().print(Markdown(markdown(report)))
     if flags.json:
         flags.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         flags.json.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
@@ -110,29 +111,55 @@ def machine() -> dict[str, Any]:
     }
 
 
+GAMES = (16, 32, 1024)
+MOST_IN_ALE = 32  # 1,024 emulators would take minutes to start, and be no faster
+COMPARED = {"machine.step": "AtariVectorEnv, threads: 1", "MachineFleet": "PongFleet"}
+
+
+def one_core(flags: Flags) -> dict[str, Any]:
+    """The machine on one core beside ALE, in pong.toml's task: the game alone, and with the rows that a policy sees."""
+    config = load_config(ROOT / "configs/pong.toml")
+    threads = best_threads(config, flags.seconds / 2)
+    turns: dict[tuple[int, str], Turn] = {}
+    for games in GAMES:
+        some = config.model_copy(update={"num_envs": games})
+        if games <= MOST_IN_ALE:
+            for n in sorted({1, threads}):
+                turns[games, f"AtariVectorEnv, threads: {n}"] = raw(some, n)
+            turns[games, "PongFleet"] = fleet_alone(some.model_copy(update={"emulator": "ale"}))
+        turns[games, "machine.step"] = machine_alone(some)
+        turns[games, "MachineFleet"] = fleet_alone(some)
+    speeds = in_turns(turns, flags.rounds, flags.seconds)
+    return {
+        f"{games:,} games": {what: summary(some) for (n, what), some in speeds.items() if n == games}
+        | {
+            f"{ours} ÷ {ales}": ratio(speeds[games, ours], speeds[min(games, MOST_IN_ALE), ales])
+            for ours, ales in COMPARED.items()
+        }
+        for games in GAMES
+    }
+
+
 def measure(config: Config, flags: Flags) -> dict[str, Any]:
     """All turns of one recipe."""
     with contextlib.ExitStack() as stack:
         threads = best_threads(config, flags.seconds / 2)
         training = Training(config, stack)
-        turns: dict[str, Turn] = {
+        turns = {
             "raw": raw(config, threads),
             "rollout": rollout_only(config, stack),
             "training": training.turn,
             "2016 loop": loop_of_2016(config, stack),
         }
-        speeds: dict[str, list[Speed]] = {what: [] for what in turns}
-        with gpu_busy() as busy:
-            for _, (what, turn) in itertools.product(range(flags.rounds), turns.items()):
-                speeds[what].append(turn(flags.seconds))
-            gpu_busy_percent = busy()
-    rates = {what: [one.frames / one.seconds for one in some] for what, some in speeds.items()}
+        busy = gpu_busy(stack)
+        speeds = in_turns(turns, flags.rounds, flags.seconds)
+        gpu_busy_percent = busy()
     return {
         **{what: summary(some) for what, some in speeds.items()},
         "raw_threads": threads,
-        "training ÷ raw": ratio(rates["training"], rates["raw"]),
-        "rollout ÷ raw": ratio(rates["rollout"], rates["raw"]),
-        "training ÷ 2016 loop": ratio(rates["training"], rates["2016 loop"]),
+        "training ÷ raw": ratio(speeds["training"], speeds["raw"]),
+        "rollout ÷ raw": ratio(speeds["rollout"], speeds["raw"]),
+        "training ÷ 2016 loop": ratio(speeds["training"], speeds["2016 loop"]),
         "learner_ms_per_update": round(1e3 * statistics.median(training.learn_seconds), 2),
         "rows_per_update": round(statistics.median(training.rows)),
         "one_core_microseconds_per_step": where_the_time_goes(config, flags.seconds),
@@ -143,12 +170,29 @@ def measure(config: Config, flags: Flags) -> dict[str, Any]:
     }
 
 
-# --- the four kinds of work -------------------------------------------------------------------------------------------
+def in_turns(turns: dict[Any, Turn], rounds: int, seconds: float) -> dict[Any, list[Speed]]:
+    """Each turn once a round."""
+    speeds: dict[Any, list[Speed]] = {what: [] for what in turns}
+    for _, (what, turn) in itertools.product(range(rounds), turns.items()):
+        speeds[what].append(turn(seconds))
+    return speeds
 
 
-def raw_emulators(config: Config, threads: int) -> AtariVectorEnv:
-    """The recipe's game and screens without anything of ours."""
-    return AtariVectorEnv(
+def repeat(work: Callable[[], tuple[int, int]], seconds: float) -> Speed:
+    """Do it again and again, for at least so long; each time it says its steps and frames."""
+    steps, frames, began = 0, 0, time.perf_counter()
+    while steps == 0 or time.perf_counter() - began < seconds:
+        more_steps, more_frames = work()
+        steps, frames = steps + more_steps, frames + more_frames
+    return Speed(steps, frames, time.perf_counter() - began)
+
+
+# --- the kinds of work ------------------------------------------------------------------------------------------------
+
+
+def raw(config: Config, threads: int) -> Turn:
+    """The recipe's game and screens in ale-py's own vector environment, without anything of ours."""
+    emulators = AtariVectorEnv(
         "pong",
         config.num_envs,
         num_threads=threads,
@@ -162,6 +206,37 @@ def raw_emulators(config: Config, threads: int) -> AtariVectorEnv:
         reward_clipping=False,
         use_fire_reset=False,
     )
+    emulators.reset(seed=1)
+    return lockstep(config, emulators.step, UP)
+
+
+def fleet_alone(config: Config) -> Turn:
+    """What a player plays in, rows included."""
+    fleet, everyone = make_fleet(config), np.ones(config.num_envs, np.bool_)
+    fleet.reset(np.arange(config.num_envs))
+    return lockstep(config, lambda actions: fleet.step(actions, everyone), 0)
+
+
+def machine_alone(config: Config) -> Turn:
+    """The machine with ALE's random stream, without rows; a fixed hold takes nothing of gymnasium's."""
+    fleet: Any = make_fleet(config)
+    fleet.reset(np.arange(config.num_envs))
+    state = fleet.games, fleet._words, fleet._numbers, fleet._pictures, *fleet._task, *fleet._hold
+    everyone, rewards, dones, frames = (np.ones(config.num_envs, kind) for kind in (bool, np.float32, bool, np.int64))
+    return lockstep(config, lambda actions: machine_step(*state, actions, everyone, rewards, dones, frames), UP)
+
+
+def lockstep(config: Config, step: Callable[[Any], Any], first: int) -> Turn:
+    """All games together with random actions, two of them from ``first`` on."""
+    random, moments = np.random.default_rng(0), 16  # drawn and timed together: each alone would slow the machine down
+
+    def work() -> tuple[int, int]:
+        for actions in random.integers(first, first + 2, (moments, config.num_envs)):
+            step(actions)
+        return moments * config.num_envs, moments * config.num_envs * hold(config)
+
+    work()  # what is slow but once
+    return functools.partial(repeat, work)
 
 
 def hold(config: Config) -> int:
@@ -169,32 +244,11 @@ def hold(config: Config) -> int:
     return 3 if config.hold == "2-4" else config.hold
 
 
-def raw(config: Config, threads: int) -> Turn:
-    """The emulators with random actions, in lockstep."""
-    emulators, random = raw_emulators(config, threads), np.random.default_rng(0)
-    emulators.reset(seed=1)
-
-    emulators.step(random.integers(UP, DOWN + 1, config.num_envs))
-
-    def turn(seconds: float) -> Speed:
-        steps, began = 0, time.perf_counter()
-        while steps == 0 or time.perf_counter() - began < seconds:
-            emulators.step(random.integers(UP, DOWN + 1, config.num_envs))
-            steps += config.num_envs
-        return Speed(steps, steps * hold(config), time.perf_counter() - began)
-
-    return turn
-
-
 def best_threads(config: Config, seconds: float) -> int:
     """How many threads make raw emulation fastest here."""
     candidates = sorted({min(n, config.num_envs) for n in (max(cores() // 2, 1), cores(), 2 * cores())})
-    turns = {threads: raw(config, threads) for threads in candidates}
-    speeds: dict[int, list[float]] = {threads: [] for threads in candidates}
-    for _, (threads, turn) in itertools.product(range(3), turns.items()):
-        speed = turn(seconds)
-        speeds[threads].append(speed.steps / speed.seconds)
-    return max(candidates, key=lambda threads: statistics.median(speeds[threads]))
+    speeds = in_turns({threads: raw(config, threads) for threads in candidates}, 3, seconds)
+    return max(candidates, key=lambda threads: statistics.median(one.steps / one.seconds for one in speeds[threads]))
 
 
 def rollout_only(config: Config, stack: contextlib.ExitStack) -> Turn:
@@ -202,16 +256,13 @@ def rollout_only(config: Config, stack: contextlib.ExitStack) -> Turn:
     played = Rollout(config, train.make_policy(config))
     stack.callback(played.close)
     updates = itertools.count()
-    played.collect(next(updates))
 
-    def turn(seconds: float) -> Speed:
-        steps, frames, began = 0, 0, time.perf_counter()
-        while steps == 0 or time.perf_counter() - began < seconds:
-            batch = played.collect(next(updates))
-            steps, frames = steps + batch.steps, frames + batch.frames
-        return Speed(steps, frames, time.perf_counter() - began)
+    def work() -> tuple[int, int]:
+        batch = played.collect(next(updates))
+        return batch.steps, batch.frames
 
-    return turn
+    work()
+    return functools.partial(repeat, work)
 
 
 class Training:
@@ -231,22 +282,19 @@ class Training:
     def turn(self, seconds: float) -> Speed:
         """Train for so long, from one update's end to another's, and leave the cores to others."""
         next(self.updates)  # played before the turn
-        before, frames, began = self.trainer.steps, 0, time.perf_counter()
-        while frames == 0 or time.perf_counter() - began < seconds:
-            frames += self.update()
-        speed = Speed(self.trainer.steps - before, frames, time.perf_counter() - began)
+        speed = repeat(self.update, seconds)
         for player in self.trainer.rollout.players:
             if isinstance(player, PlayerProcess):
                 player.wait()  # it has begun the next rollout
         return speed
 
-    def update(self) -> int:
-        """One update, tracked; the frames it emulated."""
+    def update(self) -> tuple[int, int]:
+        """One update, tracked; its steps and frames."""
         update = next(self.updates)
         self.tracker.track(update, self.trainer.steps, self.trainer.policy)
         self.learn_seconds.append(update.learn_seconds)
         self.rows.append(len(update.batch.returns))
-        return update.batch.frames
+        return update.batch.steps, update.batch.frames
 
 
 LEARNING = (
@@ -258,28 +306,23 @@ LEARNING = (
     ("learner", Baseline, "fit"),
     ("tracking", Tracker, "track"),
 )
-PLAYING_PONG = (
-    ("emulator", Pong, "reset"),
-    ("emulator", Pong, "step"),
-    ("frames", View, "first"),
-    ("frames", View, "next"),
-    ("policy", KarpathyPolicy, "act"),
-)
 
 
-def where_the_time_goes(config: Config, seconds: float, playing: Any = PLAYING_PONG) -> dict[str, float]:
-    """One core's time by activity, microseconds per agent step: one process plays its share of emulators and learns.
+def where_the_time_goes(config: Config, seconds: float, playing: Any = ()) -> dict[str, float]:
+    """One core's time by activity, microseconds per agent step: one process plays its share of the games and learns.
 
     Args:
         config: the recipe.
         seconds: to measure for, at least.
-        playing: what a player does, in functions: (activity, class or module, name) of each.
+        playing: what a player does, functions (activity, owner, name); else the game, with its rows, and the policy.
     """
     share = -(-config.num_envs // min(cores(), config.num_envs))
     alone = config.model_copy(update={"processes": 1, "num_envs": share})
-    clock = dict.fromkeys(("emulator", "frames", "policy", "learner", "tracking"), 0.0)
     with contextlib.ExitStack() as stack:
         training = Training(alone, stack)
+        fleet, actor = training.trainer.rollout.players[0].fleet, training.trainer.actor
+        playing = playing or (("game", fleet, "reset"), ("game", fleet, "step"), ("policy", actor, "act"))
+        clock = dict.fromkeys((what for what, _, _ in (*playing, *LEARNING)), 0.0)
         for what, owner, name in (*playing, *LEARNING):
             stack.enter_context(timed(clock, what, owner, name))
         before, began = training.trainer.steps, time.perf_counter()
@@ -314,8 +357,7 @@ def loop_of_2016(config: Config, stack: contextlib.ExitStack) -> Turn:
     pools = []
     for threads in sorted({1, cores()}):
         os.environ["OPENBLAS_NUM_THREADS"] = str(threads)  # read when the process starts
-        spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(1, spawn, initializer=Loop2016.begin, initargs=(config,))
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), Loop2016.begin, (config,))
         stack.callback(pool.shutdown)
         pools.append((pool.submit(Loop2016.turn, 1.0).result(), pool))
     fastest = max(pools, key=lambda tried: tried[0].steps / tried[0].seconds)[1]
@@ -325,22 +367,16 @@ def loop_of_2016(config: Config, stack: contextlib.ExitStack) -> Turn:
 class Loop2016:
     """One emulator through gymnasium, NumPy in float64, an RMSProp step every 10 games, as the original works."""
 
-    here: "Loop2016"  # in the process that runs it
-
     @classmethod
     def begin(cls, config: Config) -> None:
-        """Start the process."""
+        """Be the loop of this process."""
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         cls.here = cls(config)
 
     @classmethod
     def turn(cls, seconds: float) -> Speed:
         """Play and learn for so long."""
-        steps, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            cls.here.step()
-            steps += 1
-        return Speed(steps, steps * hold(cls.here.config), time.perf_counter() - began)
+        return repeat(cls.here.step, seconds)
 
     def __init__(self, config: Config):
         gymnasium.register_envs(ale_py)
@@ -365,7 +401,7 @@ class Loop2016:
         self.seed, self.previous = None, None
         self.game: list[tuple[Any, Any, float, int, float]] = []
 
-    def step(self) -> None:
+    def step(self) -> tuple[int, int]:
         frame = numpy_2016.preprocess(self.screen).ravel()
         x = np.zeros_like(frame) if self.previous is None else frame - self.previous
         self.previous = frame
@@ -376,6 +412,7 @@ class Loop2016:
         if terminated or truncated:
             self.learn()
             self.new_game()
+        return 1, hold(self.config)
 
     def learn(self) -> None:
         x, h, p, y, rewards = (np.array(column) for column in zip(*self.game, strict=True))
@@ -404,9 +441,10 @@ def summary(speeds: list[Speed]) -> dict[str, Any]:
     }
 
 
-def ratio(these: list[float], those: list[float]) -> dict[str, Any]:
-    """Turn by turn, so that a slow minute of the machine cancels out."""
-    ratios = [one / other for one, other in zip(these, those, strict=True)]
+def ratio(these: list[Speed], those: list[Speed]) -> dict[str, Any]:
+    """Frames a second, turn by turn, so that a slow minute of the computer cancels out."""
+    pairs = zip(these, those, strict=True)
+    ratios = [one.frames / one.seconds / (other.frames / other.seconds) for one, other in pairs]
     return {"median": round(statistics.median(ratios), 3), "range": [round(min(ratios), 3), round(max(ratios), 3)]}
 
 
@@ -417,22 +455,21 @@ def watch(config: Config, updates: int, ranks: int) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as folder:
         run, file = Path(folder) / "run", Path(folder) / "config.toml"
-        file.write_text(to_toml(config.model_copy(update={"total_steps": 2**31})), encoding="utf-8")
+        file.write_text(to_toml(config), encoding="utf-8")
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
         command = [sys.executable, *launcher, "-m", "pong", "train", str(file), "--run-dir", str(run)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it, with a warning
-        training = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it, with a warning
+        training = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         early, peak = 0.0, 0.0
         rows: list[dict[str, str]] = []
         while len(rows) <= updates and training.poll() is None:
             time.sleep(1)
             with contextlib.suppress(OSError), (run / "metrics.csv").open(encoding="utf-8") as lines:
                 rows = list(csv.DictReader(lines))
-            now = memory_of_all(training.pid)
-            early = early if len(rows) > updates / 10 else max(early, now)
-            peak = max(peak, now)
+            with contextlib.suppress(OSError):  # one has just ended, or /proc does not tell
+                now = sum(memory_mb(pid) for pid in family(training.pid))
+                early = early if len(rows) > updates / 10 else max(early, now)
+                peak = max(peak, now)
         training.send_signal(signal.SIGINT)
         training.wait()
     first, last = rows[0], rows[-1]
@@ -445,107 +482,70 @@ def watch(config: Config, updates: int, ranks: int) -> dict[str, float]:
     }
 
 
-def memory_of_all(root: int) -> float:
-    """Memory of a process and its descendants now, MiB, shared pages counted once; 0 where /proc does not tell."""
-    total = 0.0
-    for pid in family(root):
-        with contextlib.suppress(OSError):
-            total += memory_mb(pid)
-    return total
-
-
-@contextlib.contextmanager
-def gpu_busy() -> Iterator[Callable[[], float | None]]:
-    """The share of time the GPU had work, percent, as nvidia-smi samples it; None without a GPU."""
+def gpu_busy(stack: contextlib.ExitStack) -> Callable[[], float | None]:
+    """The share of time from now on that the GPU had work, percent, as nvidia-smi samples it; None without a GPU."""
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "250"]
     try:
         sampler = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     except OSError:
-        yield lambda: None
-        return
-    samples: list[float] = []
+        return lambda: None
+    stack.callback(sampler.kill)
 
     def share() -> float | None:
         sampler.terminate()
-        samples.extend(float(line) for line in (sampler.communicate()[0] or "").split() if line.strip().isdigit())
+        samples = [float(sample) for sample in sampler.communicate()[0].split() if sample.isdigit()]
         return round(statistics.mean(samples), 1) if samples else None
 
-    try:
-        yield share
-    finally:
-        sampler.kill()
+    return share
 
 
 def markdown(report: dict[str, Any]) -> str:
     """The tables of docs/performance.md."""
     here = report["machine"]
-    lines = [
+    where = (
         f"{here['cpu']}, {here['cores']} cores, GPU: {here['gpu'] or 'none'}; torch {here['torch']}, "
-        f"ale-py {here['ale_py']}, Python {here['python']}, {here['date']}.",
-        "",
-        "| | " + " | ".join(f"{name}.toml" for name in report["recipes"]) + " |",
-        "| --- |" + " --- |" * len(report["recipes"]),
-    ]
-
-    def row(what: str, value: Callable[[dict[str, Any]], str]) -> None:
-        lines.append(f"| {what} | " + " | ".join(value(result) for result in report["recipes"].values()) + " |")
-
-    for what in ("raw", "rollout", "training", "2016 loop"):
-        row(f"{what}, agent steps/s", lambda result, what=what: f"{result[what]['steps_per_second']:,}")
-    for what in ("training ÷ raw", "rollout ÷ raw", "training ÷ 2016 loop"):
-        row(
-            what,
-            lambda result, what=what: "{median:.2f} ({0:.2f} … {1:.2f})".format(*result[what]["range"], **result[what]),
-        )
-    row(
-        "learner, ms per update",
-        lambda result: f"{result['learner_ms_per_update']} ({result['rows_per_update']:,} rows)",
+        f"ale-py {here['ale_py']}, Python {here['python']}, {here['date']}."
     )
-    for what in report["recipes"][next(iter(report["recipes"]))]["one_core_microseconds_per_step"]:
-        row(
-            f"one core: {what}, µs per step",
-            lambda result, what=what: str(result["one_core_microseconds_per_step"][what]),
-        )
-    for command in (key for key in next(iter(report["recipes"].values())) if key.startswith("pong train")):
-        if all(result[command] for result in report["recipes"].values()):
-            row(f"{command}, agent steps/s", lambda result, command=command: f"{result[command]['steps_per_second']:,}")
-            row(
-                f"{command}, memory of all processes, MiB: first tenth, most (updates)",
-                lambda result, command=command: "{early_mb:,}, {peak_mb:,} ({updates})".format(**result[command]),
-            )
-    if here["gpu"]:
-        row("GPU memory, MiB", lambda result: f"{result['peak_gpu_mb']:,}")
-        row("GPU busy, %", lambda result: str(result["gpu_busy_percent"]))
-    return "\n".join(lines) + "\n"
+    games = {name: speeds_of(result, "frames_per_second") for name, result in report["one core"].items()}
+    recipes = {f"{name}.toml": of_recipe(result) for name, result in report["recipes"].items()}
+    title = f"frames/s on one core; ALE with {MOST_IN_ALE} games at most"
+    return "\n".join((where, "", *table(title, games), "", *table("", recipes), ""))
 
 
-def show(report: dict[str, Any]) -> None:
-    """Print the tables."""
-    console = Console()
-    here = report["machine"]
-    console.print(f"{here['cpu']}, {here['cores']} cores, GPU: {here['gpu'] or 'none'}; torch {here['torch']}")
-    for name, result in report["recipes"].items():
-        table = Table(title=f"{name}: median of the turns (lowest … highest)")
-        for column in ("", "agent steps/s", "frames/s", "÷ raw"):
-            table.add_column(column, justify="left" if not column else "right")
-        for what in ("raw", "rollout", "training", "2016 loop"):
-            one, (low, high) = result[what], result[what]["steps_per_second_range"]
-            share = result.get(f"{what} ÷ raw", {}).get("median")
-            table.add_row(
-                what,
-                f"{one['steps_per_second']:,} ({low:,} … {high:,})",
-                f"{one['frames_per_second']:,}",
-                f"{share:.2f}" if share else "",
-            )
-        console.print(table)
-        times = ", ".join(f"{what} {spent:.1f}" for what, spent in result["one_core_microseconds_per_step"].items())
-        console.print(f"training ÷ 2016 loop: {result['training ÷ 2016 loop']['median']:.2f}")
-        console.print(f"one core, µs per agent step: {times}")
-        console.print(
-            f"learner: {result['learner_ms_per_update']} ms per update of {result['rows_per_update']:,} rows; "
-            f"memory: {result['pong train']['peak_mb']:.0f} MiB; "
-            f"GPU memory: {result['peak_gpu_mb']} MiB, busy: {result['gpu_busy_percent']} %",
-        )
+def table(title: str, columns: dict[str, dict[str, str]]) -> list[str]:
+    """The lines of a table, whose columns are what they show by row."""
+    rows = dict.fromkeys(row for cells in columns.values() for row in cells)
+    lines = [[title, *columns], ["---"] * (1 + len(columns))]
+    lines += [[row, *(cells.get(row, "") for cells in columns.values())] for row in rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def speeds_of(result: dict[str, Any], key: str, unit: str = "") -> dict[str, str]:
+    """What to show of the turns and of their ratios."""
+    shown = {}
+    for what, one in result.items():
+        if "÷" in what:
+            digits = 2 if one["median"] < 100 else 0
+            shown[what] = "{0:,.{3}f} ({1:,.{3}f} … {2:,.{3}f})".format(one["median"], *one["range"], digits)
+        elif isinstance(one, dict) and "frames_per_second" in one:  # a summary
+            shown[what + unit] = f"{one[key]:,}"
+    return shown
+
+
+def of_recipe(result: dict[str, Any]) -> dict[str, str]:
+    """What to show of a recipe."""
+    shown = speeds_of(result, "steps_per_second", ", agent steps/s")
+    shown["learner, ms per update"] = f"{result['learner_ms_per_update']} ({result['rows_per_update']:,} rows)"
+    for what, spent in result["one_core_microseconds_per_step"].items():
+        shown[f"one core: {what}, µs per step"] = str(spent)
+    for command, seen in result.items():
+        if command.startswith("pong train") and seen:
+            memory = f"{command}, memory of all processes, MiB: first tenth, most (updates)"
+            shown[f"{command}, agent steps/s"] = f"{seen['steps_per_second']:,}"
+            shown[memory] = "{early_mb:,}, {peak_mb:,} ({updates})".format(**seen)
+    if result["peak_gpu_mb"] is not None:
+        shown |= {"GPU memory, MiB": f"{result['peak_gpu_mb']:,}", "GPU busy, %": str(result["gpu_busy_percent"])}
+    return shown
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -32,6 +32,9 @@ class EvalFlags:
     seed: Annotated[int, tyro.conf.arg(help="of the emulators and the sampled actions")] = 0
     sticky: Annotated[float | None, tyro.conf.arg(help="play Pong with another stickiness than in training")] = None
     noop_max: Annotated[int | None, tyro.conf.arg(help="and with up to so many NOOPs at a game's start")] = None
+    emulator: Annotated[
+        Literal["ale", "machine"], tyro.conf.arg(help="where Pong is played; the scores are the same")
+    ] = "ale"
     json: Annotated[Path | None, tyro.conf.arg(help="also write the scores to this file")] = None
 
 
@@ -83,8 +86,10 @@ def write_scores(file: Path, about: dict[str, Any]) -> None:
 
 
 def _task(flags: EvalFlags, trained: Config) -> Config:
-    """What is played: the task of the training, with the changes asked for."""
+    """What is played: the task of the training, with the changes asked for, and Pong in ALE if nothing else is."""
     changes = {key: value for key in ("sticky", "noop_max") if (value := getattr(flags, key)) is not None}
+    if trained.points:
+        changes["emulator"] = flags.emulator
     return validate({**trained.model_dump(), **changes}, source="eval")
 
 

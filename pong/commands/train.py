@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pong.ranks import Ranks
     from pong.tracking import Tracker
     from pong.train import Trainer, Update
+
+FREE = ("device", "processes", "emulator")  # may change when a run is resumed: they don't define what is played
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,8 +286,8 @@ def _train_input(arguments: list[str]) -> TrainInput:
 
 
 def _resume_input(arguments: list[str]) -> TrainInput:
-    if len(arguments) != 1:
-        raise InputError("train: --resume takes a run folder and nothing more, such as: pong train --resume runs/…")
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError("train: --resume takes a run folder first, such as: pong train --resume runs/…")
     given = Path(arguments[0])
     try:
         named = given.parent.name == "checkpoints" and not given.is_dir()
@@ -295,13 +297,16 @@ def _resume_input(arguments: list[str]) -> TrainInput:
         raise InputError(f"train: --resume {given}: {error.strerror}; give a run folder (runs/…)") from None
     if not there:
         raise InputError(f"train: --resume {given}: no run is there; give a run folder (runs/…) or its checkpoint")
-    return TrainInput(load_config(folder / "config.toml"), folder, resume=True, checkpoint=given if named else None)
+    config = load_config(folder / "config.toml")
+    changes = dataclasses.asdict(parse(_flags(config, FREE), arguments[1:], prog="pong train --resume RUN"))
+    config = validate({**config.model_dump(), **changes}, source="command line")
+    return TrainInput(config, folder, resume=True, checkpoint=given if named else None)
 
 
 def _same(config: Config, saved: Config, folder: Path) -> None:
     """Refuse to go on with another config than the checkpoint's."""
     for key, value in saved.model_dump().items():
-        if getattr(config, key) != value:
+        if key not in FREE and getattr(config, key) != value:
             raise InputError(
                 f"{folder}: {key} = {getattr(config, key)!r}, but the checkpoint was trained with {value!r}; "
                 "set it back, or start a new run"
@@ -322,10 +327,18 @@ def _train_flags(defaults: Config) -> type:
             None,
         ),
     ]
-    for key, about in Config.model_fields.items():
+    keys = _flags(defaults, Config.model_fields)
+    return dataclasses.make_dataclass("TrainFlags", flags, bases=(keys,), namespace={"__doc__": "Train a policy."})
+
+
+def _flags(defaults: Config, keys: Iterable[str]) -> type:
+    """A flag for each of some keys of the config."""
+    flags = []
+    for key in keys:
+        about = Config.model_fields[key]
         kind = Annotated[about.annotation, tyro.conf.arg(help=about.description)]  # type: ignore[name-defined]
         flags.append((key, kind, dataclasses.field(default_factory=functools.partial(getattr, defaults, key))))
-    return dataclasses.make_dataclass("TrainFlags", flags, namespace={"__doc__": "Train a policy."})
+    return dataclasses.make_dataclass("Flags", flags, namespace={"__doc__": "Go on with a run."})
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self._noop_max = noop_max
         with _failing("Pong can't be started; ale-py brings its ROM: install it anew"):
-            self._emulators = [
+            self.emulators = [
                 AtariEnv(
                     "pong",
                     obs_type="grayscale",
@@ -84,7 +84,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         """
         seeds = np.arange(seed, seed + self.num_envs) if isinstance(seed, int) else seed
         with _failing("an emulator failed"):
-            for i, emulator in enumerate(self._emulators):
+            for i, emulator in enumerate(self.emulators):
                 self._screens[i] = self._new_game(emulator, None if seeds is None else int(seeds[i]))
         return self._screens, {}
 
@@ -102,7 +102,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         terminations, truncations = np.zeros((2, self.num_envs), np.bool_)
         with _failing("an emulator failed"):
             for i in np.flatnonzero(actions >= 0):
-                emulator = self._emulators[i]
+                emulator = self.emulators[i]
                 before = emulator.ale.getFrameNumber()
                 screen, rewards[i], terminations[i], truncations[i], _ = emulator.step(ALE_ACTIONS[actions[i]])
                 frames[i] = emulator.ale.getFrameNumber() - before
@@ -160,7 +160,7 @@ class ColourPong(Pong):
 
     def screen(self) -> NDArray[np.uint8]:
         """The screen of this moment: (210, 160, 3) uint8, RGB, a copy."""
-        colours: NDArray[np.uint8] = self._emulators[0].ale.getScreenRGB()
+        colours: NDArray[np.uint8] = self.emulators[0].ale.getScreenRGB()
         return colours
 
     def _new_game(self, emulator: AtariEnv, seed: int | None = None) -> NDArray[np.uint8]:

@@ -13,10 +13,11 @@ Checked against ale-py 0.12.1 frame by frame: tests/test_machine.py, and 20 mill
 the console (https://github.com/Farama-Foundation/Arcade-Learning-Environment).
 
 Places are the program's own: the ball's column x is screen column x − 49, its line y screen rows y − 14 to y − 11; a
-paddle's line is its lowest row. Numba compiles all of it; without (``NUMBA_DISABLE_JIT=1``) the same functions give
+paddle reaches from its line fifteen rows up. Numba compiles all of it; without (``NUMBA_DISABLE_JIT=1``) the same functions give
 the same numbers.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
@@ -51,7 +52,7 @@ class Game(Protocol):
     # the console's
     pot: int  # resistance of the player's knob, ohms
     clock: int  # frames since power-on, 16 bits
-    stopped: int  # 1 once the clock has run out
+    stopped: bool  # the clock has run out
     pause: int  # frames until the serve; 0: the ball is in play
     cpu_points: int
     own_points: int
@@ -63,7 +64,7 @@ class Game(Protocol):
     own_y: int  # the player's paddle, at the right, as it is drawn now
     next_y: int  # and as it will be drawn in the next frame
     last: int  # who hit or scored last: OPPONENT, PLAYER or NOBODY
-    fire: int  # 1 while the button is down
+    fire: bool  # the button is down
     touch: int  # whose paddle overlaps the ball on the screen: OPPONENT, PLAYER or NOBODY
     scan: int  # the line at which the knob's timer ran out while the screen was drawn
 
@@ -74,7 +75,7 @@ class Game(Protocol):
     gym_drawn: int  # and gymnasium's
 
 
-GAME = np.dtype((np.record, [(name, np.int64) for name in Game.__annotations__]))
+GAME = np.dtype((np.record, [(name, np.int64) for name in inspect.get_annotations(Game)]))
 
 OPPONENT, PLAYER, NOBODY = 0, 1, 255
 
@@ -94,7 +95,6 @@ PAUSE = 0x3F  # frames from a point to the next serve
 MIDDLE = 0x80  # where ball and opponent are put at a serve, line and column
 LEFT_END, RIGHT_END = 52, 205  # columns at which a point ends
 TOP_WALL, BOTTOM_WALL = 0x2D, 0xCE  # lines
-BYTE = 0x100  # places are bytes, and wrap
 
 SPEED, FASTEST = 1, 4  # columns a frame
 
@@ -115,7 +115,7 @@ CHARGE_CYCLES, CHARGE_OHMS = 119, 6250  # that many cycles for so many ohms char
 def reset(game: Game) -> None:
     """A new game, as ALE hands it over: always the same."""
     game.pot = POT_START
-    game.clock, game.stopped = CLOCK_START, 0
+    game.clock, game.stopped = CLOCK_START, False
     game.pause = FIRST_PAUSE
     game.cpu_points = game.own_points = 0
     game.x, game.y = 51, 0x3B  # a ball at the wall's edge, on this one screen
@@ -123,7 +123,7 @@ def reset(game: Game) -> None:
     game.cpu_y = CPU_START
     game.own_y = game.next_y = OWN_START
     game.last = NOBODY
-    game.fire = 0
+    game.fire = False
     game.touch = NOBODY
     game.scan = SCAN_START
     game.action = NOOP
@@ -144,7 +144,7 @@ def frame(game: Game, action: int) -> int:
     read_knob(game)
     game.touch = touching(game) if flying else NOBODY
     game.clock = (game.clock + 1) % CLOCK_SIZE
-    game.fire = 1 if action in (FIRE, UP_FIRE, DOWN_FIRE) else 0
+    game.fire = action in (FIRE, UP_FIRE, DOWN_FIRE)
     return game.own_points - game.cpu_points - before
 
 
@@ -189,7 +189,7 @@ def play(game: Game) -> bool:
         game.y = 0
         return False
     if game.clock < CLOCK_STOP:
-        game.stopped = 1
+        game.stopped = True
         game.cpu_points = 1  # the program means "player 1 has won"
         return False
     if game.pause > 0:
@@ -216,8 +216,8 @@ def play(game: Game) -> bool:
 @rule
 def move(game: Game) -> bool:
     """The ball flies on."""
-    game.y = (game.y + game.down) % BYTE
-    game.x = (game.x - game.left) % BYTE
+    game.y += game.down
+    game.x -= game.left
     return True
 
 
@@ -264,15 +264,13 @@ def hit_by_opponent(game: Game) -> None:
 @rule
 def bounce(paddle: int, ball: int) -> int:
     """Lines a frame after a hit, by where the ball meets the paddle: −3 or −2 at its top to +2 at its bottom."""
-    offset = ((paddle + 6 - ball) % 64) >> 1
-    if offset >= 16:
-        offset -= 32
-    return -offset >> 1
+    return -((paddle + 6 - ball) >> 1) >> 1
 
 
 @rule
 def touching(game: Game) -> int:
     """Whose paddle the ball overlaps on the screen; the program asks in the next frame."""
+    # pixels that overlap: its columns 140 to 143, and the opponent's 16 to 19; the ball is two columns wide
     if 188 <= game.x <= 192 and -2 <= round_down(game.y) - round_up(game.own_y) <= 14:
         return PLAYER
     if 64 <= game.x <= 68 and -4 <= game.y - game.cpu_y <= 14:
@@ -304,26 +302,33 @@ CPU_COLUMN, OWN_COLUMN = 8, 70  # of the picture; a paddle is two columns wide
 def draw(game: Game, picture: NDArray[np.int16]) -> None:
     """The pixels that are 1 in the 80 × 80 picture, in order: picture (1 + 35,) int16, the first number counts them."""
     column = ((game.x - 48) // 2) % SIDE
-    ball_top, ball_bottom = ball_rows(game, 2 * column)
-    cpu_bottom, own_bottom = game.cpu_y, round_up(game.own_y) + 1
-    cpu_top, own_top = cpu_bottom - 15, own_bottom - 15
-    first = min(cpu_top, own_top, ball_top) - CROP
-    last = max(cpu_bottom, own_bottom, ball_bottom) - CROP
+    ball_top, ball_bottom = picture_rows(*ball_rows(game, 2 * column))
+    cpu_top, cpu_bottom = picture_rows(game.cpu_y - 15, game.cpu_y)
+    own_top, own_bottom = picture_rows(round_up(game.own_y) - 14, round_up(game.own_y) + 1)
     n = 0
-    for row in range(max(first, 0) // 2, min(last // 2 + 1, SIDE)):
-        at = CROP + 2 * row  # on the screen
-        ball = ball_top <= at <= ball_bottom
-        for paddle in (CPU_COLUMN, OWN_COLUMN):
-            if ball and column < paddle:
-                n = put(picture, n, row, column)
-                ball = False
-            if (cpu_top <= at <= cpu_bottom) if paddle == CPU_COLUMN else (own_top <= at <= own_bottom):
-                n = put(picture, n, row, paddle)
-                n = put(picture, n, row, paddle + 1)
-                ball = ball and column > paddle + 1  # over the paddle it does not show
-        if ball:
+    for row in range(min(cpu_top, own_top, ball_top), max(cpu_bottom, own_bottom, ball_bottom) + 1):
+        ball = ball_top <= row <= ball_bottom
+        if ball and column < CPU_COLUMN:
+            n = put(picture, n, row, column)
+        if cpu_top <= row <= cpu_bottom:
+            n = put(picture, n, row, CPU_COLUMN)
+            n = put(picture, n, row, CPU_COLUMN + 1)
+            ball = ball and column > CPU_COLUMN + 1  # over a paddle it does not show
+        if ball and CPU_COLUMN <= column < OWN_COLUMN:
+            n = put(picture, n, row, column)
+        if own_top <= row <= own_bottom:
+            n = put(picture, n, row, OWN_COLUMN)
+            n = put(picture, n, row, OWN_COLUMN + 1)
+            ball = ball and column > OWN_COLUMN + 1
+        if ball and column >= OWN_COLUMN:
             n = put(picture, n, row, column)
     picture[0] = n
+
+
+@rule
+def picture_rows(top: int, bottom: int) -> tuple[int, int]:
+    """The picture's rows among these rows of the screen; where there are none, the last comes before the first."""
+    return max((top - CROP + 1) // 2, 0), min((bottom - CROP) // 2, SIDE - 1)
 
 
 @rule
@@ -335,40 +340,30 @@ def put(picture: NDArray[np.int16], n: int, row: int, column: int) -> int:
 
 @rule
 def ball_rows(game: Game, column: int) -> tuple[int, int]:
-    """First and last screen row of the ball in a screen column; none if it has no ball.
+    """First and last screen row of the ball in a screen column: four rows; without a ball they lie above the screen.
 
-    Four rows. The drawing loop switches the ball on and off while the beam is already drawing: at and right of the beam
-    that is seen one row earlier.
+    The drawing loop switches the ball on and off while the beam already draws the line: at and right of the beam that
+    is seen one row earlier. In odd lines that changes only rows which the picture leaves out.
     """
-    if game.y == 0:
-        return BYTE, -1
-    on = round_down(game.y)
-    off = on + 4
-    top = game.y - 14 - (1 if column >= beam(game, on) else 0)
-    bottom = game.y - 11 - (1 if column >= beam(game, off) else 0)
+    top, bottom = game.y - 14, game.y - 11
+    if game.y % 2 == 0:
+        top -= column >= beam(game, game.y)
+        bottom -= column >= beam(game, game.y + 4)
     return top, bottom
 
 
 @rule
 def beam(game: Game, line: int) -> int:
-    """The screen column at which the beam is when the loop switches the ball in this line.
+    """The screen column that the beam has reached when the loop switches the ball in this line.
 
-    A branch of the program takes 2 cycles or 3, and a cycle draws 3 columns: what else is drawn in the line decides.
+    A branch of the program takes 2 cycles or 3, and a cycle draws 3 columns: what else there is to do decides.
     """
-    column = 149 if game.y % 2 == 0 else 127
+    column = 149
     if line <= game.scan:  # the knob's capacitor is still charging
         column += 6
-    if not in_paddle(line, game.own_y):
-        column += 3
-    if game.y % 2 == 1 and not in_paddle(line + 2, game.cpu_y):
+    if not 0 <= line - game.own_y < 16:  # the paddle is not drawn in this line
         column += 3
     return column
-
-
-@rule
-def in_paddle(line: int, paddle: int) -> bool:
-    """Whether the loop draws a paddle in this line."""
-    return (line - paddle) % BYTE < 16
 
 
 # --- chance: ALE's and gymnasium's generators, number by number -------------------------------------------------------
@@ -458,26 +453,22 @@ def begin_all(
     games: NDArray[Any],
     words: NDArray[np.uint32],
     numbers: NDArray[np.uint32],
-    pictures: NDArray[np.int16],
     threshold: float,
     noop_max: int,
     max_frames: int,
 ) -> None:
-    """New games, seen for the first time.
+    """New games.
 
     Args:
         games: (N,) of GAME.
         words: (N, 624), the state of ALE's generators.
         numbers: (N, M), what gymnasium's bit generators give next.
-        pictures: (3, N, 36) int16, for each game nothing, the picture before and the one now, see ``draw``.
         threshold: the probability of a sticky frame, times 2³².
         noop_max: a game starts with 1 to so many frames of NOOP; 0 leaves them out.
         max_frames: after which a game is cut off.
     """
     for i in range(len(games)):
         begin(games[i], words[i], numbers[i], threshold, noop_max, max_frames)
-        draw(games[i], pictures[NOW, i])
-        pictures[BEFORE, i] = pictures[NOW, i]
 
 
 @kernel
@@ -485,7 +476,6 @@ def step(
     games: NDArray[Any],
     words: NDArray[np.uint32],
     numbers: NDArray[np.uint32],
-    pictures: NDArray[np.int16],
     threshold: float,
     noop_max: int,
     max_frames: int,
@@ -500,7 +490,7 @@ def step(
     """One decision of each active game; the others stand still. A game that ends begins anew.
 
     Args:
-        games, words, numbers, pictures, threshold, noop_max, max_frames: as in ``begin_all``.
+        games, words, numbers, threshold, noop_max, max_frames: as in ``begin_all``.
         shortest: frames that a decision is held for, drawn uniformly from this number
         longest: to this one.
         actions: (N,), ALE's.
@@ -512,7 +502,6 @@ def step(
     for i in range(len(games)):
         game = games[i]
         rewards[i], dones[i], frames[i] = 0, False, 0
-        pictures[BEFORE, i] = pictures[NOW, i]
         if not active[i]:
             continue
         begun = game.frames
@@ -522,9 +511,6 @@ def step(
         if is_over(game, max_frames):
             dones[i] = True
             begin(game, words[i], numbers[i], threshold, noop_max, max_frames)
-        draw(game, pictures[NOW, i])
-        if dones[i]:
-            pictures[BEFORE, i] = pictures[NOW, i]
 
 
 # --- what a policy sees -----------------------------------------------------------------------------------------------
@@ -534,6 +520,8 @@ NOTHING, BEFORE, NOW = range(3)  # pictures of a game
 
 @kernel
 def rows(
+    games: NDArray[Any],
+    fresh: NDArray[np.bool_],
     pictures: NDArray[np.int16],
     parts: NDArray[np.int64],
     decisions: NDArray[np.int64],
@@ -544,7 +532,9 @@ def rows(
     """A row for each game, sparse: what is not 0 in it.
 
     Args:
-        pictures: (3, N, 36), as ``step`` leaves them.
+        games: (N,) of GAME.
+        fresh: (N,), the games that are seen for the first time: the picture before counts as the same.
+        pictures: (3, N, 36) int16: nothing, the picture before and the one now, see ``draw``; kept by the caller.
         parts: (P, 2), the pictures of which a row has the differences, side by side: the one less the other.
         decisions: (N,), the number of the 1 behind them; negative for none.
         columns: to write, the numbers' places in their row, row by row, and
@@ -557,6 +547,10 @@ def rows(
     n = 0
     for i in range(len(offsets)):
         offsets[i] = n
+        pictures[BEFORE, i] = pictures[NOW, i]
+        draw(games[i], pictures[NOW, i])
+        if fresh[i]:
+            pictures[BEFORE, i] = pictures[NOW, i]
         for p in range(len(parts)):
             n = subtract(pictures[parts[p, 0], i], pictures[parts[p, 1], i], p * SIDE * SIDE, columns, signs, n)
         if decisions[i] >= 0:

@@ -51,12 +51,14 @@ class MachineFleet:
         self._parts = np.array([[PICTURES[new], PICTURES[old]] for new, old in self._view.frames])
         self._task = float(np.float32(sticky)) * machine.UINT32, noop_max, max_frames  # ALE's probability is a float
         self._hold = (2, 4) if hold == "2-4" else (hold, hold)
+        self._draws = hold == "2-4" or noop_max > 1  # from gymnasium's generators
         self.games: NDArray[Any] = np.zeros(num_envs, machine.GAME)
         self._words = np.zeros((num_envs, machine.WORDS), np.uint32)
         self._numbers = np.zeros((num_envs, AHEAD), np.uint32)
         self._generators = [PCG64() for _ in range(num_envs)]
         self._pictures = np.zeros((3, num_envs, 1 + machine.MOST), np.int16)
         most = 2 * machine.MOST * len(self._parts) + 1
+        self._none = np.full(num_envs, -1)  # decisions that are shown
         self._columns, self._signs = np.zeros(num_envs * most, np.int32), np.zeros(num_envs * most, np.float32)
         for i in range(num_envs):
             self._seed(i, None)
@@ -67,8 +69,8 @@ class MachineFleet:
             for i, seed in enumerate(seeds):
                 self._seed(i, int(seed))
         self._draw_ahead()
-        machine.begin_all(self.games, self._words, self._numbers, self._pictures, *self._task)
-        return self._rows(np.full(self.num_envs, -1))
+        machine.begin_all(self.games, self._words, self._numbers, *self._task)
+        return self._rows(np.ones(self.num_envs, np.bool_), np.zeros(self.num_envs, np.int64))
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Played:
         """One decision of each active game: actions (N,), see ``envs.actions``; the others stand still."""
@@ -79,7 +81,6 @@ class MachineFleet:
             self.games,
             self._words,
             self._numbers,
-            self._pictures,
             *self._task,
             *self._hold,
             ALE[actions],
@@ -88,7 +89,31 @@ class MachineFleet:
             dones,
             frames,
         )
-        return Played(self._rows(np.where(dones, -1, actions)), rewards, dones, frames)
+        return Played(self._rows(dones, actions), rewards, dones, frames)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that the games to come depend on, as arrays of integers; ``restore`` takes it back."""
+        return {
+            "games": self.games.view(np.int64).reshape(self.num_envs, -1).copy(),
+            "words": self._words.copy(),
+            "numbers": self._numbers.copy(),
+            "pictures": self._pictures.copy(),
+            "generators": np.array([_split(generator) for generator in self._generators], np.uint64),
+        }
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """Go on from what ``state`` gave.
+
+        Raises:
+            ValueError: it is that of another number of games.
+        """
+        if len(state["games"]) != self.num_envs:
+            raise ValueError(f"the state is that of {len(state['games'])} games, not of {self.num_envs}")
+        self.games.view(np.int64).reshape(self.num_envs, -1)[:] = state["games"]
+        self._words[:], self._numbers[:] = state["words"], state["numbers"]
+        self._pictures[:] = state["pictures"]
+        for generator, halves in zip(self._generators, state["generators"].tolist(), strict=True):
+            _join(generator, halves)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -103,18 +128,34 @@ class MachineFleet:
 
     def _draw_ahead(self) -> None:
         """Let gymnasium's generators give what the next decisions may need of them."""
+        if not self._draws:
+            return
         for i in np.flatnonzero(self.games["gym_drawn"] > AHEAD - SPARE):
             drawn = self.games["gym_drawn"][i] // 2 * 2  # each number of the bit generator is two of these
             self._numbers[i, : AHEAD - drawn] = self._numbers[i, drawn:]
             self._numbers[i, AHEAD - drawn :] = self._generators[i].random_raw(drawn // 2).astype("<u8").view("<u4")
             self.games["gym_drawn"][i] -= drawn
 
-    def _rows(self, decisions: NDArray[np.int64]) -> SparseFrames:
+    def _rows(self, fresh: NDArray[np.bool_], decisions: NDArray[np.int64]) -> SparseFrames:
+        """What the policy sees; a fresh game shows no difference and no decision."""
         offsets = np.empty(self.num_envs, np.int32)
-        shown = decisions if self._view.actions else np.full(self.num_envs, -1)
-        n = machine.rows(self._pictures, self._parts, shown, self._columns, self._signs, offsets)
+        shown = np.where(fresh, -1, decisions) if self._view.actions else self._none
+        n = machine.rows(self.games, fresh, self._pictures, self._parts, shown, self._columns, self._signs, offsets)
         columns, signs = torch.from_numpy(self._columns[:n].copy()), torch.from_numpy(self._signs[:n].copy())
         return SparseFrames(columns, signs, torch.from_numpy(offsets), self._view.width)
+
+
+def _split(generator: PCG64) -> tuple[int, ...]:
+    """The two 128-bit numbers that are a generator's state, each as its upper and its lower half."""
+    numbers = generator.state["state"]
+    return (*divmod(numbers["state"], 2**64), *divmod(numbers["inc"], 2**64))
+
+
+def _join(generator: PCG64, halves: list[int]) -> None:
+    """The reverse of ``_split``."""
+    state = generator.state
+    state["state"]["state"], state["state"]["inc"] = halves[0] << 64 | halves[1], halves[2] << 64 | halves[3]
+    generator.state = state
 
 
 def compile_once() -> None:
