@@ -1,26 +1,24 @@
 """The machine is ALE's Pong: the same games from the same seeds, to the last bit of every row and of every run."""
 
-import contextlib
-import hashlib
-import os
+import importlib.util
+import json
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
-import torch
 from machine_mutants import SOURCE, constants, notices
-from small_runs import ROOT, SMALL, Dice, environment, pong, saved, timeless
+from small_runs import CONFIG, ROOT, environment, pong, rows, saved, timeless
 from verify_machine import KINDS, differences, other_memory, read, record, replay, same_rows, write
 
 from pong.cli import main
-from pong.config import PONG_FRAMES, Config, load_config
-from pong.envs import machine, make_fleet, make_view
+from pong.config import PONG_FRAMES, Config
+from pong.envs import machine, make_fleet
 from pong.envs.actions import DOWN, NOOP, UP
 from pong.envs.machine_fleet import MachineFleet
 from pong.frames import View
@@ -162,3 +160,173 @@ def _remember(traces):
 
 def _notices(constant):
     return notices(constant, remembered)
+
+
+# --- the same run -----------------------------------------------------------------------------------------------------
+
+RUNS = {  # some updates of each
+    "pong": ["--num-envs", "6", "--total-steps", "3000"],
+    "pong_noop": ["--num-envs", "6", "--horizon", "64", "--total-steps", "1500"],
+    "pong_conv_plain": ["--num-envs", "4", "--total-steps", "1000", "--hidden", "32"],
+    "karpathy": ["--num-envs", "2", "--max-frames", "1500", "--total-steps", "2500"],
+}
+
+
+def train(recipe, folder, *flags):
+    """The command of a small run."""
+    command = ["train", str(ROOT / f"configs/{recipe}.toml"), "--device", "cpu", "--eval-episodes", "0"]
+    return [*command, *RUNS[recipe], "--run-dir", str(folder), *flags]
+
+
+def assert_same(run, whole):
+    """The same curve, weights, optimiser, baseline and counters."""
+    assert timeless(run) == timeless(whole)
+    assert len(rows(run)) >= 2
+    names = {path.name for path in (whole / "checkpoints").iterdir()}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == names
+    for name in names:
+        (texts, tensors), (expected_texts, expected) = (saved(one / "checkpoints" / name) for one in (run, whole))
+        assert tensors == expected
+        assert json.loads(texts["pong"])["counters"] == json.loads(expected_texts["pong"])["counters"]
+
+
+@pytest.mark.parametrize("recipe", RUNS)
+def test_a_run_is_the_same_in_either_emulator_and_with_any_processes(tmp_path, recipe):
+    for emulator, processes in (("ale", "1"), ("machine", "1"), ("machine", "2")):
+        run = tmp_path / f"{emulator}-{processes}"
+        assert main(train(recipe, run, "--emulator", emulator, "--processes", processes)) == 0
+        assert_same(run, tmp_path / "ale-1")
+
+
+@pytest.mark.parametrize(("first", "then"), [("machine", "ale"), ("ale", "machine")])
+def test_a_killed_run_goes_on_in_the_other_emulator(tmp_path, first, then):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    flags = ["--reseed-every", "2", "--total-steps", "6000"]
+    assert main(train("pong", whole, *flags)) == 0
+    killed = pong(*train("pong", run, *flags, "--emulator", first), stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not list(run.glob("checkpoints/update-*")):
+        assert killed.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert main(["train", "--resume", str(run), "--emulator", then, "--processes", "1"]) == 0
+    assert_same(run, whole)
+
+
+def test_a_fleet_goes_on_from_its_state():
+    rng, on = np.random.default_rng(3), np.ones(3, bool)
+    actions = rng.integers(0, 3, (400, 3))
+
+    def play(fleet, first, last):
+        return [fleet.step(now, on) for now in actions[first:last]]
+
+    def fleet():
+        return MachineFleet(3, "2-4", View("both", 3), sticky=0.25, noop_max=30, max_frames=200)
+
+    whole = fleet()
+    whole.reset(np.array([1, 2, 3]))
+    play(whole, 0, 150)
+    state = whole.state()
+    expected = play(whole, 150, 400)
+    assert sum(played.dones.sum() for played in expected) > 3  # new holds and NOOP starts were drawn
+    again = fleet()
+    again.restore(state)
+    for ours, theirs in zip(play(again, 150, 400), expected, strict=True):
+        assert list(differences(ours, theirs, rows=True)) == []
+    with pytest.raises(ValueError, match="3 games, not of 2"):
+        MachineFleet(2).restore(state)
+
+
+def test_a_fleet_without_seeds_plays_games_of_its_own():
+    games = []
+    for _ in range(2):
+        fleet = MachineFleet(1, sticky=0.5)
+        fleet.reset()
+        games.append([fleet.step(np.array([t // 5 % 2]), np.ones(1, bool)).observations.columns for t in range(60)])
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(*games, strict=True))
+
+
+# --- Numba ------------------------------------------------------------------------------------------------------------
+
+PLAY = """
+import hashlib, numpy as np
+from pong.envs.machine_fleet import MachineFleet, compile_once
+from pong.frames import View
+compile_once()
+fleet = MachineFleet(2, "2-4", View("both", 6), sticky=0.3, noop_max=9, max_frames=150)
+seen, digest = fleet.reset(np.array([5, 6])), hashlib.sha256()
+for t in range(130):
+    played = fleet.step(np.array([t // 5 % 6, t // 7 % 6]), np.array([True, t % 9 > 0]))
+    for part in (played.rewards, played.dones, played.frames):
+        digest.update(part.tobytes())
+    for part in (played.observations.columns, played.observations.signs, played.observations.offsets):
+        digest.update(part.numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def python(program, **variables):
+    """A program in a process of its own: what it prints, and what it says on stderr."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment() | variables, capture_output=True, text=True, check=True)
+    return done.stdout.strip(), done.stderr.strip()
+
+
+def test_uncompiled_the_same_functions_play_the_same_game():
+    assert python(PLAY, NUMBA_DISABLE_JIT="1") == python(PLAY)
+
+
+def test_the_game_is_compiled_once_and_says_so(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    first, said = python(PLAY, **cache)
+    assert said == "pong: compiling the game, which takes some ten seconds once …"
+    assert python(PLAY, **cache) == (first, "")
+
+
+def test_where_nothing_can_be_kept_the_game_is_compiled_each_time(monkeypatch):
+    def njit(*functions, **options):
+        if options:
+            raise RuntimeError("cannot cache function 'step': no locator available")
+        return functions[0]
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert machine.kernel(len) is len
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = None
+from pong.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def without_numba(*arguments):
+    """The command line where Numba can't be imported."""
+    command = [sys.executable, "-c", WITHOUT_NUMBA, *map(str, arguments)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+
+
+SMALLEST = ["--total-steps", "1", "--processes", "1", "--eval-episodes", "0", "--device", "cpu"]
+
+
+def test_what_plays_no_pong_needs_no_numba(tmp_path):
+    commands = [["--help"], ["train", "--help"], ["eval", "--help"], ["toy", "T1"]]
+    commands += [["train", CONFIG, "--emulator", "ale", *SMALLEST, "--num-envs", "1", "--horizon", "90"]]
+    recipes = ["cartpole", "lqr", *(["doom_basic"] if importlib.util.find_spec("vizdoom") else [])]
+    commands += [["train", ROOT / f"configs/{recipe}.toml", *SMALLEST, "--num-envs", "1"] for recipe in recipes]
+    for number, command in enumerate(commands):
+        run = ["--run-dir", tmp_path / str(number)] if "--num-envs" in command else []
+        done = without_numba(*command, *run)
+        assert done.returncode == 0, done.stderr
+
+
+def test_without_numba_pong_says_what_to_do(tmp_path):
+    done = without_numba("train", CONFIG, *SMALLEST, "--run-dir", tmp_path / "run")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert 'emulator = "machine" needs Numba' in line
+    assert "--emulator ale" in line
+    assert not (tmp_path / "run").exists()

@@ -13,8 +13,8 @@ Checked against ale-py 0.12.1 frame by frame: tests/test_machine.py, and 20 mill
 the console (https://github.com/Farama-Foundation/Arcade-Learning-Environment).
 
 Places are the program's own: the ball's column x is screen column x − 49, its line y screen rows y − 14 to y − 11; a
-paddle reaches from its line fifteen rows up. Numba compiles all of it; without (``NUMBA_DISABLE_JIT=1``) the same functions give
-the same numbers.
+paddle reaches from its line fifteen rows up. Numba compiles all of it; without (``NUMBA_DISABLE_JIT=1``) the same
+functions give the same numbers.
 """
 
 import inspect
