@@ -7,10 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom gpu-report plots classroom doom-results study clean
+.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom verify-machine gpu-report plots classroom doom-results study clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo '  e.g. make train CONFIG=configs/karpathy.toml ARGS="--seed 3"'
 
 setup: $(VENV)/.ready ## create .venv and install the locked packages and this project
@@ -71,10 +71,14 @@ bench: setup ## training against the emulators' own speed and the loop of 2016: 
 bench-doom: doom ## the same for Doom: ARGS="--config configs/doom_health.toml --json FILE"
 	$(BIN)/python scripts/bench_doom.py $(ARGS)
 
+verify-machine: setup ## the machine beside ale-py, 20 million frames with fresh seeds: ARGS="--frames 100", in thousands
+	$(BIN)/python scripts/verify_machine.py $(ARGS)
+
 gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, training into OUT=results/gpu
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
-plots: setup ## draw results/ again from its CSV files
+plots: setup ## draw results/ again from its CSV files, and the pictures of docs/pong-machine.md from the machine
+	$(BIN)/python scripts/plot_machine.py
 	$(BIN)/python scripts/plot.py results/pong-s* results/whole/pong-s* results/whole/pong_noop-s* results/whole/pong_conv-s* results/pong_plain-s* results/whole/pong_conv_plain-s* results/karpathy-s* --name learning
 	$(BIN)/python scripts/plot.py results/whole/pong_conv_128-s* results/whole/conv_fast_rate-s* results/whole/pong_conv-s* results/whole/pong_conv_longer-s* results/whole/conv_plain_low_entropy-s* results/whole/conv_plain_bonus_0.02-s* results/whole/pong_conv_plain-s* --name convolutions --entropy
 

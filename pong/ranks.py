@@ -1,6 +1,7 @@
 """Several processes that train one policy: each plays its share of the emulators, all take the same step."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Ranks:
         finally:
             if self.size > 1:
                 dist.destroy_process_group()
+                gc.collect()  # gloo's threads end with it: one that still lets go of a tensor later aborts the process
 
     def share(self, everything: range) -> range:
         """This rank's part of something, such as the emulators of a run."""

@@ -127,9 +127,12 @@ ERRORS = {
     "train {root}/configs/cartpole.toml --env Blackjack-v1": ["env = 'Blackjack-v1' shows Tuple", "vector"],
     "train {root}/configs/cartpole.toml --sticky 0.1": ["sticky = 0.1 is a setting of Pong", "leave it out"],
     "train {config} --hidden 10 2": ["hidden = [10, 2]", "one hidden layer"],
-    "train --resume": ["--resume takes a run folder and nothing more", "pong train --resume runs/"],
-    "train --resume {run} --total-steps 400": ["--resume takes a run folder and nothing more"],
-    "train --resume {run} {config}": ["--resume takes a run folder and nothing more"],
+    "train --resume": ["--resume takes a run folder first", "pong train --resume runs/"],
+    "train --resume {run} --total-steps 400": [
+        "Unrecognized options: --total-steps, 400 (pong train --resume RUN --help)"
+    ],
+    "train --resume {run} {config}": ["{config} (pong train --resume RUN --help)"],
+    "train --resume {run} --processes 0.5": ["--processes"],
     "train {config} --resume {run}": ["--resume"],
     "train --resume nowhere": ["nowhere: no run is there"],
     "train --resume {root}": ["{root}: no run is there"],

@@ -341,7 +341,7 @@ def test_gymnasiums_own_wrappers_take_it():
 
 
 def test_a_fleet_shows_the_difference_of_preprocessed_screens():
-    config = Config(num_envs=2, hold="2-4", noop_max=5, max_frames=90)
+    config = Config(num_envs=2, hold="2-4", noop_max=5, max_frames=90, emulator="ale")
     fleet, envs = make_fleet(config), make_pong(config)
     actions = actions_from(9, 80, 2, lowest=-1)
     moving = []
@@ -372,12 +372,15 @@ def test_make_fleet_passes_the_configs_task_on(monkeypatch):
         return SimpleNamespace(num_envs=num_envs)
 
     monkeypatch.setattr("pong.envs.atari.Pong", pong)
-    first = make_fleet(Config(num_envs=5, hold=3, sticky=0.1, noop_max=30, max_frames=1000))
-    second = make_fleet(
-        Config(num_envs=3, hold="2-4", sticky=0.25, noop_max=7, max_frames=0, actions=3), 2
-    )  # 0: no cap
+    ale = Config(emulator="ale")
+    first = make_fleet(
+        ale.model_copy(update={"num_envs": 5, "hold": 3, "sticky": 0.1, "noop_max": 30, "max_frames": 1000})
+    )
+    second = make_fleet(  # 0: as long as the console's clock runs
+        ale.model_copy(update={"num_envs": 3, "hold": "2-4", "noop_max": 7, "max_frames": 0, "actions": 3}), 2
+    )
     assert built == [
         (5, 3, {"sticky": 0.1, "noop_max": 30, "max_frames": 1000, "actions": 2}),
-        (2, "2-4", {"sticky": 0.25, "noop_max": 7, "max_frames": 2**31 - 1, "actions": 3}),
+        (2, "2-4", {"sticky": 0.25, "noop_max": 7, "max_frames": 65_209, "actions": 3}),
     ]
     assert (first.num_envs, second.num_envs) == (5, 2)

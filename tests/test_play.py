@@ -169,7 +169,7 @@ def test_a_whole_game_is_finished():
 
 
 def test_an_endless_rally_ends(monkeypatch):
-    monkeypatch.setattr("pong.evaluate.MAX_FRAMES", 40)
+    monkeypatch.setattr("pong.config.PONG_FRAMES", 40)
     assert len(moments(TINY.model_copy(update={"max_frames": 0}))) == 10 + 1
 
 

@@ -342,7 +342,8 @@ def test_full_memory_says_what_to_lower(elsewhere, monkeypatch, capsys, whole, m
 
 # --- emulators --------------------------------------------------------------------------------------------------------
 
-PONG = ["train", CONFIG, *TINY, "--max-frames", "300", "--reseed-every", "2", "--total-steps", "700", "--run-dir"]
+PONG = ["train", CONFIG, *TINY, "--emulator", "ale", "--max-frames", "300", "--reseed-every", "2"]
+PONG += ["--total-steps", "700", "--run-dir"]
 
 
 class Worn:

@@ -99,6 +99,8 @@ def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run:
     ]
     command = " ".join(run.get("command", ["unknown"]))
     hardware = f"CPU cores: {run.get('cpu_count', '?')}, device: {run.get('device', '?')}"
+    where = "ALE" if config.emulator == "ale" else "the machine, which is ALE's game bit for bit"
+    trained, scored = (f" in {where}", " in ALE") if config.points else ("", "")
     film = "![a game's first seconds](game.gif)\n\n" if config.pictures else ""
     blind = config.points and config.frames == "difference"
     versions = ", ".join(f"{package} {version}" for package, version in run.get("versions", {}).items())
@@ -106,11 +108,11 @@ def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run:
 
 A policy trained by pong-from-pixels with nothing but the loss −log π·R. Task: {task}.
 
-{film}Fresh games, seed {SEED}, played with Python {platform.python_version()}:
+{film}Fresh games, seed {SEED}, played{scored} with Python {platform.python_version()}:
 
 {chr(10).join(lines)}
 
-Trained for {counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games, seed {config.seed}:
+Trained{trained} for {counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games, seed {config.seed}:
 `{command}` (revision {run.get("git_revision", "unknown")}; {hardware}; {versions or "versions unknown"}).
 
 - `policy.safetensors`: the weights, and the config in its header; no pickle. `config.toml`: the same config to read.
