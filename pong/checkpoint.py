@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
@@ -20,11 +21,14 @@ from torch import Tensor
 
 from pong.baseline import Baseline
 from pong.config import Config, InputError, validate
+from pong.envs.fleet import Kept
 
-FORMAT = 2  # every format but 1 has a checksum, that of ``_digest``
+FORMAT = 3  # every format but 1 has a checksum, that of ``_digest``
+READS = (2, 3)  # 2 had no play
 SUFFIX = ".safetensors"
 KEPT = 2  # the newest checkpoints of a run; and the best
 BEST = f"best{SUFFIX}"
+PLAY, LENGTHS = "play.", ".lengths"
 POLICY = f"policy{SUFFIX}"  # of an exported folder
 PRETRAINED = Path(__file__).parents[1] / "pretrained/pong"
 
@@ -53,6 +57,7 @@ class Checkpoint:
         optimizer: the ``state`` part of the optimiser's ``state_dict``, by parameter number and name.
         baseline: the baseline network's ``state_dict``; empty without one.
         baseline_optimizer: as ``optimizer``.
+        play: what each emulator goes on from, see ``Rollout.state``; empty where that is not kept.
     """
 
     config: Config
@@ -61,6 +66,7 @@ class Checkpoint:
     optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     baseline: dict[str, Tensor] = field(default_factory=dict)
     baseline_optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    play: list[Kept] = field(default_factory=list)
 
 
 def save(
@@ -70,6 +76,7 @@ def save(
     policy: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     baseline: Baseline | None = None,
+    play: list[Kept] | None = None,
     *,
     best: bool = False,
 ) -> Path:
@@ -82,6 +89,7 @@ def save(
         policy: its weights are saved, and
         optimizer: its state.
         baseline: and those of the baseline, if there is one.
+        play: what each emulator goes on from, if that can be kept.
         best: whether it is kept as ``best.safetensors`` too, whatever is deleted later.
 
     Returns:
@@ -94,6 +102,7 @@ def save(
     tensors = _tensors("policy.", policy, "optimizer.", optimizer)
     if baseline:
         tensors |= _tensors("baseline.", baseline.network, "baseline_optimizer.", baseline.optimizer)
+    tensors |= _joined(play or [])
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
@@ -201,7 +210,7 @@ def _digest(about: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -223,6 +232,7 @@ def load(where: Path) -> Checkpoint:
             optimizer=_by_parameter(_under("optimizer.", tensors)),
             baseline=_under("baseline.", tensors),
             baseline_optimizer=_by_parameter(_under("baseline_optimizer.", tensors)),
+            play=_parted(_under(PLAY, tensors)),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(
@@ -249,9 +259,10 @@ def _about(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> 
         raise InputError(
             f"checkpoint {path} is damaged: its checksum is not that of its content; {_others(path.parent, path)}"
         )
-    if found != FORMAT:
+    if found not in READS:
         remedy = "update pong" if found > FORMAT else "use the version of pong that wrote it, or train anew"
-        raise InputError(f"checkpoint {path} has format {found}, this version reads {FORMAT}; {remedy}")
+        reads = " and ".join(map(str, READS))
+        raise InputError(f"checkpoint {path} has format {found}, this version reads {reads}; {remedy}")
     return about
 
 
@@ -320,6 +331,27 @@ def _tensors(
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"{optimizer_names}{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
     return tensors
+
+
+def _joined(play: list[Kept]) -> dict[str, Tensor]:
+    """The emulators' arrays, those of one name behind each other, and how long each is."""
+    tensors = {}
+    for name in play[0] if play else ():
+        arrays = [kept[name] for kept in play]
+        tensors[f"{PLAY}{name}"] = torch.from_numpy(np.concatenate(arrays))
+        tensors[f"{PLAY}{name}{LENGTHS}"] = torch.tensor([len(array) for array in arrays])
+    return tensors
+
+
+def _parted(tensors: dict[str, Tensor]) -> list[Kept]:
+    """The reverse of ``_joined``."""
+    parted = {
+        name: torch.split(tensor, tensors[name + LENGTHS].tolist())
+        for name, tensor in tensors.items()
+        if not name.endswith(LENGTHS)
+    }
+    emulators = zip(*parted.values(), strict=True)
+    return [{name: part.numpy() for name, part in zip(parted, parts, strict=True)} for parts in emulators]
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 INT32 = 2**31 - 1  # the emulator's largest number
 PONG = "Pong"
 PONG_FRAMES = 65_209  # of a game at most: then the console's own clock runs out, see docs/pong-machine.md
+RENAMED = {"reseed_every": "checkpoint_every"}  # keys of older files
 Units = Annotated[int, Field(ge=1)]
 
 
@@ -58,7 +59,6 @@ class Config(BaseModel):
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
     horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
     horizon_end: int | None = Field(None, ge=1, description="at total_steps, reached linearly; none: constant")
-    reseed_every: int = Field(200, ge=1, description="updates between fresh emulators; checkpoints fall there")
     processes: int = Field(0, ge=0, le=4096, description="that play; 0: one per core; does not change what is played")
 
     # The policy
@@ -98,7 +98,13 @@ class Config(BaseModel):
 
     # The run
     total_steps: int = Field(4_000_000, ge=1, description="decisions after which training ends")
-    eval_episodes: int = Field(0, ge=0, description="fresh games at each checkpoint, to find the best; 0: none")
+    checkpoint_every: int = Field(
+        200, ge=1, description="updates between checkpoints; where games can't be kept, they begin afresh there"
+    )
+    checkpoint_seconds: float = Field(60.0, ge=0, description="a checkpoint after so many as well; 0: none")
+    eval_episodes: int = Field(
+        0, ge=0, description="fresh games after each checkpoint_every updates, to find the best; 0: none"
+    )
     stop_at_mean100: float | None = Field(None, description="end earlier, once the mean of 100 games reaches this")
 
     @property
@@ -188,6 +194,7 @@ def validate(values: dict[str, Any], source: str) -> Config:
     Raises:
         InputError: a key is unknown, of the wrong type or out of range.
     """
+    values = {RENAMED.get(key, key): value for key, value in values.items()}
     try:
         return Config(**values)
     except ValidationError as error:

@@ -105,7 +105,7 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
         "num_envs": num_envs,
         "until": "episodes",
         "standardize": "none",
-        "reseed_every": waves,
+        "checkpoint_every": waves,
     }
     config = config.model_copy(update=changes)
     rollout = Rollout(config, policy, EVALUATION)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 SIDE = 80  # the play field, every second row and column
 PIXELS = SIDE * SIDE  # 6400, the network's input
+ROWS = slice(35, 195, 2)  # of the screen
 
 RED_BACKGROUNDS = (144, 109)  # red channel of the two backgrounds
 LUMINANCE_BACKGROUNDS = (87, 107)  # the same two colours in ALE's grayscale palette
@@ -47,13 +48,13 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
         solid = SOLID_LUMINANCE
     else:
         raise ValueError(f"screen must be (…, 210, 160, 3) or (…, 210, 160), got {screen.shape}")
-    frame: NDArray[np.uint8] = solid[screen[..., 35:195:2, ::2]].view(np.uint8)
+    frame: NDArray[np.uint8] = solid[screen[..., ROWS, ::2]].view(np.uint8)
     return frame
 
 
 def play_field(screens: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The rows of luminance screens (N, 210, 160) that a frame is made of: a copy (N, 80, 160), still all columns."""
-    return np.ascontiguousarray(screens[:, 35:195:2])
+    return np.ascontiguousarray(screens[:, ROWS])
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,7 @@ class View:
         width: numbers in a row.
         shape: of the frames in it, (C, 80, 80).
         frames: what each is, see ``FRAMES``.
+        field: (N, 80, 160) uint8, of the last screens, see ``play_field``.
     """
 
     def __init__(self, shown: Shown = "difference", actions: int = 0):
@@ -243,9 +245,13 @@ class View:
 
     def first(self, screens: NDArray[np.uint8]) -> SparseFrames:
         """Of screens (N, 210, 160) without a previous one: it counts as the same, and no decision was made."""
-        self._field = play_field(screens)
-        self._nothing = np.full_like(self._field, LUMINANCE_BACKGROUNDS[0])
-        return self._row(self._field, np.full(len(screens), -1))
+        self.restore(play_field(screens))
+        return self._row(self.field, np.full(len(screens), -1))
+
+    def restore(self, field: NDArray[np.uint8]) -> None:
+        """Go on after a ``field`` (N, 80, 160) that was seen last."""
+        self.field = field
+        self._nothing = np.full_like(self.field, LUMINANCE_BACKGROUNDS[0])
 
     def next(
         self, screens: NDArray[np.uint8], fresh: NDArray[np.bool_], decisions: NDArray[np.int64] | None = None
@@ -257,13 +263,13 @@ class View:
             fresh: (N,) bool, the emulators that show a new episode's first frame.
             decisions: (N,) int64, the actions that led here; not needed unless they are shown.
         """
-        before, self._field = self._field, play_field(screens)
+        before, self.field = self.field, play_field(screens)
         if fresh.any():
-            before[fresh] = self._field[fresh]
+            before[fresh] = self.field[fresh]
         return self._row(before, np.where(fresh, -1, -1 if decisions is None else decisions))
 
     def _row(self, before: NDArray[np.uint8], decisions: NDArray[np.int64]) -> SparseFrames:
-        fields = {"now": self._field, "before": before, "nothing": self._nothing}
+        fields = {"now": self.field, "before": before, "nothing": self._nothing}
         frames = [SparseFrames.between(fields[old], fields[new]) for new, old in self.frames]
         if self.actions:
             frames.append(SparseFrames.one_hot(decisions, self.actions))

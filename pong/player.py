@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pong.config import Config, between
-from pong.envs import Played, make_fleet
-from pong.frames import Observations, cat
+from pong.config import Config, InputError, between
+from pong.envs import Kept, Played, make_fleet, make_view
+from pong.frames import Observations, SparseFrames, cat
 from pong.returns import discounted_returns, standardize
 
 TRAINING, EVALUATION = 0, 1  # what random streams are for
@@ -95,6 +95,82 @@ def _random_stream(seed: int, update: int, emulator: int, *purpose: int) -> np.r
     return np.random.default_rng(np.random.SeedSequence((seed, update, emulator, *purpose)))
 
 
+@dataclass
+class Snapshot:
+    """A player of Pong between two rollouts; the attributes are the player's own, n emulators and T moments that wait.
+
+    What waits for its point's end are the last moments of each emulator, without a reward.
+    """
+
+    fleet: list[Kept]
+    seen: SparseFrames
+    score: NDArray[np.float64]
+    length: NDArray[np.int64]
+    frames: NDArray[np.int64]
+    observations: list[Observations]
+    actions: list[Tensor]
+    unused: list[NDArray[np.bool_]]
+
+    def pack(self) -> list[Kept]:
+        """The same as arrays, by emulator: it does not matter then who plays it."""
+        n = len(self.fleet)
+        unused = np.stack(self.unused) if self.unused else np.zeros((0, n), np.bool_)
+        emulators, moments = np.nonzero(unused.T)
+        rows = moments * n + emulators
+        waiting = cat(self.observations)[torch.from_numpy(rows)] if len(rows) else self.seen[torch.zeros(0).long()]
+        actions = torch.stack(self.actions).numpy().ravel()[rows] if len(rows) else np.zeros(0, np.int64)
+        assert isinstance(waiting, SparseFrames)
+        return [
+            {
+                **self.fleet[i],
+                **_pack_rows("seen", self.seen[torch.tensor([i])]),
+                **_pack_rows("waiting", waiting[torch.from_numpy(np.flatnonzero(emulators == i))]),
+                "actions": actions[emulators == i].astype(np.int8),
+                "game": np.array([self.score[i], self.length[i], self.frames[i]], np.int64),
+            }
+            for i in range(n)
+        ]
+
+    @classmethod
+    def unpack(cls, state: list[Kept], width: int) -> "Snapshot":
+        """The reverse; rows are of so many numbers."""
+        seen = SparseFrames.cat([_unpack_rows("seen", kept, width) for kept in state])
+        score, length, frames = np.stack([kept["game"] for kept in state], 1)
+        lengths = np.array([len(kept["actions"]) for kept in state])
+        T, begins = int(lengths.max()), lengths.cumsum() - lengths
+        rows = SparseFrames.cat([*(_unpack_rows("waiting", kept, width) for kept in state), seen[torch.tensor([0])]])
+        actions = np.concatenate([*(kept["actions"] for kept in state), [0]]).astype(np.int64)
+        moments = np.arange(T)[:, None] - (T - lengths)  # (T, n), of each emulator's own
+        unused = moments >= 0
+        numbers = torch.from_numpy(
+            np.where(unused, begins + moments, len(actions) - 1)
+        )  # elsewhere a row that is not used
+        observations: list[Observations] = [rows[numbers[t]] for t in range(T)]
+        return cls(
+            [],
+            seen,
+            score.astype(np.float64),
+            length,
+            frames,
+            observations,
+            [torch.from_numpy(actions)[numbers[t]] for t in range(T)],
+            list(unused),
+        )
+
+
+def _pack_rows(name: str, rows: SparseFrames) -> Kept:
+    return {
+        f"{name}.columns": rows.columns.numpy().astype(np.int16),
+        f"{name}.signs": rows.signs.numpy().astype(np.int8),
+        f"{name}.counts": rows.counts().numpy(),
+    }
+
+
+def _unpack_rows(name: str, kept: Kept, width: int) -> SparseFrames:
+    columns, signs, counts = (torch.from_numpy(kept[f"{name}.{part}"]) for part in ("columns", "signs", "counts"))
+    return SparseFrames(columns.int(), signs.float(), (counts.cumsum(0) - counts).int(), width)
+
+
 class Player:
     """Plays some of the emulators, and keeps what it played until a batch takes it.
 
@@ -127,7 +203,8 @@ class Player:
 
     def begin(self, update: int, done: float = 0.0) -> None:
         """Get ready to play rollout number ``update``; ``done`` in [0, 1] says how far the run has come."""
-        if self._seen is None or update % self.config.reseed_every == 0:
+        self._before = self._snapshot()
+        if self._before is None and (self._seen is None or update % self.config.checkpoint_every == 0):
             self._seen = self.fleet.reset(emulator_seeds(self.config.seed, update, self.emulators, self.purpose))
             self._start_afresh()
         elif self.config.until == "episodes":
@@ -153,6 +230,42 @@ class Player:
             if self.config.until == "episodes":
                 self._active = self._active & ~played.dones
         return Part(*self._cut(), self._episodes, points, steps, frames)
+
+    def state(self, begun: bool) -> list[Kept] | None:
+        """The play that the next rollout goes on from, of each emulator; None where nothing is kept.
+
+        Args:
+            begun: whether that rollout has been begun, and perhaps played.
+        """
+        snapshot = self._before if begun else self._snapshot()
+        return snapshot.pack() if snapshot else None
+
+    def restore(self, state: list[Kept]) -> None:
+        """Go on from what ``state`` gave.
+
+        Raises:
+            InputError: it is no state of these emulators.
+        """
+        try:
+            self.fleet.restore(state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            what = " ".join(str(error).split())
+            raise InputError(f"the checkpoint does not fit its config: its games are others ({what})") from None
+        now = Snapshot.unpack(state, make_view(self.config).width)
+        self._seen = now.seen
+        self._score, self._length, self._frames = now.score, now.length, now.frames
+        self._observations, self._actions, self._unused = now.observations, now.actions, now.unused
+        self._rewards = [np.zeros(len(state), np.float32) for _ in now.unused]  # a reward would have ended the point
+        self._dones = [np.zeros(len(state), np.bool_) for _ in now.unused]
+
+    def _snapshot(self) -> "Snapshot | None":
+        """What there is now; None where it can't be kept, or before the first rollout."""
+        fleet = None if self._seen is None else self.fleet.state()
+        if fleet is None:
+            return None
+        assert isinstance(self._seen, SparseFrames)
+        games = self._score.copy(), self._length.copy(), self._frames.copy()
+        return Snapshot(fleet, self._seen, *games, [*self._observations], [*self._actions], [*self._unused])
 
     def close(self) -> None:
         """End the emulators."""

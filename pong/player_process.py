@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pong.config import Config, RunError
+from pong.envs import Kept
 from pong.player import Actor, Part, Player
 
 
@@ -33,6 +34,7 @@ class PlayerProcess:
         self._process = multiprocessing.Process(target=_play, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
+        self._played: Part | None = None  # a rollout that was waited for before it was asked for
 
     def begin(self, update: int, done: float = 0.0) -> None:
         """Start playing a rollout; ``finish`` waits for it."""
@@ -52,14 +54,30 @@ class PlayerProcess:
         Raises:
             RunError: the process died, or failed, or its emulators did.
         """
-        try:
-            result = pickle.loads(self._connection.recv_bytes())  # from our own child
-        except (EOFError, ConnectionError):
-            raise RunError(self._obituary()) from None
-        if isinstance(result, RunError):
-            raise result
-        part: Part = result
+        part: Part = self._played or self._receive()
+        self._played = None
         return part
+
+    def state(self, begun: bool) -> list[Kept] | None:
+        """The play that the next rollout goes on from; one that was begun is played first, and its rows are kept.
+
+        Raises:
+            RunError: as ``finish``.
+        """
+        if begun and self._played is None:
+            self._played = self._receive()
+        self._send("state", begun)
+        state: list[Kept] | None = self._receive()
+        return state
+
+    def restore(self, state: list[Kept]) -> None:
+        """Go on from what ``state`` gave.
+
+        Raises:
+            RunError: as ``finish``.
+        """
+        self._send("restore", state)
+        self._receive()
 
     def close(self) -> None:
         """End the process."""
@@ -71,6 +89,16 @@ class PlayerProcess:
         with contextlib.suppress(ConnectionError):  # a player that is gone is noticed by finish, with its last words
             self._connection.send(message)
 
+    def _receive(self) -> Any:
+        """What the process answers to the oldest message."""
+        try:
+            result = pickle.loads(self._connection.recv_bytes())  # from our own child
+        except (EOFError, ConnectionError):
+            raise RunError(self._obituary()) from None
+        if isinstance(result, RunError):
+            raise result
+        return result
+
     def _obituary(self) -> str:
         self._process.join(1)
         return f"a player's process died (exit code {self._process.exitcode})"
@@ -78,7 +106,11 @@ class PlayerProcess:
 
 def _play(connection: Connection, config: Config, emulators: range, purpose: int, actor: Actor) -> None:
     """What runs in the process: play when told to."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers signals meant for the run, and ends its players
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # the parent answers signals meant for the run, and ends its players
         signal.signal(number, signal.SIG_IGN)
     gc.freeze()  # what came from the parent is shared with it until somebody writes: garbage collection would
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
@@ -87,8 +119,10 @@ def _play(connection: Connection, config: Config, emulators: range, purpose: int
         player = Player(config, emulators, purpose, actor)
         while True:
             what, *arguments = connection.recv()
-            getattr(player, what)(*arguments)
-            connection.send_bytes(pickle.dumps(player.finish()))
+            answer = getattr(player, what)(*arguments)
+            if what in ("begin", "go_on"):
+                answer = player.finish()
+            connection.send_bytes(pickle.dumps(answer))
     except (EOFError, ConnectionError):
         return
     except Exception as error:  # whatever it is, the parent shall say it

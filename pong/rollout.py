@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import prepare
+from pong.envs import Kept, prepare
 from pong.frames import Observations, blank, cat
 from pong.player import TRAINING, Actor, Episode, Part, Player
 from pong.player_process import PlayerProcess
@@ -43,9 +43,9 @@ class Rollout:
     """Plays the emulators with one policy and hands out a ``Batch`` per update.
 
     A rollout ends after ``horizon`` moments ("steps"), or once every emulator has finished one game ("episodes"). A row
-    enters a batch when its point has ended; the unfinished rally waits for the next batch. Every ``reseed_every``
-    updates the emulators start afresh from (seed, update, emulator), so that a run can be taken up again there; the
-    rallies and games this cuts short are dropped.
+    enters a batch when its point has ended; the unfinished rally waits for the next batch. Play that ``state`` can't
+    keep begins afresh every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be taken up
+    again there; the episodes this cuts short are dropped.
 
     The emulators are dealt out to processes, one per core, and these to ranks. What is played does not depend on how.
 
@@ -54,11 +54,15 @@ class Rollout:
         actor: decides, on the CPU; a policy that changes between rollouts, or not.
         purpose: TRAINING or EVALUATION, which have different random streams.
         ranks: this process among those that train together; each plays its share of the emulators.
+
+    Attributes:
+        begun: whether a rollout was begun and not handed out yet.
     """
 
     def __init__(self, config: Config, actor: Actor, purpose: int = TRAINING, ranks: Ranks | None = None):
         self.config = config
         self.ranks = ranks or Ranks()
+        self.begun = False
         mine = self.ranks.share(range(config.num_envs))
         processes = min(config.processes or self.ranks.cores, len(mine))
         prepare(config)
@@ -78,6 +82,7 @@ class Rollout:
         """
         for player in self.players:
             player.begin(update, done)
+        self.begun = True
 
     def finish(self) -> Batch:
         """Wait for the rollout that was begun and return its batch.
@@ -90,12 +95,32 @@ class Rollout:
             for player in self.players:  # no point has ended yet: nothing to learn from
                 player.go_on()
             parts += [player.finish() for player in self.players]
+        self.begun = False
         return self._batch(parts)
 
     def collect(self, update: int) -> Batch:
         """Play rollout number ``update`` and return its batch."""
         self.begin(update)
         return self.finish()
+
+    def state(self) -> list[Kept] | None:
+        """The play that the next rollout goes on from, of each emulator of all ranks; None where it can't be kept.
+
+        A rollout that has been begun is not in it: whoever takes this up plays it again.
+
+        Raises:
+            RunError: as ``finish``.
+        """
+        everyones = self.ranks.gather([player.state(self.begun) for player in self.players])
+        parts = [part for theirs in everyones for part in theirs]
+        return None if any(part is None for part in parts) else [kept for part in parts if part for kept in part]
+
+    def restore(self, state: list[Kept]) -> None:
+        """Go on from what ``state`` gave, with any number of players and ranks."""
+        mine = self.ranks.share(range(len(state)))
+        for number, player in enumerate(self.players):
+            emulators = deal(mine, number, len(self.players))
+            player.restore(state[emulators.start : emulators.stop])
 
     def close(self) -> None:
         """End the emulators."""

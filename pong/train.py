@@ -91,7 +91,7 @@ class Trainer:
         """Go on from a checkpoint of the same config; one of update 0 may hold a policy and nothing else.
 
         Raises:
-            InputError: its weights or its optimiser's state don't fit.
+            InputError: its weights, its optimiser's state or its games don't fit.
         """
         load_weights(self.policy, checkpoint.policy)
         load_optimizer(self.optimizer, checkpoint.optimizer)
@@ -100,6 +100,8 @@ class Trainer:
             load_optimizer(self.baseline.optimizer, checkpoint.baseline_optimizer)
         self._show_players()
         self.updates, self.steps = checkpoint.counters.updates, checkpoint.counters.steps
+        if checkpoint.play:
+            self.rollout.restore(checkpoint.play)
 
     @property
     def done(self) -> float:
@@ -114,9 +116,10 @@ class Trainer:
         """Train until ``total_steps``, yielding each update; between two yields everything is consistent.
 
         The players begin the next rollout as soon as the policy has taken its step. All that does not change the
-        policy, what the caller does with an update included, is done while they play.
+        policy, what the caller does with an update included, is done while they play. Whoever stops in between and
+        calls this again goes on as if nothing had happened.
         """
-        if self.steps < self.config.total_steps:
+        if self.steps < self.config.total_steps and not self.rollout.begun:
             self.rollout.begin(self.updates, self.done)
         while self.steps < self.config.total_steps:
             began = time.perf_counter()

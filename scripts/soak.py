@@ -93,7 +93,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # checkpoints and evaluations belong to what is watched: some in each minute
         command = [sys.executable, "-m", "pong", "train", arguments.config, "--run-dir", f"{folder}/run"]
-        command += ["--total-steps", 10**12, "--reseed-every", 20, "--eval-episodes", 2, "--device", "cpu"]
+        command += ["--total-steps", 10**12, "--checkpoint-every", 20, "--eval-episodes", 2, "--device", "cpu"]
         # and games as long at the end as at the start: a better player's rallies are longer, and so hold more memory
         command += ["--learning-rate", 1e-12, "--learning-rate-end", 1e-12, *flags]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pong.envs import Played
+from pong.envs import Fleet, Played
 from pong.frames import PIXELS, SparseFrames
 from pong.rollout import Rollout
 from pong.train import make_policy
@@ -28,7 +28,7 @@ CLOCKS = ("minutes", "charts/SPS", "time/")  # columns that a clock writes
 # --- scripted games ---------------------------------------------------------------------------------------------------
 
 
-class Won:
+class Won(Fleet):
     """Emulators whose games all last one decision and are won by one point."""
 
     open = 0
@@ -93,9 +93,9 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def pong(*arguments, **settings):
+def pong(*arguments, program=("-m", "pong"), **settings):
     """The command line in a process of its own, and in a process group with its players."""
-    command = [sys.executable, "-m", "pong", *map(str, arguments)]
+    command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), start_new_session=True, text=True, **settings)
 
 

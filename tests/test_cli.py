@@ -246,7 +246,7 @@ def test_training_leaves_a_run(finished):
     assert [int(row["update"]) for row in (*others, last)] == list(range(1, len(others) + 2))
     assert int(others[-1]["step"]) < 200 <= int(last["step"])
 
-    (path,) = (run / "checkpoints").iterdir()  # at the end; reseed_every is far away
+    (path,) = (run / "checkpoints").iterdir()  # at the end; checkpoint_every is far away
     loaded = checkpoint.load(path)
     assert loaded.config == config
     counters = loaded.counters
@@ -262,7 +262,7 @@ def test_a_run_is_reproducible_from_its_own_config(finished, elsewhere, capsys):
 
 def test_checkpoints_fall_where_emulators_start_afresh(elsewhere, monkeypatch, capsys):
     play(monkeypatch, Won)
-    command = ["train", CONFIG, *TINY, "--horizon", "10", "--reseed-every", "2", "--total-steps", "100"]
+    command = ["train", CONFIG, *TINY, "--horizon", "10", "--checkpoint-every", "2", "--total-steps", "100"]
     assert main([*command, "--run-dir", "run"]) == 0  # five updates of 20 decisions
     paths = [Path(f"run/checkpoints/update-00000{number}.safetensors") for number in (2, 4, 5)]
     assert sorted(Path("run/checkpoints").iterdir()) == paths[1:]  # the newest two
@@ -377,7 +377,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_1(elsewhere, monkeypatc
 @pytest.mark.parametrize("command", ["train", "eval"])
 def test_a_player_that_dies_ends_the_command_with_1(elsewhere, monkeypatch, capsys, command):
     """Both players die in their third rollout of 10 decisions; what was saved before is good."""
-    training_command = ["train", CONFIG, *TINY, "--horizon", "10", "--reseed-every", "2", "--processes", "2"]
+    training_command = ["train", CONFIG, *TINY, "--horizon", "10", "--checkpoint-every", "2", "--processes", "2"]
     play(monkeypatch, Dying)
     assert main([*training_command, "--run-dir", "run"]) == 1
     if command == "eval":
@@ -431,9 +431,9 @@ def test_an_interrupted_training_saves_and_says_where(elsewhere, number):
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 # 24 decisions an update, about 14 points and 7 games; 24 updates
-DICE = ["--num-envs", "3", "--horizon", "8", "--total-steps", "576", "--reseed-every", "4"]
+DICE = ["--num-envs", "3", "--horizon", "8", "--total-steps", "576", "--checkpoint-every", "4"]
 # 200 decisions an update, 4 updates; all that can be random is
-PONG = ["--horizon", "100", "--total-steps", "800", "--reseed-every", "2", "--hold", "2-4", "--noop-max", "30"]
+PONG = ["--horizon", "100", "--total-steps", "800", "--checkpoint-every", "2", "--hold", "2-4", "--noop-max", "30"]
 
 
 def unplugged(games, decision):

@@ -61,7 +61,7 @@ KARPATHY_2016 = {
     "last_action": False,
     "num_envs": 10,  # batch_size = 10
     "until": "episodes",
-    "reseed_every": 10,  # updates of 10 games: save.p every 100
+    "checkpoint_every": 10,  # updates of 10 games: save.p every 100
     "hidden": 200,  # H = 200
     "gamma": 0.99,  # gamma = 0.99
     "standardize": "episode",  # discounted_epr -= np.mean(…); /= np.std(…)
@@ -157,7 +157,7 @@ REFUSED = {  # TOML: what the line must say
     "num_envs = 0": ["num_envs = 0", "greater than or equal to 1"],
     "num_envs = 5000": ["num_envs = 5000", "less than or equal to 4096"],
     "horizon = 0": ["horizon = 0", "greater than or equal to 1"],
-    "reseed_every = 0": ["reseed_every = 0", "greater than or equal to 1"],
+    "checkpoint_every = 0": ["checkpoint_every = 0", "greater than or equal to 1"],
     "total_steps = 0": ["total_steps = 0", "greater than or equal to 1"],
     "hidden = 0": ["hidden = 0", "greater than or equal to 1"],
     "epsilon = 0.0": ["epsilon = 0.0", "greater than 0"],

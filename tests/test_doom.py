@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 
 HEALTH, BASIC = "VizdoomHealthGathering-v1", "VizdoomBasic-v1"
 SMALL = {"policy": "conv", "channels": [2], "hidden": 4, "until": "episodes", "processes": 1, "device": "cpu"}
-TINY = Config(env=HEALTH, num_envs=2, max_frames=40, reseed_every=2, total_steps=80, **SMALL)  # 10 decisions a game
+TINY = Config(env=HEALTH, num_envs=2, max_frames=40, checkpoint_every=2, total_steps=80, **SMALL)  # 10 decisions a game
 FLAGS = ["--channels", "2", "--hidden", "4", "--num-envs", "2", "--max-frames", "40", "--device", "cpu"]
 BOTH = np.ones(2, bool)
 NOTHING, FORWARD, RIGHT, LEFT = range(4)
@@ -251,7 +251,7 @@ def test_a_run_that_is_taken_up_where_games_start_afresh_is_the_same_to_the_bit(
 def test_train_eval_and_play_leave_their_own_files_and_no_others(elsewhere, capfd):
     before = left_behind()
     config = str(ROOT / "configs" / "doom_health.toml")
-    flags = [*FLAGS, "--eval-episodes", "1", "--total-steps", "30", "--reseed-every", "1", "--run-dir", "run"]
+    flags = [*FLAGS, "--eval-episodes", "1", "--total-steps", "30", "--checkpoint-every", "1", "--run-dir", "run"]
     assert main(["train", config, *flags]) == 0
     assert [row["update"] for row in rows("run")] == ["1", "2"]
     assert float(rows("run")[1]["losses/grad_norm"]) > 0
@@ -319,7 +319,7 @@ def test_a_game_that_dies_is_one_line():
 @contextlib.contextmanager
 def training(folder):
     """A run by two players that goes on and on, with a checkpoint after each update, past its first one."""
-    flags = [*FLAGS, "--eval-episodes", "0", "--processes", "2", "--reseed-every", "1", "--total-steps", "1000000"]
+    flags = [*FLAGS, "--eval-episodes", "0", "--processes", "2", "--checkpoint-every", "1", "--total-steps", "1000000"]
     config = ROOT / "configs" / "doom_health.toml"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     run = pong("train", config, *flags, "--run-dir", folder, cwd=folder.parent, **pipes)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pong.config import Config
-from pong.envs import Played
+from pong.envs import Fleet, Played
 from pong.evaluate import Evaluation, Greedy, evaluate
 from pong.frames import PIXELS, SparseFrames
 from pong.player import EVALUATION, Episode, emulator_seeds
@@ -18,7 +18,7 @@ from pong.train import make_policy
 CONFIG = Config(num_envs=64, seed=7, hidden=4, device="cpu", max_frames=0, processes=1)
 
 
-class Games:
+class Games(Fleet):
     """N emulators that pay 1 for UP and −1 for DOWN; the game number g of emulator i takes 1 + (i + g) % 4 steps."""
 
     made: list["Games"]
@@ -184,7 +184,7 @@ def test_the_same_seed_is_the_same_evaluation(games):
 
 
 def test_the_configs_own_seed_plays_no_part(games):
-    other = CONFIG.model_copy(update={"seed": 8, "num_envs": 2, "horizon": 5, "reseed_every": 1, "gamma": 0.5})
+    other = CONFIG.model_copy(update={"seed": 8, "num_envs": 2, "horizon": 5, "checkpoint_every": 1, "gamma": 0.5})
     assert evaluate(Coin(), CONFIG, 7) == evaluate(Coin(), other, 7)
 
 

@@ -103,7 +103,7 @@ def test_it_can_be_evaluated_on_another_task(exported, tmp_path, capsys):
 
 def test_training_begins_with_its_policy(exported, tmp_path, capsys):
     """One step away from it, and the checkpoint of update 0 is it."""
-    assert train(tmp_path / "on", "--init", exported, "--reseed-every", 1, "--total-steps", 60) == 0
+    assert train(tmp_path / "on", "--init", exported, "--checkpoint-every", 1, "--total-steps", 60) == 0
     first, last = checkpoint.checkpoints(tmp_path / "on/checkpoints")
     begun, saved = checkpoint.load(first), checkpoint.load(exported)
     assert begun.counters.updates == 0
@@ -120,10 +120,10 @@ def test_a_run_that_was_killed_as_it_began_still_begins_with_that_policy(exporte
     with monkeypatch.context() as patch:
         patch.setattr("pong.train.Trainer.__init__", killed)
         with pytest.raises(SystemExit):
-            train(on, "--init", exported, "--reseed-every", 1, "--total-steps", 60)
+            train(on, "--init", exported, "--checkpoint-every", 1, "--total-steps", 60)
     assert main(["train", "--resume", str(on)]) == 0
     unbroken = tmp_path / "unbroken"
-    assert train(unbroken, "--init", exported, "--reseed-every", 1, "--total-steps", 60) == 0
+    assert train(unbroken, "--init", exported, "--checkpoint-every", 1, "--total-steps", 60) == 0
     one, other = (checkpoint.load(folder).policy["W1"] for folder in (on, unbroken))
     assert torch.equal(one, other)
 

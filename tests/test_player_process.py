@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from pong.config import Config, RunError
-from pong.envs import Played
+from pong.envs import Fleet, Played
 from pong.frames import PIXELS, SparseFrames
 from pong.policies import KarpathyPolicy
 from pong.ranks import Ranks
 from pong.rollout import Rollout
 from pong.train import Trainer
 
-TINY = Config(device="cpu", num_envs=3, horizon=40, hidden=8, processes=2, standardize="none", reseed_every=2)
+TINY = Config(device="cpu", num_envs=3, horizon=40, hidden=8, processes=2, standardize="none", checkpoint_every=2)
 KINDS = {
     "steps": {"standardize": "batch", "baseline": "network"},
     "episodes": {"until": "episodes", "hold": "2-4", "max_frames": 400, "standardize": "episode", "reduction": "sum"},
@@ -45,7 +45,7 @@ def pids():
     return sorted(child.pid for child in multiprocessing.active_children())
 
 
-class Scored:
+class Scored(Fleet):
     """Emulators whose every decision is a point: UP wins it, DOWN loses it."""
 
     def __init__(self, config, num_envs):

@@ -26,7 +26,7 @@ import pong.tracking  # noqa: F401  before the fork, once for all
 from pong import checkpoint
 from pong.cli import main
 from pong.config import Config
-from pong.envs import Played
+from pong.envs import Fleet, Played
 from pong.frames import PIXELS, SparseFrames
 from pong.player import emulator_seeds
 from pong.ranks import Ranks, deal
@@ -98,7 +98,7 @@ class Seated(Ranks):
             tensor.copy_(sum(theirs))
 
 
-class Paced:
+class Paced(Fleet):
     """Emulators that end a point every 6, 7, 21 decisions (emulators 0, 1, 2): UP wins it and DOWN loses it.
 
     An observation names its emulator and moment, so that each one teaches something else.
@@ -270,7 +270,7 @@ def test_ranks_train_what_a_single_process_trains(tmp_path, size, config, flags)
         assert (tmp_path / f"ranks/{rank}/out").read_text() == ""
 
 
-LONG = command("pong", "--num-envs", "2", "--horizon", "40", "--reseed-every", "3", "--total-steps", "4000")
+LONG = command("pong", "--num-envs", "2", "--horizon", "40", "--checkpoint-every", "3", "--total-steps", "4000")
 
 
 def wait_for(path, seconds=60):

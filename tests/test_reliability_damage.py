@@ -17,7 +17,19 @@ from pong.train import make_baseline, make_optimizer, make_policy
 
 TRIALS = 1_000
 # 20 decisions an update, 6 updates, a checkpoint at every other
-DICE = ["train", CONFIG, *TINY, "--horizon", "10", "--reseed-every", "2", "--total-steps", "120", "--run-dir", "run"]
+DICE = [
+    "train",
+    CONFIG,
+    *TINY,
+    "--horizon",
+    "10",
+    "--checkpoint-every",
+    "2",
+    "--total-steps",
+    "120",
+    "--run-dir",
+    "run",
+]
 
 
 def small(folder, updates, best=False):

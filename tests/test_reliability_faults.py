@@ -24,7 +24,7 @@ from pong.evaluate import Evaluation
 from pong.player import Episode
 
 # 20 decisions an update, 8 updates, a checkpoint at every other
-FLAGS = [*TINY, "--horizon", "10", "--reseed-every", "2", "--total-steps", "160"]
+FLAGS = [*TINY, "--horizon", "10", "--checkpoint-every", "2", "--total-steps", "160"]
 DICE = ["train", CONFIG, *FLAGS, "--run-dir"]
 NUMBERS = [str(number) for number in range(1, 9)]
 
@@ -255,7 +255,7 @@ def test_a_disk_that_can_only_be_read(elsewhere, capsys, small_disk, begun):
 def test_a_run_that_nobody_listens_to_goes_on(tmp_path):
     """As in `pong train … | head -1`."""
     run = tmp_path / "run"
-    command = ["train", CONFIG, *TINY, "--max-frames", "300", "--reseed-every", "2", "--total-steps", "1500"]
+    command = ["train", CONFIG, *TINY, "--max-frames", "300", "--checkpoint-every", "2", "--total-steps", "1500"]
     with pong(*command, "--run-dir", run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline().startswith(str(run))
         process.stdout.close()
@@ -342,7 +342,7 @@ def test_full_memory_says_what_to_lower(elsewhere, monkeypatch, capsys, whole, m
 
 # --- emulators --------------------------------------------------------------------------------------------------------
 
-PONG = ["train", CONFIG, *TINY, "--emulator", "ale", "--max-frames", "300", "--reseed-every", "2"]
+PONG = ["train", CONFIG, *TINY, "--emulator", "ale", "--max-frames", "300", "--checkpoint-every", "2"]
 PONG += ["--total-steps", "700", "--run-dir"]
 
 
@@ -407,7 +407,7 @@ def test_a_missing_rom_is_one_line(tmp_path, monkeypatch, capfd, processes):
 
 # --- two at a time ----------------------------------------------------------------------------------------------------
 
-SHORT = ["train", CONFIG, *TINY, "--max-frames", "300", "--reseed-every", "2", "--processes", "2"]
+SHORT = ["train", CONFIG, *TINY, "--max-frames", "300", "--checkpoint-every", "2", "--processes", "2"]
 LONG = [*SHORT, "--total-steps", "6000"]
 
 

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pong.config import Config
-from pong.envs import Played
+from pong.envs import Fleet, Played
 from pong.frames import PIXELS, SparseFrames
 from pong.player import EVALUATION, TRAINING, Episode, Noise, emulator_seeds
 from pong.rollout import Rollout
@@ -25,7 +25,7 @@ MOMENTS = 10  # the first pixel that names a moment; those before it name emulat
 
 
 @dataclass(repr=False)
-class Script:
+class Script(Fleet):
     """N emulators whose rewards and ends are written down, (T, N); past the end it starts over, or fails.
 
     An emulator without a decision misses its line: it neither pays nor ends.
@@ -93,7 +93,7 @@ class Coin:
 def config(**changes):
     """γ = ½ is exact in binary; horizon 3, no standardising, fresh emulators only at the start."""
     return Config(
-        **{"gamma": 0.5, "horizon": 3, "standardize": "none", "reseed_every": 1000, "processes": 1, **changes}
+        **{"gamma": 0.5, "horizon": 3, "standardize": "none", "checkpoint_every": 1000, "processes": 1, **changes}
     )
 
 
@@ -323,7 +323,7 @@ def test_fresh_emulators_drop_what_was_cut():
     #          0  1 | 2  3 | 4  5 | 6  7   the emulator starts afresh before moment 4
     rewards = [0, 1, 0, 1, 1, 0, 0, -1]
     script = Script(np.transpose([rewards, [1, 0, 1, 0, 1, 0, 0, 1]]), np.transpose([[0] * 7 + [1], [0] * 8]))
-    batches = play(script, 4, horizon=2, reseed_every=2, seed=5)
+    batches = play(script, 4, horizon=2, checkpoint_every=2, seed=5)
     # emulator 1's moment 3 was waiting, and is gone; its moment 1, not cut, is in the second batch
     assert [sorted(rows(batch)) for batch in batches] == [
         [(0, 0), (0, 1), (1, 0)],

@@ -92,10 +92,10 @@ def test_the_shipped_table_follows_from_the_runs():
 
 
 def test_a_run_that_was_interrupted_goes_on(tmp_path):
-    one = some(plain={"reseed_every": 1})
+    one = some(plain={"checkpoint_every": 1})
     runs, results = tmp_path, tmp_path / "results"
     results.mkdir()
-    short = some(plain={"reseed_every": 1, "total_steps": 60})
+    short = some(plain={"checkpoint_every": 1, "total_steps": 60})
     (tmp_path / "elsewhere").mkdir()
     run(short, 1, "plain", runs, tmp_path / "elsewhere", processes=1)
     assert load_config(runs / "plain-s1/config.toml").total_steps == 60

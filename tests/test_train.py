@@ -11,7 +11,7 @@ import torch
 
 from pong import checkpoint
 from pong.config import Config, InputError
-from pong.envs import Played
+from pong.envs import Fleet, Played
 from pong.frames import PIXELS, SparseFrames
 from pong.ranks import Ranks
 from pong.train import Trainer, choose_device, make_optimizer, make_policy
@@ -31,7 +31,7 @@ TINY = Config(
 PIXELS_A, PIXELS_B = range(25), range(1000, 1025)  # two situations that share no pixel
 
 
-class Choice:
+class Choice(Fleet):
     """N emulators whose every step is a point: UP wins in situation A and loses in B, DOWN the other way round.
 
     The situations take turns, and half of the emulators begin with B.
@@ -285,7 +285,7 @@ def saved(trainer, folder):
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_run_taken_up_is_the_run_never_interrupted(tmp_path, recipe):
     """On real Pong, bit for bit, where the emulators start afresh: here every two updates."""
-    config = TINY.model_copy(update={"reseed_every": 2, "total_steps": 10**6, **recipe})
+    config = TINY.model_copy(update={"checkpoint_every": 2, "total_steps": 10**6, **recipe})
     with contextlib.closing(Trainer(config)) as trainer:
         run = trainer.run()
         next(run), next(run)

@@ -93,6 +93,7 @@ def _trained_on(run: Path) -> dict[str, Any]:
 def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run: dict[str, Any]) -> str:
     config, counters = loaded.config, loaded.counters
     task = f"{config.env}, {config.task}" if config.points else config.task
+    counts = f"{counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games"
     lines = [
         f"- {way}: **{games.mean:+.2f} ± {games.standard_error:.2f}** (mean ± standard error of {games.n} games)"
         for way, games in played.items()
@@ -112,7 +113,7 @@ A policy trained by pong-from-pixels with nothing but the loss −log π·R. Tas
 
 {chr(10).join(lines)}
 
-Trained{trained} for {counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games, seed {config.seed}:
+Trained{trained} for {counts}, seed {config.seed}:
 `{command}` (revision {run.get("git_revision", "unknown")}; {hardware}; {versions or "versions unknown"}).
 
 - `policy.safetensors`: the weights, and the config in its header; no pickle. `config.toml`: the same config to read.

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,13 +21,15 @@ from pong.config import Config, InputError, RunError, load_config, validate
 
 if TYPE_CHECKING:
     from pong.checkpoint import Checkpoint, Counters
+    from pong.envs import Kept
     from pong.evaluate import Evaluation
     from pong.policies import Policy
     from pong.ranks import Ranks
     from pong.tracking import Tracker
     from pong.train import Trainer, Update
 
-FREE = ("device", "processes", "emulator")  # may change when a run is resumed: they don't define what is played
+# what does not define a run, and may change when it is resumed
+FREE = ("device", "processes", "emulator", "checkpoint_seconds", "stop_at_mean100")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +86,29 @@ def _train(asked: TrainInput, ranks: "Ranks", command: list[str]) -> int:
 
 
 def _run(trainer: "Trainer", keeper: "Keeper | None", ranks: "Ranks", stop: Callable[[], bool]) -> None:
-    """Train until the steps are made, the goal is reached or somebody asks for a stop; then save."""
+    """Train until the steps are made, the goal is reached or somebody asks for a stop; save now and then, and last."""
 
-    def enough() -> bool:
-        return any(ranks.gather(stop() or (keeper is not None and keeper.reached_goal())))
+    def asked() -> tuple[bool, bool]:
+        """Whether any rank has had enough, and whether it is time to save."""
+        enough = stop() or (keeper is not None and keeper.reached_goal())
+        answers = ranks.gather((enough, keeper is not None and keeper.is_due()))
+        return any(enough for enough, _ in answers), any(due for _, due in answers)
 
-    if enough():  # a run that has reached its goal is left as it is
+    if asked()[0]:  # a run that has reached its goal is left as it is
         return
     for update in trainer.run():
         if keeper:
             keeper.keep(update)
-        if enough():
+        enough, due = asked()
+        if enough:
             break
+        if due:
+            play = trainer.rollout.state()  # of all ranks
+            if keeper:
+                keeper.try_to_save(play)
+    play = trainer.rollout.state()
     if keeper:
-        keeper.save()
+        keeper.save(play)
 
 
 @contextlib.contextmanager
@@ -141,7 +153,12 @@ def _beginning(asked: TrainInput, folder: Path) -> "Checkpoint":
     _same(asked.config, loaded.config, folder)
     if loaded.counters.updates and loaded.config.baseline != "none" and not loaded.baseline:
         raise InputError(f"{folder}: the checkpoint holds no baseline, a policy alone; a new run can --init with it")
+    if loaded.config.emulator != asked.config.emulator:  # which can't take the other one's games up
+        return dataclasses.replace(loaded, play=[])
     return loaded
+
+
+_PLACES = {"machine": "the machine", "ale": "ALE"}
 
 
 def _how(asked: TrainInput, begin: "Checkpoint") -> str:
@@ -149,7 +166,8 @@ def _how(asked: TrainInput, begin: "Checkpoint") -> str:
         return "starting the emulators …"
     if not begin.policy:
         return "it has no checkpoint yet: once more from the beginning"
-    return f"going on after update {begin.counters.updates}"
+    afresh = f", with new games in {_PLACES[asked.config.emulator]}" if asked.config.points and not begin.play else ""
+    return f"going on after update {begin.counters.updates}{afresh}"
 
 
 def _set_aside(asked: TrainInput, begin: "Checkpoint", say: Callable[[str], None]) -> None:
@@ -177,47 +195,59 @@ class Keeper:
         self._folder = folder / "checkpoints"
         self._trainer = trainer
         self._tracker = tracker
-        self._saved = counters.updates
+        self._config = trainer.config
+        self._saved, self._saved_at = counters.updates, time.monotonic()
         self._best = best_of(self._folder).best
+        self._evaluation: Evaluation | None = None  # after this update
 
     def keep(self, update: "Update") -> None:
-        """Track an update; where the emulators start afresh, evaluate the policy and save.
+        """Track an update, and every so often evaluate the policy.
 
         Raises:
-            FloatingPointError: the loss or a weight is NaN or infinite; nothing is saved.
+            FloatingPointError: the loss is NaN or infinite.
         """
-        from pong import checkpoint
-
-        config = self._trainer.config
         if not math.isfinite(update.learned.policy_loss):
             raise FloatingPointError(f"update {update.number}: the loss is not finite; lower learning_rate")
-        at_a_boundary = update.number % config.reseed_every == 0
-        evaluation = self._evaluate(update.number) if at_a_boundary and config.eval_episodes else None
-        self._tracker.track(update, self._trainer.steps, self._trainer.policy, evaluation)
-        if at_a_boundary:
-            try:
-                self.save(evaluation)
-            except OSError as error:
-                self._best = checkpoint.best_of(self._folder).best  # it may be there, or not
-                self._tracker.say(f"warning: {error}; training goes on, and the next checkpoint is tried again")
+        evaluates = self._at_a_boundary() and self._config.eval_episodes
+        self._evaluation = self._evaluate(update.number) if evaluates else None
+        self._tracker.track(update, self._trainer.steps, self._trainer.policy, self._evaluation)
 
-    def save(self, evaluation: "Evaluation | None" = None) -> None:
-        """Write a checkpoint, unless there is one of this update.
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint: by updates, or by the clock where a run can go on from anywhere."""
+        seconds = self._config.checkpoint_seconds if self._config.points else 0
+        return self._at_a_boundary() or 0 < seconds <= time.monotonic() - self._saved_at
+
+    def _at_a_boundary(self) -> bool:
+        return self._trainer.updates % self._config.checkpoint_every == 0
+
+    def try_to_save(self, play: "list[Kept] | None") -> None:
+        """Save; what can't be written is said, and training goes on."""
+        from pong import checkpoint
+
+        try:
+            self.save(play)
+        except OSError as error:
+            self._best = checkpoint.best_of(self._folder).best  # it may be there, or not
+            self._tracker.say(f"warning: {error}; training goes on, and the next checkpoint is tried again")
+
+    def save(self, play: "list[Kept] | None") -> None:
+        """Write a checkpoint, unless there is one of this update; ``play`` is what the emulators go on from.
 
         Raises:
-            FloatingPointError: a weight is NaN or infinite.
+            FloatingPointError: a weight is NaN or infinite; nothing is saved.
             OSError: it can't be written.
         """
         from pong import checkpoint
 
-        trainer = self._trainer
+        trainer, evaluation = self._trainer, self._evaluation
+        self._saved_at = time.monotonic()
         if trainer.updates == self._saved:
             return
         best = evaluation is not None and (self._best is None or evaluation.mean > self._best)
         highest = evaluation.mean if evaluation is not None and best else self._best
         counters = self._tracker.counters(trainer.updates, trainer.steps, highest)
         self._tracker.sync()
-        parts = trainer.policy, trainer.optimizer, trainer.baseline
+        parts = trainer.policy, trainer.optimizer, trainer.baseline, play
         path = checkpoint.save(self._folder, trainer.config, counters, *parts, best=best)
         self._saved, self._best = trainer.updates, highest
         self._tracker.say(f"saved {path}" + (f", the best so far: {evaluation}" if best else ""))
@@ -343,7 +373,7 @@ def _flags(defaults: Config, keys: Iterable[str]) -> type:
 
 @contextlib.contextmanager
 def _stop_requested() -> Iterator[Callable[[], bool]]:
-    """The first SIGINT or SIGTERM asks for a stop after this update; the second one stops at once."""
+    """The first SIGINT, SIGTERM or SIGHUP asks for a stop after this update; the second one stops at once."""
     received: list[int] = []
 
     def on_signal(number: int, frame: types.FrameType | None) -> None:
@@ -353,7 +383,10 @@ def _stop_requested() -> Iterator[Callable[[], bool]]:
         with contextlib.suppress(OSError):  # nobody may be there to read it
             print("\npong: finishing this update, then saving; once more to stop at once", file=sys.stderr)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN or number != signal.SIGHUP:  # nohup's run goes on when the terminal is closed
+            signal.signal(number, on_signal)
     try:
         yield lambda: bool(received)
     finally:

@@ -12,7 +12,7 @@ from pong.config import PONG, Config, InputError
 from pong.envs.actions import DOWN, NOOP, UP
 from pong.envs.atari import RATE, Pong, PongFleet, ShownPong, make_pong, make_view, task
 from pong.envs.doom import DoomFleet, doom_spaces, is_doom
-from pong.envs.fleet import Fleet, Played, Shown
+from pong.envs.fleet import Fleet, Kept, Played, Shown
 from pong.envs.lqr import LQR
 from pong.envs.vectors import VectorFleet
 
@@ -26,6 +26,7 @@ __all__ = [
     "RATE",
     "UP",
     "Fleet",
+    "Kept",
     "Played",
     "Pong",
     "PongFleet",

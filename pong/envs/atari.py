@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from ale_py.env import AtariEnv
 from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from pong.config import INT32, Config, RunError
-from pong.envs.actions import ALE_ACTIONS, NAMES
-from pong.envs.fleet import Played
-from pong.frames import Observations, SparseFrames, View
+from pong.envs.actions import ALE_ACTIONS, NAMES, NOOP
+from pong.envs.fleet import Fleet, Kept, Played, generator_state, restore_generator
+from pong.frames import ROWS, Observations, SparseFrames, View
 
 RATE = 60  # frames a second at natural speed
 NO_CAP = INT32  # emulated frames, more than a year of play
@@ -60,19 +61,23 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self._noop_max = noop_max
+        self._hold, self._noop_max, self._sticky = hold, noop_max, float(np.float32(sticky))  # as ALE has it
         with _failing("Pong can't be started; ale-py brings its ROM: install it anew"):
             self.emulators = [
                 AtariEnv(
                     "pong",
                     obs_type="grayscale",
-                    frameskip=(2, 5) if hold == "2-4" else hold,  # 5 is not included
+                    frameskip=1,  # they are held here, see ``act``
                     repeat_action_probability=sticky,
                     max_num_frames_per_episode=max_frames,
                 )
                 for _ in range(num_envs)
             ]
-        self._screens = np.zeros((num_envs, 210, 160), np.uint8)
+        self._set = self.emulators[0].ale.getMinimalActionSet()
+        self.screens = np.zeros((num_envs, 210, 160), np.uint8)
+        # ALE repeats the action executed last, but neither tells it nor clones it: it follows from ALE's random numbers
+        self.executed = [NOOP] * num_envs
+        self.chance = [RandomState() for _ in range(num_envs)]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], Any]:
         """New games.
@@ -84,9 +89,9 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         """
         seeds = np.arange(seed, seed + self.num_envs) if isinstance(seed, int) else seed
         with _failing("an emulator failed"):
-            for i, emulator in enumerate(self.emulators):
-                self._screens[i] = self._new_game(emulator, None if seeds is None else int(seeds[i]))
-        return self._screens, {}
+            for i in range(self.num_envs):
+                self.screens[i] = self._new_game(i, None if seeds is None else int(seeds[i]))
+        return self.screens, {}
 
     def step(
         self, actions: NDArray[np.int64]
@@ -101,20 +106,57 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         rewards, frames = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.int64)
         terminations, truncations = np.zeros((2, self.num_envs), np.bool_)
         with _failing("an emulator failed"):
-            for i in np.flatnonzero(actions >= 0):
-                emulator = self.emulators[i]
-                before = emulator.ale.getFrameNumber()
-                screen, rewards[i], terminations[i], truncations[i], _ = emulator.step(ALE_ACTIONS[actions[i]])
-                frames[i] = emulator.ale.getFrameNumber() - before
-                self._screens[i] = self._new_game(emulator) if terminations[i] or truncations[i] else screen
-        return self._screens, rewards, terminations, truncations, {"frames": frames}
+            for i in np.flatnonzero(actions >= 0).tolist():
+                emulator, ale = self.emulators[i], self.emulators[i].ale
+                before = ale.getFrameNumber()
+                hold = int(emulator.np_random.integers(2, 5)) if self._hold == "2-4" else self._hold
+                rewards[i] = self.act(i, ALE_ACTIONS[actions[i]], hold)
+                frames[i] = ale.getFrameNumber() - before
+                terminations[i], truncations[i] = ale.game_over(with_truncation=False), ale.game_truncated()
+                ended = terminations[i] or truncations[i]
+                self.screens[i] = self._new_game(i) if ended else ale.getScreenGrayscale()
+        return self.screens, rewards, terminations, truncations, {"frames": frames}
 
-    def _new_game(self, emulator: AtariEnv, seed: int | None = None) -> NDArray[np.uint8]:
-        screen: NDArray[np.uint8] = emulator.reset(seed=seed)[0]
+    def act(self, i: int, action: int, frames: int) -> float:
+        """Hold one of ALE's actions for some frames, as ``AtariEnv.step`` does; returns the sum of their rewards."""
+        draws = np.frombuffer(self.chance[i].bytes(8 * frames), "<u4")[::2] / 2**32  # every second one is for player B
+        if (draws >= self._sticky).any():
+            self.executed[i] = action
+        ale = self.emulators[i].ale
+        return float(sum(ale.act(self._set[action]) for _ in range(frames)))
+
+    def restore(self, i: int, state: Kept) -> None:
+        """Go on from what ``state`` gave of an emulator."""
+        emulator = self.emulators[i]
+        self._new_game(i, seed=0)
+        executed = int(state["ale.executed"][0])
+        while self.executed[i] != executed:
+            self.act(i, executed, 1)
+        emulator.ale.restoreState(ale_py.ALEState(state["ale.console"].tobytes()))
+        restore_generator(emulator.np_random.bit_generator, state["ale.gym_generator"])
+        words = state["ale.chance"].view(np.uint32)
+        self.chance[i].set_state(("MT19937", words[:-1], int(words[-1]), 0, 0.0))
+
+    def state(self, i: int) -> Kept:
+        """All that an emulator goes on from: the console with ALE's random stream, and what ALE does not clone."""
+        emulator = self.emulators[i]
+        _, words, position, *_ = self.chance[i].get_state()
+        return {
+            "ale.console": np.frombuffer(emulator.ale.cloneState(include_rng=True).serialize(), np.uint8),
+            "ale.gym_generator": generator_state(emulator.np_random.bit_generator),
+            "ale.executed": np.array([self.executed[i]]),
+            "ale.chance": np.array([*words, position], np.uint32).view(np.int32),
+        }
+
+    def _new_game(self, i: int, seed: int | None = None) -> NDArray[np.uint8]:
+        emulator = self.emulators[i]
+        _, about = emulator.reset(seed=seed)
+        self.executed[i] = NOOP
+        if seed is not None:
+            self.chance[i] = RandomState(int(about["seeds"][1]))
         if self._noop_max:
-            for _ in range(emulator.np_random.integers(1, self._noop_max + 1)):
-                emulator.ale.act(ale_py.Action.NOOP)
-            screen = emulator.ale.getScreenGrayscale()
+            self.act(i, NOOP, int(emulator.np_random.integers(1, self._noop_max + 1)))
+        screen: NDArray[np.uint8] = emulator.ale.getScreenGrayscale()
         return screen
 
 
@@ -127,7 +169,7 @@ def _failing(what: str) -> Iterator[None]:
         raise RunError(f"{what} ({type(error).__name__}: {' '.join(str(error).split())})") from error
 
 
-class PongFleet:
+class PongFleet(Fleet):
     """Pong emulators with what a policy sees of them.
 
     Args:
@@ -150,6 +192,18 @@ class PongFleet:
         dones = terminations | truncations
         return Played(self._view.next(screens, dones, actions), rewards, dones, infos["frames"])
 
+    def state(self) -> list[Kept]:
+        """Of each emulator: its state, and the screen that was seen last."""
+        return [{**self.envs.state(i), "ale.field": field} for i, field in enumerate(self._view.field.copy())]
+
+    def restore(self, state: list[Kept]) -> None:
+        """Go on from what ``state`` gave."""
+        for i, kept in enumerate(state):
+            self.envs.restore(i, kept)
+        field = np.stack([kept["ale.field"] for kept in state])
+        self.envs.screens[:, ROWS] = field
+        self._view.restore(field)
+
     def close(self) -> None:
         """End the emulators."""
         self.envs.close()
@@ -163,10 +217,10 @@ class ColourPong(Pong):
         colours: NDArray[np.uint8] = self.emulators[0].ale.getScreenRGB()
         return colours
 
-    def _new_game(self, emulator: AtariEnv, seed: int | None = None) -> NDArray[np.uint8]:
+    def _new_game(self, i: int, seed: int | None = None) -> NDArray[np.uint8]:
         self.last = self.screen()
-        self.finished = emulator.ale.game_over(with_truncation=False)
-        return super()._new_game(emulator, seed)
+        self.finished = self.emulators[i].ale.game_over(with_truncation=False)
+        return super()._new_game(i, seed)
 
 
 class ShownPong(PongFleet):

@@ -26,6 +26,9 @@ class Played:
     frames: NDArray[np.int64]
 
 
+Kept = dict[str, NDArray[Any]]  # what one environment's play goes on from: arrays by name
+
+
 class Fleet(Protocol):
     """N environments."""
 
@@ -36,6 +39,14 @@ class Fleet(Protocol):
     def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> Played:
         """One decision of each active environment: actions (N,) or (N, d). What the others do is of no interest."""
         ...
+
+    def state(self) -> list[Kept] | None:
+        """All that the episodes to come depend on, of each environment; None where that can't be kept."""
+        return None
+
+    def restore(self, state: list[Kept]) -> None:
+        """Go on from what ``state`` gave; N environments of the same task."""
+        return
 
     def close(self) -> None:
         """End the environments."""
@@ -74,3 +85,19 @@ class Shown(Fleet, Protocol):
     def finished(self) -> bool:
         """That game ended as games do, and was not cut off."""
         ...
+
+
+def generator_state(generator: np.random.BitGenerator) -> NDArray[np.int64]:
+    """The state of gymnasium's PCG64: two 128-bit numbers by halves, and the half of a number that waits."""
+    state: Any = generator.state
+    numbers = (*divmod(state["state"]["state"], 2**64), *divmod(state["state"]["inc"], 2**64))
+    return np.array([*numbers, state["has_uint32"], state["uinteger"]], np.uint64).view(np.int64)
+
+
+def restore_generator(generator: np.random.BitGenerator, numbers: NDArray[np.int64]) -> None:
+    """Let a generator go on from what ``generator_state`` gave."""
+    high, low, inc_high, inc_low, waits, half = numbers.view(np.uint64).tolist()
+    state: Any = generator.state
+    state["state"] = {"state": high << 64 | low, "inc": inc_high << 64 | inc_low}
+    state["has_uint32"], state["uinteger"] = waits, half
+    generator.state = state

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pong.config import PONG_FRAMES
 from pong.envs import machine
 from pong.envs.actions import ALE_ACTIONS
-from pong.envs.fleet import Played
+from pong.envs.fleet import Fleet, Kept, Played, generator_state, restore_generator
 from pong.frames import SparseFrames, View
 
 PICTURES = {"nothing": machine.NOTHING, "before": machine.BEFORE, "now": machine.NOW}
@@ -21,7 +21,7 @@ AHEAD = 128  # numbers of gymnasium's generator that are drawn at a time
 SPARE = 32  # that are there before a decision; it takes two, and one more in a thousand million
 
 
-class MachineFleet:
+class MachineFleet(Fleet):
     """N games of Pong in the machine, and what a policy sees of them: to the last bit ``PongFleet`` in ALE.
 
     Args:
@@ -91,29 +91,29 @@ class MachineFleet:
         )
         return Played(self._rows(dones, actions), rewards, dones, frames)
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """All that the games to come depend on, as arrays of integers; ``restore`` takes it back."""
-        return {
-            "games": self.games.view(np.int64).reshape(self.num_envs, -1).copy(),
-            "words": self._words.copy(),
-            "numbers": self._numbers.copy(),
-            "pictures": self._pictures.copy(),
-            "generators": np.array([_split(generator) for generator in self._generators], np.uint64),
-        }
+    def state(self) -> list[Kept]:
+        """Of each game: its numbers, its two generators, and the picture that the next row is compared with."""
+        numbers = self.games.view(np.int64).reshape(self.num_envs, -1).copy()
+        words, ahead, pictures = self._words.copy(), self._numbers.copy(), self._pictures[machine.NOW].copy()
+        return [
+            {
+                "machine.game": numbers[i],
+                "machine.ale_words": words[i].view(np.int32),
+                "machine.gym_numbers": ahead[i].view(np.int32),
+                "machine.gym_generator": generator_state(self._generators[i]),
+                "machine.picture": pictures[i],
+            }
+            for i in range(self.num_envs)
+        ]
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Go on from what ``state`` gave.
-
-        Raises:
-            ValueError: it is that of another number of games.
-        """
-        if len(state["games"]) != self.num_envs:
-            raise ValueError(f"the state is that of {len(state['games'])} games, not of {self.num_envs}")
-        self.games.view(np.int64).reshape(self.num_envs, -1)[:] = state["games"]
-        self._words[:], self._numbers[:] = state["words"], state["numbers"]
-        self._pictures[:] = state["pictures"]
-        for generator, halves in zip(self._generators, state["generators"].tolist(), strict=True):
-            _join(generator, halves)
+    def restore(self, state: list[Kept]) -> None:
+        """Go on from what ``state`` gave."""
+        for i, kept in enumerate(state):
+            self.games.view(np.int64).reshape(self.num_envs, -1)[i] = kept["machine.game"]
+            self._words[i] = kept["machine.ale_words"].view(np.uint32)
+            self._numbers[i] = kept["machine.gym_numbers"].view(np.uint32)
+            self._pictures[machine.NOW, i] = kept["machine.picture"]
+            restore_generator(self._generators[i], kept["machine.gym_generator"])
 
     def close(self) -> None:
         """Nothing is open."""
@@ -143,19 +143,6 @@ class MachineFleet:
         n = machine.rows(self.games, fresh, self._pictures, self._parts, shown, self._columns, self._signs, offsets)
         columns, signs = torch.from_numpy(self._columns[:n].copy()), torch.from_numpy(self._signs[:n].copy())
         return SparseFrames(columns, signs, torch.from_numpy(offsets), self._view.width)
-
-
-def _split(generator: PCG64) -> tuple[int, ...]:
-    """The two 128-bit numbers that are a generator's state, each as its upper and its lower half."""
-    numbers = generator.state["state"]
-    return (*divmod(numbers["state"], 2**64), *divmod(numbers["inc"], 2**64))
-
-
-def _join(generator: PCG64, halves: list[int]) -> None:
-    """The reverse of ``_split``."""
-    state = generator.state
-    state["state"]["state"], state["state"]["inc"] = halves[0] << 64 | halves[1], halves[2] << 64 | halves[3]
-    generator.state = state
 
 
 def compile_once() -> None:

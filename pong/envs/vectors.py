@@ -9,10 +9,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pong.envs.fleet import Played
+from pong.envs.fleet import Fleet, Played
 
 
-class VectorFleet:
+class VectorFleet(Fleet):
     """Environments of a gymnasium vector environment.
 
     A Box action is clipped to the environment's bounds here, on its way out: whoever chose it goes on knowing it as it
