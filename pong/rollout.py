@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pong.config import Config
+from pong.config import Config, InputError
 from pong.envs import Kept, prepare
 from pong.frames import Observations, blank, cat
 from pong.player import TRAINING, Actor, Episode, Part, Player
@@ -116,7 +116,14 @@ class Rollout:
         return None if any(part is None for part in parts) else [kept for part in parts if part for kept in part]
 
     def restore(self, state: list[Kept]) -> None:
-        """Go on from what ``state`` gave, with any number of players and ranks."""
+        """Go on from what ``state`` gave, with any number of players and ranks.
+
+        Raises:
+            InputError: it is not that of these emulators.
+        """
+        if len(state) != self.config.num_envs:
+            found = f"it holds the games of {len(state)} emulators, not of {self.config.num_envs}"
+            raise InputError(f"the checkpoint does not fit its config: {found}")
         mine = self.ranks.share(range(len(state)))
         for number, player in enumerate(self.players):
             emulators = deal(mine, number, len(self.players))

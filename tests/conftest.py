@@ -44,6 +44,9 @@ class Recorder(VectorWrapper):
         self.rewards: list[NDArray[np.float32]] = []
         self.holds: list[NDArray[np.int64]] = []
 
+    def state(self, i: int) -> Any:
+        return self.env.state(i)
+
     def step(self, actions: Any) -> Any:
         result = self.env.step(actions)
         self.actions.append(actions.copy())

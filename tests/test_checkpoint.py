@@ -137,7 +137,7 @@ def test_the_file_is_safetensors(tmp_path):
     assert load_file(path)["policy.W1"].shape == (4, 6400)  # any safetensors reader opens it
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["pong"])
-    assert about["format"] == 2
+    assert about["format"] == 3
     assert about["counters"] == {
         **{"updates": 20, "steps": 12345, "games": 67, "points": 890},
         **{"ema": -20.1 - 1e-14, "last100": [-21.0, -19.0, 3.0], "best": -1 / 3},
@@ -362,10 +362,10 @@ def test_a_config_that_does_not_validate(tmp_path):
 
 def test_other_formats(tmp_path):
     # whatever else the future keeps in there
-    path = signed(tmp_path / "model.safetensors", json.dumps({"format": 3, "brain": "huge"}))
-    assert complaint(path).endswith("has format 3, this version reads 2; update pong")
+    path = signed(tmp_path / "model.safetensors", json.dumps({"format": 4, "brain": "huge"}))
+    assert complaint(path).endswith("has format 4, this version reads 2 and 3; update pong")
     path = foreign(tmp_path / "model.safetensors", pong=about(format=1))  # there was no checksum then
-    assert "has format 1, this version reads 2; use the version of pong that wrote it" in complaint(path)
+    assert "has format 1, this version reads 2 and 3; use the version of pong that wrote it" in complaint(path)
 
 
 def test_counters_that_a_file_leaves_out(tmp_path):

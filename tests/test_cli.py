@@ -76,13 +76,13 @@ class Interrupted(Won):
 
 
 class Dying(Won):
-    """Emulators whose process dies in their decision number 25, counted from 1."""
+    """Emulators whose process dies in their decision number 35, counted from 1."""
 
     decision = 0
 
     def step(self, actions, active):
         self.decision += 1
-        if self.decision == 25:
+        if self.decision == 35:
             os._exit(3)
         return super().step(actions, active)
 
@@ -344,15 +344,15 @@ def interrupted(monkeypatch, *signals):
     return main(["train", CONFIG, *TINY, "--horizon", "10", "--total-steps", "160", "--run-dir", "run"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_signal_finishes_the_update_and_saves(elsewhere, monkeypatch, capsys, number):
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     assert interrupted(monkeypatch, number) == 130
     assert checkpoint.load(Path("run")).counters.updates == 5
     out, err = capsys.readouterr()
     assert "saved run/checkpoints/update-000005.safetensors" in out
     assert "once more to stop at once" in err
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     assert Won.open == 0  # the emulators are closed
 
 
@@ -376,13 +376,13 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_1(elsewhere, monkeypatc
 
 @pytest.mark.parametrize("command", ["train", "eval"])
 def test_a_player_that_dies_ends_the_command_with_1(elsewhere, monkeypatch, capsys, command):
-    """Both players die in their third rollout of 10 decisions; what was saved before is good."""
+    """Both players die in their fourth rollout of 10 decisions; what was saved before is good."""
     training_command = ["train", CONFIG, *TINY, "--horizon", "10", "--checkpoint-every", "2", "--processes", "2"]
     play(monkeypatch, Dying)
     assert main([*training_command, "--run-dir", "run"]) == 1
     if command == "eval":
         capsys.readouterr()
-        monkeypatch.setattr(Dying, "decision", 24)
+        monkeypatch.setattr(Dying, "decision", 34)
         assert main(["eval", "run"]) == 1
     err = capsys.readouterr().err
     good = "; the last good checkpoint is run/checkpoints/update-000002.safetensors" if command == "train" else ""
@@ -412,7 +412,31 @@ def training(folder, *flags):
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_under_nohup_a_closed_terminal_ends_nothing(elsewhere, monkeypatch, capsys):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert interrupted(monkeypatch, signal.SIGHUP) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert checkpoint.load(Path("run")).counters.updates == 8
+
+
+@pytest.mark.parametrize(("seconds", "saves"), [("1e-9", 9), ("0", 3), ("3600", 3)])
+def test_checkpoints_fall_by_the_clock_as_well(elsewhere, monkeypatch, capsys, seconds, saves):
+    play(monkeypatch, Won)
+    flags = [*TINY, "--total-steps", "540", "--checkpoint-every", "3", "--checkpoint-seconds", seconds]
+    assert main(["train", CONFIG, *flags, "--run-dir", "run"]) == 0  # nine updates
+    assert capsys.readouterr().out.count("saved run/checkpoints/update-") == saves
+
+
+def test_what_cannot_be_kept_is_saved_at_its_boundaries_alone(elsewhere, capsys):
+    flags = ["--total-steps", "2000", "--checkpoint-every", "3", "--checkpoint-seconds", "1e-9", "--num-envs", "4"]
+    assert main(["train", str(ROOT / "configs/cartpole.toml"), *flags, "--run-dir", "run"]) == 0
+    updates = len(rows("run"))
+    assert capsys.readouterr().out.count("saved run/checkpoints/update-") == -(-updates // 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_training_saves_and_says_where(elsewhere, number):
     run = elsewhere / "run"
     # rollouts so long that the signal comes while the players play
@@ -489,7 +513,7 @@ def test_an_interrupted_run_goes_on_where_it_was(elsewhere, monkeypatch, capsys)
     capsys.readouterr()
     play(monkeypatch, Won)
     assert main(["train", "--resume", "run"]) == 0
-    assert capsys.readouterr().out.startswith("run: pong, seed 1; going on after update 5\n")
+    assert capsys.readouterr().out.startswith("run: pong, seed 1; going on after update 5, with new games")
     counts = [[int(row[key]) for key in ("update", "step", "games", "points")] for row in rows("run")]
     assert counts == [[number, 20 * number, 20 * number, 20 * number] for number in range(1, 9)]
     assert {row["charts/episodic_return_mean100"] for row in rows("run")[:4]} == {""}
@@ -543,7 +567,7 @@ def test_torchruns_restart_takes_the_run_up(elsewhere, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     capsys.readouterr()
     assert main(command) == 0
-    assert "going on after update 8\n" in capsys.readouterr().out
+    assert "going on after update 8, with new games in the machine\n" in capsys.readouterr().out
     assert [int(row["update"]) for row in rows("run")] == list(range(1, 25))
     assert main([*command[:-1], "other"]) == 0  # a folder without a run begins one
     assert timeless("other") == timeless("run")

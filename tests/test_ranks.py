@@ -270,6 +270,19 @@ def test_ranks_train_what_a_single_process_trains(tmp_path, size, config, flags)
         assert (tmp_path / f"ranks/{rank}/out").read_text() == ""
 
 
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1), (2, 3)])
+def test_another_number_of_ranks_goes_on_with_the_same_games(tmp_path, first, then):
+    flags = ["--num-envs", "6", "--horizon", "40", "--checkpoint-every", "2", "--total-steps", "20000"]
+    run = tmp_path / "first/0/run"
+    begun = start(first, tmp_path / "first", command("pong", *flags))
+    wait_for(run / "checkpoints/update-000004.safetensors")
+    os.kill(begun[0].pid, signal.SIGTERM)  # one is enough: they stop together
+    assert wait(begun) == [130, 0][:first]
+    assert wait(start(then, tmp_path / "then", ["train", "--resume", str(run)])) == [0] * then
+    assert wait(start(1, tmp_path / "alone", command("pong", *flags))) == [0]
+    assert_same_run(run, tmp_path / "alone/0/run")
+
+
 LONG = command("pong", "--num-envs", "2", "--horizon", "40", "--checkpoint-every", "3", "--total-steps", "4000")
 
 

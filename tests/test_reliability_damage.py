@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, or not those of the run: refused in one line that names them and the others there."""
 
+import contextlib
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pong.checkpoint import Counters
 from pong.cli import main
 from pong.config import Config, InputError
 from pong.ranks import Ranks
+from pong.rollout import Rollout
 from pong.train import make_baseline, make_optimizer, make_policy
 
 TRIALS = 1_000
@@ -34,14 +36,16 @@ DICE = [
 
 def small(folder, updates, best=False):
     """A checkpoint of a policy with one hidden unit, after a step."""
-    config = Config(hidden=1, device="cpu")
+    config = Config(hidden=1, device="cpu", num_envs=2, horizon=100, processes=1)
     policy = make_policy(config)
     optimizer = make_optimizer(config, policy)
     for parameter in policy.parameters():
         parameter.grad = torch.full_like(parameter, 0.5)
     optimizer.step()
     counters = Counters(updates, 10 * updates, 3, 4, -20.5, (-21.0, -20.0), -1.5)
-    return checkpoint.save(folder, config, counters, policy, optimizer, best=best)
+    with contextlib.closing(Rollout(config, policy)) as rollout:
+        rollout.collect(0)
+        return checkpoint.save(folder, config, counters, policy, optimizer, play=rollout.state(), best=best)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +184,7 @@ def rewritten(run, monkeypatch, whole=True, **changes):
     policy = make_policy(config.model_copy(update={"hidden": hidden}))
     baseline = make_baseline(config, torch.device("cpu"), Ranks()) if whole else None
     checkpoint.save(NEWEST.parent, config, loaded.counters, policy, make_optimizer(config, policy), baseline)
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
 
 
 OTHERS = [  # what the checkpoint has that the run has not
@@ -191,8 +195,8 @@ OTHERS = [  # what the checkpoint has that the run has not
     ({"total_steps": 7}, "run: total_steps = 120, but the checkpoint was trained with 7; "),
     ({"eval_episodes": 7}, "run: eval_episodes = 0, but the checkpoint was trained with 7; "),
     ({"units": 5}, "size mismatch for W1: copying a param with shape torch.Size([5, 6400]) from checkpoint"),
-    ({"format": 3}, f"checkpoint {NEWEST} has format 3, this version reads 2; update pong\n"),
-    ({"format": 1}, f"checkpoint {NEWEST} has format 1, this version reads 2; use the version of pong that wrote it"),
+    ({"format": 4}, f"checkpoint {NEWEST} has format 4, this version reads 2 and 3; update pong\n"),
+    ({"format": 1}, f"checkpoint {NEWEST} has format 1, this version reads 2 and 3; use the version"),
 ]
 
 

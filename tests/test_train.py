@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 from math import log, sqrt
 
 import karpathy_numpy
@@ -12,6 +13,7 @@ import torch
 from pong import checkpoint
 from pong.config import Config, InputError
 from pong.envs import Fleet, Played
+from pong.evaluate import evaluate
 from pong.frames import PIXELS, SparseFrames
 from pong.ranks import Ranks
 from pong.train import Trainer, choose_device, make_optimizer, make_policy
@@ -279,13 +281,13 @@ RECIPES = {
 def saved(trainer, folder):
     counters = checkpoint.Counters(trainer.updates, trainer.steps)
     parts = trainer.policy, trainer.optimizer, trainer.baseline
-    return checkpoint.load(checkpoint.save(folder, trainer.config, counters, *parts))
+    return checkpoint.load(checkpoint.save(folder, trainer.config, counters, *parts, trainer.rollout.state()))
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_run_taken_up_is_the_run_never_interrupted(tmp_path, recipe):
-    """On real Pong, bit for bit, where the emulators start afresh: here every two updates."""
-    config = TINY.model_copy(update={"checkpoint_every": 2, "total_steps": 10**6, **recipe})
+    """On real Pong, bit for bit, after any update."""
+    config = TINY.model_copy(update={"total_steps": 10**6, **recipe})
     with contextlib.closing(Trainer(config)) as trainer:
         run = trainer.run()
         next(run), next(run)
@@ -307,6 +309,42 @@ def test_a_run_taken_up_is_the_run_never_interrupted(tmp_path, recipe):
         assert found_.keys() == expected_.keys()
         assert all(torch.equal(found_[name], tensor) for name, tensor in expected_.items())
         assert [name for name, tensor in expected_.items() if torch.equal(half_[name], tensor)] == []  # all went on
+
+
+PIECES = {**RECIPES, "cartpole": {"env": "CartPole-v1", "policy": "mlp", "until": "episodes"}}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("recipe", PIECES.values(), ids=PIECES)
+def test_run_in_pieces_is_run_in_one(recipe, processes):
+    """A notebook's cells: a break, a generator thrown away, an exception, an evaluation in between."""
+    config = TINY.model_copy(update={"num_envs": 4, "processes": processes, "total_steps": 10**6, **recipe})
+    with contextlib.closing(Trainer(config)) as whole:
+        expected = [update.learned for update in itertools.islice(whole.run(), 7)]
+    with contextlib.closing(Trainer(config)) as trainer:
+        learned = [next(trainer.run()).learned]
+        for update in trainer.run():
+            learned.append(update.learned)
+            break
+        evaluate(trainer.policy, config, 1)
+        with contextlib.suppress(ZeroDivisionError):
+            for update in trainer.run():
+                learned.append(update.learned)
+                raise ZeroDivisionError
+        learned += [update.learned for update in itertools.islice(trainer.run(), 2)]
+        learned += [update.learned for update in itertools.islice(trainer.run(), 2)]
+    assert learned == expected
+
+
+def test_games_of_other_emulators_do_not_fit():
+    with contextlib.closing(Trainer(TINY.model_copy(update={"num_envs": 3}))) as three:
+        next(three.run())
+        state = three.rollout.state()
+    with contextlib.closing(Trainer(TINY.model_copy(update={"num_envs": 2}))) as two:
+        with pytest.raises(InputError, match="games of 3 emulators, not of 2"):
+            two.rollout.restore(state)
+        with pytest.raises(InputError, match=r"its games are others .*machine\.game"):
+            two.rollout.restore([{} for _ in range(2)])
 
 
 def flat(states):
