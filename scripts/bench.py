@@ -39,7 +39,7 @@ from pong import train
 from pong.baseline import Baseline
 from pong.config import Config, load_config, to_toml
 from pong.envs import DOWN, UP, make_fleet
-from pong.envs.machine import step as machine_step
+from pong.envs.machine_fleet import MachineFleet
 from pong.player import Noise
 from pong.player_process import PlayerProcess
 from pong.ranks import cores
@@ -218,12 +218,11 @@ def fleet_alone(config: Config) -> Turn:
 
 
 def machine_alone(config: Config) -> Turn:
-    """The machine with ALE's random stream, without rows; a fixed hold takes nothing of gymnasium's."""
-    fleet: Any = make_fleet(config)
+    """The machine with ALE's random stream, without rows."""
+    fleet, everyone = make_fleet(config), np.ones(config.num_envs, np.bool_)
+    assert isinstance(fleet, MachineFleet)
     fleet.reset(np.arange(config.num_envs))
-    state = fleet.games, fleet._words, fleet._numbers, fleet._pictures, *fleet._task, *fleet._hold
-    everyone, rewards, dones, frames = (np.ones(config.num_envs, kind) for kind in (bool, np.float32, bool, np.int64))
-    return lockstep(config, lambda actions: machine_step(*state, actions, everyone, rewards, dones, frames), UP)
+    return lockstep(config, lambda actions: fleet.play(actions, everyone), 0)
 
 
 def lockstep(config: Config, step: Callable[[Any], Any], first: int) -> Turn:

@@ -74,6 +74,13 @@ class MachineFleet(Fleet):
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Played:
         """One decision of each active game: actions (N,), see ``envs.actions``; the others stand still."""
+        rewards, dones, frames = self.play(actions, active)
+        return Played(self._rows(dones, actions), rewards, dones, frames)
+
+    def play(
+        self, actions: NDArray[np.int64], active: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+        """The same without looking: rewards, dones, frames, each (N,)."""
         self._draw_ahead()
         rewards, dones = np.empty(self.num_envs, np.float32), np.empty(self.num_envs, np.bool_)
         frames = np.empty(self.num_envs, np.int64)
@@ -89,7 +96,7 @@ class MachineFleet(Fleet):
             dones,
             frames,
         )
-        return Played(self._rows(dones, actions), rewards, dones, frames)
+        return rewards, dones, frames
 
     def state(self) -> list[Kept]:
         """Of each game: its numbers, its two generators, and the picture that the next row is compared with."""
