@@ -142,9 +142,8 @@ class Snapshot:
         actions = np.concatenate([*(kept["actions"] for kept in state), [0]]).astype(np.int64)
         moments = np.arange(T)[:, None] - (T - lengths)  # (T, n), of each emulator's own
         unused = moments >= 0
-        numbers = torch.from_numpy(
-            np.where(unused, begins + moments, len(actions) - 1)
-        )  # elsewhere a row that is not used
+        last = len(actions) - 1  # a row that is not used
+        numbers = torch.from_numpy(np.where(unused, begins + moments, last))
         observations: list[Observations] = [rows[numbers[t]] for t in range(T)]
         return cls(
             [],

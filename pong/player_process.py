@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pong.config import Config, RunError
+from pong.config import Config, InputError, RunError
 from pong.envs import Kept
 from pong.player import Actor, Part, Player
 
@@ -95,7 +95,7 @@ class PlayerProcess:
             result = pickle.loads(self._connection.recv_bytes())  # from our own child
         except (EOFError, ConnectionError):
             raise RunError(self._obituary()) from None
-        if isinstance(result, RunError):
+        if isinstance(result, (RunError, InputError)):
             raise result
         return result
 
@@ -106,12 +106,8 @@ class PlayerProcess:
 
 def _play(connection: Connection, config: Config, emulators: range, purpose: int, actor: Actor) -> None:
     """What runs in the process: play when told to."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # the parent answers signals meant for the run, and ends its players
-        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the parent answers signals meant for the run, and ends its players
     gc.freeze()  # what came from the parent is shared with it until somebody writes: garbage collection would
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     torch.set_num_threads(1)
@@ -131,7 +127,7 @@ def _play(connection: Connection, config: Config, emulators: range, purpose: int
 
 def _say(connection: Connection, error: Exception) -> None:
     """Hand an error to the parent: what can happen in its own line, a mistake in the program with its traceback."""
-    if not isinstance(error, RunError):
+    if not isinstance(error, (RunError, InputError)):
         traceback.print_exc()
         error = RunError(f"a player's process failed: {type(error).__name__}: {' '.join(str(error).split())}")
     with contextlib.suppress(ConnectionError):  # nobody is there to hear it
