@@ -251,6 +251,25 @@ def test_a_fleet_without_seeds_plays_games_of_its_own():
     assert any(len(a) != len(b) or (a != b).any() for a, b in zip(*games, strict=True))
 
 
+def test_scores_are_taken_in_ale_unless_asked_otherwise_and_are_the_same(tmp_path, monkeypatch):
+    played, abouts = [], []
+
+    def fleet(config, num_envs):
+        played.append(config.emulator)
+        return make_fleet(config, num_envs)
+
+    monkeypatch.setattr("pong.player.make_fleet", fleet)
+    for flags in ([], ["--emulator", "machine"]):
+        file = tmp_path / "scores.json"
+        command = ["eval", str(ROOT / "pretrained/karpathy"), "--episodes", "2", "--json", str(file)]
+        monkeypatch.setattr("pong.ranks.cores", lambda: 1)  # play in this process
+        assert main([*command, *flags]) == 0
+        abouts.append(json.loads(file.read_text()))
+    assert played == ["ale", "ale", "machine", "machine"]  # sampled and greedily each
+    assert abouts[1].pop("emulator") == "machine"
+    assert abouts[0] == abouts[1]
+
+
 # --- Numba ------------------------------------------------------------------------------------------------------------
 
 PLAY = """

@@ -27,7 +27,7 @@ EARLY = max(
     STOPS // 10, 1
 )  # kills while the run starts, and as many while it takes up; the others come while it trains
 TRAINING = STOPS - 2 * EARLY
-UPDATES = 5 * TRAINING + 10  # more than all of them can get through
+UPDATES = 25 * TRAINING + 25  # more than all of them can get through
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RECIPES = {
     # 2 games of about 100 decisions an update; 2 evaluation games at a boundary

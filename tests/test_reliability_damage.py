@@ -206,6 +206,13 @@ def test_what_differs_is_named(run, monkeypatch, capsys, changes, words):
     refused(capsys, words)
 
 
+def test_a_checkpoint_of_the_format_before_goes_on(run, monkeypatch, capsys):
+    """It held no games: they begin afresh."""
+    rewritten(run, monkeypatch, format=2)
+    assert main(["train", "--resume", "run"]) == 0
+    assert "going on after update 6, with new games in the machine\n" in capsys.readouterr().out
+
+
 def test_a_checkpoint_without_the_baseline_is_refused(run, monkeypatch, capsys):
     rewritten(run, monkeypatch, whole=False)
     refused(capsys, "run: the checkpoint holds no baseline, a policy alone; a new run can --init with it\n")

@@ -76,6 +76,9 @@ def scores(run: Path, loaded: "Checkpoint", seed: int, played: "dict[str, Evalua
         "seed": seed,
         "env": config.env,
         **({key: getattr(config, key) for key in ("sticky", "hold", "noop_max")} if config.points else {}),
+        **(
+            {"emulator": "machine"} if config.points and config.emulator == "machine" else {}
+        ),  # published ones are ALE's
         **{way: games.as_json(frames=_counts_frames(config)) for way, games in played.items()},
     }
 
