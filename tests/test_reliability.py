@@ -27,14 +27,13 @@ EARLY = max(
     STOPS // 10, 1
 )  # kills while the run starts, and as many while it takes up; the others come while it trains
 TRAINING = STOPS - 2 * EARLY
-UPDATES = 25 * TRAINING + 25  # more than all of them can get through
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-RECIPES = {
+RECIPES = {  # flags; decisions of an update; more updates than one stop gets through
     # 2 games of about 100 decisions an update; 2 evaluation games at a boundary
-    "karpathy": (["--num-envs", "2", "--checkpoint-every", "3", "--eval-episodes", "2"], 200),
+    "karpathy": (["--num-envs", "2", "--checkpoint-every", "3", "--eval-episodes", "2"], 200, 8),
     # 3 × 20 decisions an update, or more until a point has ended
-    "pong": (["--num-envs", "3", "--horizon", "20", "--checkpoint-every", "4"], 160),
-    "pong_conv": (["--num-envs", "3", "--horizon", "20", "--checkpoint-every", "3", "--channels", "2", "3"], 160),
+    "pong": (["--num-envs", "3", "--horizon", "20", "--checkpoint-every", "4"], 160, 25),
+    "pong_conv": (["--num-envs", "3", "--horizon", "20", "--checkpoint-every", "3", "--channels", "2", "3"], 160, 20),
 }
 # run() in pieces of three updates, as a notebook's cells would call it
 PIECES = """
@@ -120,9 +119,9 @@ def shared_memory():
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for left-over players in /proc")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_stopping_at_any_moment_changes_nothing(tmp_path, recipe):
-    flags, steps = RECIPES[recipe]
+    flags, steps, updates = RECIPES[recipe]
     start = ["train", ROOT / f"configs/{recipe}.toml", *SMALL, "--max-frames", 300, *flags]
-    start += ["--total-steps", steps * UPDATES, "--run-dir"]
+    start += ["--total-steps", steps * updates * (TRAINING + 1), "--run-dir"]
     run, whole, log = tmp_path / "run", tmp_path / "whole", tmp_path / "log"
     leftover = shared_memory()
     rng = np.random.default_rng(list(recipe.encode()))
