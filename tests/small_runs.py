@@ -4,7 +4,6 @@ import contextlib
 import csv
 import itertools
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,13 +96,7 @@ def environment():
 def pong(*arguments, program=("-m", "pong"), **settings):
     """The command line in a process of its own, and in a process group with its players."""
     command = [sys.executable, *program, *map(str, arguments)]
-    settings |= {"env": environment(), "start_new_session": True, "preexec_fn": hear_hangups, "text": True}
-    return subprocess.Popen(command, **settings)
-
-
-def hear_hangups():
-    """The tests themselves may run under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    return subprocess.Popen(command, env=environment(), start_new_session=True, text=True, **settings)
 
 
 def alone_and_shared(config):

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -116,30 +117,53 @@ def shared_memory():
     return {path.name for path in Path("/dev/shm").glob("torch_*")}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for left-over players in /proc")
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_stopping_at_any_moment_changes_nothing(tmp_path, recipe):
+def stop_and_go_on(recipe, folder):
+    """A run that was stopped and taken up again to its end, and the run that nobody stopped."""
     flags, steps, updates = RECIPES[recipe]
     start = ["train", ROOT / f"configs/{recipe}.toml", *SMALL, "--max-frames", 300, *flags]
     start += ["--total-steps", steps * updates * (TRAINING + 1), "--run-dir"]
-    run, whole, log = tmp_path / "run", tmp_path / "whole", tmp_path / "log"
-    leftover = shared_memory()
+    run, whole, log = folder / "run", folder / "whole", folder / "log"
     rng = np.random.default_rng(list(recipe.encode()))
     for kind in rng.permutation(["starting"] * EARLY + ["taking up"] * EARLY + ["training"] * TRAINING):
         survive(run, [*start, run], kind, rng, log)
-
     with log.open("w") as out:
-        assert pong("train", "--resume", run, stdout=out, stderr=out).wait(10 * MINUTE) == 0, log.read_text()
-        assert pong(*start, whole, stdout=out, stderr=out).wait(10 * MINUTE) == 0, log.read_text()
+        assert pong("train", "--resume", run, stdout=out, stderr=out).wait(20 * MINUTE) == 0, log.read_text()
+        assert pong(*start, whole, stdout=out, stderr=out).wait(20 * MINUTE) == 0, log.read_text()
+    return run, whole
+
+
+@pytest.fixture(scope="module")
+def leftover():
+    """Shared memory from before these runs."""
+    return shared_memory()
+
+
+@pytest.fixture(scope="module")
+def runs(leftover, tmp_path_factory):
+    """What becomes of each recipe: side by side, for each run mostly waits for another Python to start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    with ThreadPoolExecutor(len(RECIPES)) as pool:
+        yield {recipe: pool.submit(stop_and_go_on, recipe, tmp_path_factory.mktemp(recipe)) for recipe in RECIPES}
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for left-over players in /proc")
+def test_stopping_at_any_moment_leaves_nothing_behind(leftover, runs):
+    for run in [future.result()[0] for future in runs.values()]:
+        assert list(run.glob("**/*.tmp")) == []
+        assert len(list(run.glob("events.*"))) > TRAINING  # one for each time that it was taken up
+        end = time.monotonic() + 15
+        while alive(run) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert alive(run) == []
+    assert shared_memory() <= leftover
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_stopping_at_any_moment_changes_nothing(runs, recipe):
+    run, whole = runs[recipe].result()
     assert_same(run, whole)
     assert len(rows(run)) > 2 * TRAINING
-    assert list(run.glob("**/*.tmp")) == []
-    assert len(list(run.glob("events.*"))) > TRAINING  # one for each time that it was taken up
-    end = time.monotonic() + 15
-    while alive(run) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert alive(run) == []
-    assert shared_memory() <= leftover
 
 
 def assert_same(run, whole):
