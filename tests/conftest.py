@@ -1,5 +1,6 @@
 """Shared by the tests: the original environment, and one recorded update of configs/karpathy.toml."""
 
+import signal
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,14 @@ from pong.train import Trainer, Update
 torch.set_num_threads(1)  # the tests' matrices are small: more threads wait longer for each other than they compute
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(scope="module")
+def hangups():
+    """SIGHUP is heard, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

@@ -345,7 +345,7 @@ def interrupted(monkeypatch, *signals):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_one_signal_finishes_the_update_and_saves(elsewhere, monkeypatch, capsys, number):
+def test_one_signal_finishes_the_update_and_saves(elsewhere, monkeypatch, capsys, hangups, number):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     assert interrupted(monkeypatch, number) == 130
     assert checkpoint.load(Path("run")).counters.updates == 5
@@ -437,7 +437,7 @@ def test_what_cannot_be_kept_is_saved_at_its_boundaries_alone(elsewhere, capsys)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_training_saves_and_says_where(elsewhere, number):
+def test_an_interrupted_training_saves_and_says_where(elsewhere, hangups, number):
     run = elsewhere / "run"
     # rollouts so long that the signal comes while the players play
     with training(run, "--processes", "2", "--horizon", "150", "--max-frames", "600") as process:

@@ -139,12 +139,10 @@ def leftover():
 
 
 @pytest.fixture(scope="module")
-def runs(leftover, tmp_path_factory):
+def runs(hangups, leftover, tmp_path_factory):
     """What becomes of each recipe: side by side, for each run mostly waits for another Python to start."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     with ThreadPoolExecutor(len(RECIPES)) as pool:
         yield {recipe: pool.submit(stop_and_go_on, recipe, tmp_path_factory.mktemp(recipe)) for recipe in RECIPES}
-    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for left-over players in /proc")
