@@ -57,11 +57,13 @@ def export(arguments: list[str]) -> int:
     dtype = torch.float16 if flags.half else torch.float32
     checkpoint.save_policy(flags.folder / checkpoint.POLICY, loaded.config, loaded.counters, policy, dtype)
     policy, _ = load_policy(flags.folder)  # as it was stored
-    scored = loaded.config.model_copy(update={"emulator": "ale"}) if loaded.config.points else loaded.config
+    scored = loaded
+    if loaded.config.points:
+        scored = dataclasses.replace(loaded, config=loaded.config.model_copy(update={"emulator": "ale"}))
     (flags.folder / "config.toml").write_text(to_toml(loaded.config), encoding="utf-8")
     print(f"{flags.folder}: playing {flags.episodes} games sampled and {flags.episodes} greedily …", flush=True)
-    played = {way: fresh_games(policy, scored, way, flags.episodes, SEED) for way in WAYS}
-    write_scores(flags.folder / "eval.json", scores(flags.run, loaded, SEED, played))
+    played = {way: fresh_games(policy, scored.config, way, flags.episodes, SEED) for way in WAYS}
+    write_scores(flags.folder / "eval.json", scores(flags.run, scored, SEED, played))
     if loaded.config.pictures:
         _film(policy, loaded.config, flags.folder / "game.gif")
     card = _card(flags.folder.name, loaded, played, _trained_on(flags.run))
