@@ -113,6 +113,11 @@ class Config(BaseModel):
         return self.env == PONG
 
     @property
+    def in_machine(self) -> bool:
+        """Whether Pong is played in the machine, and not in ALE."""
+        return self.points and self.emulator == "machine"
+
+    @property
     def game_frames(self) -> int:
         """Frames of a game of Pong, at most: ``max_frames``, or when the console's own clock runs out."""
         return min(self.max_frames or PONG_FRAMES, PONG_FRAMES)

@@ -76,9 +76,7 @@ def scores(run: Path, loaded: "Checkpoint", seed: int, played: "dict[str, Evalua
         "seed": seed,
         "env": config.env,
         **({key: getattr(config, key) for key in ("sticky", "hold", "noop_max")} if config.points else {}),
-        **(
-            {"emulator": "machine"} if config.points and config.emulator == "machine" else {}
-        ),  # published ones are ALE's
+        **({"emulator": "machine"} if config.in_machine else {}),  # ALE goes without saying
         **{way: games.as_json(frames=_counts_frames(config)) for way, games in played.items()},
     }
 

@@ -55,7 +55,7 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
         config: the run's config.
         num_envs: how many, if not as many as the config says.
     """
-    if config.env == PONG and config.emulator == "machine":
+    if config.in_machine:
         return _machine()(num_envs or config.num_envs, config.hold, make_view(config), **task(config))
     if config.env == PONG:
         return PongFleet(make_pong(config, num_envs), make_view(config))
@@ -76,7 +76,7 @@ def prepare(config: Config) -> None:
     Raises:
         InputError: Numba is missing, or can't compile the machine.
     """
-    if config.env == PONG and config.emulator == "machine":
+    if config.in_machine:
         _machine()
 
 
