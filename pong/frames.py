@@ -1,5 +1,6 @@
 """From Atari screens to the network's input: crop, halve, erase the background, subtract the previous frame."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 SIDE = 80  # the play field, every second row and column
 PIXELS = SIDE * SIDE  # 6400, the network's input
@@ -174,6 +176,19 @@ class SparseFrames:
     def rows(self) -> Tensor:
         """The row of each pixel: (nnz,) int64."""
         return torch.arange(len(self), device=self.offsets.device).repeat_interleave(self.counts())
+
+    def __matmul__(self, table: Tensor) -> Tensor:
+        """The product (B, n) with a matrix (width, n)."""
+        signs = self.signs.to(table.dtype)
+        return F.embedding_bag(self.columns, table.contiguous(), self.offsets, mode="sum", per_sample_weights=signs)
+
+    @functools.cached_property
+    def T(self) -> "SparseFrames":
+        """The transposed matrix, (width, B): of each pixel the rows in which it changed."""
+        order = self.columns.argsort(stable=True)
+        counts = self.columns.bincount(minlength=self.width)
+        offsets = (counts.cumsum(0) - counts).int()
+        return SparseFrames(self.rows()[order].int(), self.signs[order], offsets, len(self))
 
     def to(self, device: torch.device | str) -> "SparseFrames":
         """The same rows on another device."""

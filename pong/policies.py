@@ -10,7 +10,6 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
-from torch.nn import functional as F
 
 from pong.frames import PIXELS, Observations, SparseFrames
 
@@ -108,7 +107,23 @@ def first_layer(W1: Tensor, x: Tensor | SparseFrames) -> Tensor:
         return x @ W1.T
     if W1.is_cuda:  # a GPU multiplies the zeros faster than it looks them up
         return x.to(W1.device).dense(W1.dtype) @ W1.T
-    return F.embedding_bag(x.columns, W1.T, x.offsets, mode="sum", per_sample_weights=x.signs.to(W1.dtype))
+    product: Tensor = SparseProduct.apply(W1, x)
+    return product
+
+
+class SparseProduct(torch.autograd.Function):
+    """x @ W1.T of sparse rows x: the product and its gradient touch what is not 0 in x, and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, W1: Tensor, x: SparseFrames) -> Tensor:
+        """(B, hidden), of weights (hidden, inputs) and B rows."""
+        ctx.x = x
+        return x @ W1.T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """∂/∂W1, (hidden, inputs), of ∂/∂product, (B, hidden)."""
+        return (ctx.x.T @ gradient).T, None
 
 
 class TwoLayers(nn.Module):

@@ -133,7 +133,8 @@ class Trainer:
         observations = batch.observations.to(self.device)
         actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
         with threads(self.threads):
-            unexplained = returns - self.baseline.predict(observations) if self.baseline else returns
+            predicted = self.baseline.predict(observations) if self.baseline else torch.zeros_like(returns)
+            unexplained = returns - predicted.detach()
             advantages = self._standardize(unexplained, batch.share)
             step = self._step(observations, actions, advantages, batch.share)
         self.updates += 1
@@ -143,7 +144,7 @@ class Trainer:
         learned = self._measure(step, observations, actions, batch.share)
         if self.baseline:
             learned = replace(learned, explained_variance=self._explained(returns, unexplained, batch.share))
-            self.baseline.fit(observations, returns, batch.share)
+            self.baseline.fit(observations, predicted, returns, batch.share)
         return learned
 
     def _standardize(self, returns: Tensor, share: float) -> Tensor:
