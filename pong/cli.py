@@ -10,7 +10,7 @@ from pong.commands.train import train
 from pong.config import InputError, RunError
 
 USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device auto|cpu|cuda] [--run-dir DIR] [--KEY …]
-       pong train --resume RUN|CHECKPOINT [--device auto|cpu|cuda] [--processes N] [--emulator machine|ale]
+       pong train --resume RUN|CHECKPOINT [--device auto|cpu|cuda] [--players N] [--emulator machine|ale]
        pong eval RUN|CHECKPOINT [--episodes N] [--sampled|--greedy] [--seed N] [--emulator ale|machine] [--json FILE]
        pong play RUN|CHECKPOINT [--file FILE.mp4|.gif] [--terminal] [--window] [--speed X] [--greedy] [--seed N]
        pong export RUN|CHECKPOINT DIR [--episodes N]

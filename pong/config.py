@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 INT32 = 2**31 - 1  # the emulator's largest number
 PONG = "Pong"
 PONG_FRAMES = 65_209  # of a game at most: then the console's own clock runs out, see docs/pong-machine.md
-RENAMED = {"reseed_every": "checkpoint_every"}  # keys of older files
+RENAMED = {"reseed_every": "checkpoint_every", "processes": "players"}  # keys of older files
 Units = Annotated[int, Field(ge=1)]
 
 
@@ -59,7 +59,12 @@ class Config(BaseModel):
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
     horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
     horizon_end: int | None = Field(None, ge=1, description="at total_steps, reached linearly; none: constant")
-    processes: int = Field(0, ge=0, le=4096, description="that play; 0: one per core; does not change what is played")
+    players: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="play at once, in threads; 0: one per core but one; does not change what is played",
+    )
 
     # The policy
     policy: Literal["karpathy", "conv", "mlp"] = Field(

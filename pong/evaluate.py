@@ -71,6 +71,8 @@ class Evaluation:
 class Greedy:
     """Plays a policy's likeliest action; the noise is not looked at."""
 
+    two_layers = None
+
     def __init__(self, policy: Policy):
         self.policy = policy
         self.noise_shape = policy.noise_shape
@@ -78,10 +80,6 @@ class Greedy:
     def act(self, x: Any, noise: Tensor) -> Tensor:
         """The likeliest action of each row, (N, …)."""
         return self.policy.act_greedily(x)
-
-    def share_memory(self) -> None:
-        """Move the weights to where other processes see them change."""
-        self.policy.share_memory()
 
 
 def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> Evaluation:

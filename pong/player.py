@@ -1,7 +1,8 @@
 """One player: a frozen policy in some of the emulators, the random streams of both, and what comes of it."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config, InputError, between
-from pong.envs import Kept, Played, make_fleet, make_view
+from pong.envs import Kept, Network, Stretch, make_fleet, make_view
 from pong.frames import Observations, SparseFrames, cat
 from pong.returns import discounted_returns, standardize
 from pong.snapshot import Snapshot
@@ -24,12 +25,13 @@ class Actor(Protocol):
 
     noise_shape: tuple[int, ...]
 
-    def act(self, x: Any, noise: Tensor) -> Tensor:
-        """Actions (N, …) from N observations and noise (N, *noise_shape), uniform on [0, 1)."""
+    @property
+    def two_layers(self) -> Network | None:
+        """Its weights, if it samples as the network of 2016 does."""
         ...
 
-    def share_memory(self) -> object:
-        """Move the weights to where other processes see them change."""
+    def act(self, x: Any, noise: Tensor) -> Tensor:
+        """Actions (N, …) from N observations and noise (N, *noise_shape), uniform on [0, 1)."""
         ...
 
 
@@ -75,15 +77,23 @@ class Noise:
         self._streams = [_random_stream(seed, update, i, purpose, ACTIONS) for i in emulators]
         self._shape = shape
         self._block = np.empty((0, len(emulators), *shape), np.float32)
-        self._next = 0
+
+    def ahead(self) -> NDArray[np.float32]:
+        """What comes next of each stream, for T ≥ 1 moments: (T, N, *shape) on [0, 1)."""
+        if not len(self._block):
+            columns = [stream.random((self.BLOCK, *self._shape), dtype=np.float32) for stream in self._streams]
+            self._block = np.stack(columns, axis=1)
+        return self._block
+
+    def use(self, moments: int) -> None:
+        """So many moments of it are used up."""
+        self._block = self._block[moments:]
 
     def draw(self) -> Tensor:
         """The next number or numbers of each stream: (N, *shape) float32 on [0, 1)."""
-        if self._next == len(self._block):
-            columns = [stream.random((self.BLOCK, *self._shape), dtype=np.float32) for stream in self._streams]
-            self._block, self._next = np.stack(columns, axis=1), 0
-        self._next += 1
-        return torch.from_numpy(self._block[self._next - 1])
+        numbers = torch.from_numpy(self.ahead()[0])
+        self.use(1)
+        return numbers
 
 
 def emulator_seeds(seed: int, update: int, emulators: Sequence[int], purpose: int = TRAINING) -> NDArray[np.int64]:
@@ -99,13 +109,14 @@ def _random_stream(seed: int, update: int, emulator: int, *purpose: int) -> np.r
 class Player:
     """Plays some of the emulators, and keeps what it played until a batch takes it.
 
-    A stretch of play has an entry per moment, each (n,) over the player's emulators.
-
     Args:
         config: the run's config.
         emulators: which of the run's emulators; random streams belong to an emulator, not to its player.
         purpose: TRAINING or EVALUATION, which have different random streams.
         actor: decides.
+
+    Attributes:
+        stopped: a rollout under way ends at its next moment.
     """
 
     def __init__(self, config: Config, emulators: range, purpose: int, actor: Actor):
@@ -114,17 +125,14 @@ class Player:
         self.purpose = purpose
         self.actor = actor
         self.fleet = make_fleet(config, len(emulators))
+        self.stopped = False
         self._seen: Observations | None = None
         self._start_afresh()
 
     def _start_afresh(self) -> None:
         n = len(self.emulators)
         self._score, self._length, self._frames = np.zeros(n), np.zeros(n, int), np.zeros(n, int)  # of games under way
-        self._observations: list[Observations] = []
-        self._actions: list[Tensor] = []
-        self._rewards: list[NDArray[np.float32]] = []
-        self._dones: list[NDArray[np.bool_]] = []
-        self._unused: list[NDArray[np.bool_]] = []  # decisions no batch has held yet
+        self._stretches: list[Stretch] = []  # with decisions that no batch has held yet: their ``active`` ones
 
     def begin(self, update: int, done: float = 0.0) -> None:
         """Get ready to play rollout number ``update``; ``done`` in [0, 1] says how far the run has come."""
@@ -145,15 +153,16 @@ class Player:
         """Play it and hand out the rows whose point has ended."""
         self._episodes: list[Episode] = []
         points, steps, frames, moments = 0, 0, 0, 0
-        while self._active.any() and (self.config.until == "episodes" or moments < self._horizon):
-            played = self._step()
-            moments += 1
-            points += int(np.count_nonzero(played.rewards)) if self.config.points else 0
-            steps += int(np.count_nonzero(self._active))
+        whole = self.config.until == "episodes"
+        while self._active.any() and (whole or moments < self._horizon) and not self.stopped:
+            played = self._play(math.inf if whole else self._horizon - moments)
+            moments += len(played)
+            points += int(np.count_nonzero(played.rewards * played.active)) if self.config.points else 0
+            steps += int(np.count_nonzero(played.active))
             frames += int(played.frames.sum())
             self._keep_score(played)
-            if self.config.until == "episodes":
-                self._active = self._active & ~played.dones
+            if whole:
+                self._active = played.active[-1] & ~played.dones[-1]
         return Part(*self._cut(), self._episodes, points, steps, frames)
 
     def state(self, begun: bool) -> list[Kept] | None:
@@ -179,9 +188,7 @@ class Player:
         now = Snapshot.unpack(state, make_view(self.config).width)
         self._seen = now.seen
         self._score, self._length, self._frames = now.score, now.length, now.frames
-        self._observations, self._actions, self._unused = now.observations, now.actions, now.unused
-        self._rewards = [np.zeros(len(state), np.float32) for _ in now.unused]  # a reward would have ended the point
-        self._dones = [np.zeros(len(state), np.bool_) for _ in now.unused]
+        self._stretches = now.stretches
 
     def _snapshot(self) -> Snapshot | None:
         """What there is now; None where it can't be kept, or before the first rollout."""
@@ -190,24 +197,32 @@ class Player:
             return None
         assert isinstance(self._seen, SparseFrames)
         games = self._score.copy(), self._length.copy(), self._frames.copy()
-        return Snapshot(fleet, self._seen, *games, [*self._observations], [*self._actions], [*self._unused])
+        return Snapshot(fleet, self._seen, *games, self._stretches)
 
     def close(self) -> None:
         """End the emulators."""
         self.fleet.close()
 
-    def _step(self) -> Played:
-        """One decision of every active emulator, remembered."""
+    def _play(self, most: float) -> Stretch:
+        """Decisions of the active emulators in so many moments at most, remembered."""
         assert self._seen is not None, "begin first"
-        actions = self._decide(self._seen, self._noise.draw())  # (n, …)
-        played = self.fleet.step(actions.numpy(), self._active)
-        self._observations.append(self._seen)
-        self._actions.append(actions)
-        self._rewards.append(played.rewards)
-        self._dones.append(played.dones)
-        self._unused.append(self._active)
-        self._seen = played.observations
+        noise = self._noise.ahead()
+        noise = noise[: int(min(most, len(noise)))]
+        network, whole = self.actor.two_layers, self.config.until == "episodes"
+        played = self.fleet.stretch(network, self._seen, noise, self._active, whole) if network else None
+        played = played or self._step(torch.from_numpy(noise[0]))
+        self._noise.use(len(played))
+        self._stretches.append(played)
+        self._seen = played.seen
         return played
+
+    def _step(self, noise: Tensor) -> Stretch:
+        """One decision of every active emulator."""
+        assert self._seen is not None
+        actions = self._decide(self._seen, noise)  # (n, …)
+        played = self.fleet.step(actions.numpy(), self._active)
+        rewards, dones, frames = played.rewards[None], played.dones[None], played.frames[None]
+        return Stretch(self._seen, actions[None], rewards, dones, frames, self._active[None], played.observations)
 
     def _decide(self, seen: Observations, noise: Tensor) -> Tensor:
         """Actions (n, …): the actor's for active emulators, 0 for the others."""
@@ -219,18 +234,28 @@ class Player:
         actions[active] = chosen
         return actions
 
-    def _keep_score(self, played: Played) -> None:
-        self._score += played.rewards * self._active
-        self._length += self._active
-        self._frames += played.frames
-        for i in np.flatnonzero(played.dones & self._active):
+    def _keep_score(self, played: Stretch) -> None:
+        begins = np.zeros(len(self.emulators), int)  # of what was not counted yet
+        for t, i in zip(*np.nonzero(played.dones & played.active), strict=True):
+            self._count(played, int(i), slice(begins[i], t + 1))
             counts = float(self._score[i]), int(self._length[i]), int(self._frames[i])
             self._episodes.append(Episode(self.emulators[i], *counts))
             self._score[i] = self._length[i] = self._frames[i] = 0
+            begins[i] = t + 1
+        for i, begin in enumerate(begins):
+            self._count(played, i, slice(begin, None))
+
+    def _count(self, played: Stretch, i: int, moments: slice) -> None:
+        active = played.active[moments, i]
+        self._score[i] += (played.rewards[moments, i] * active).sum(dtype=np.float64)
+        self._length[i] += np.count_nonzero(active)
+        self._frames[i] += played.frames[moments, i].sum()
 
     def _cut(self) -> tuple[Observations, Tensor, Tensor]:
         """Take the rows whose point has ended: observations, actions, returns; the others wait."""
-        rewards, dones, unused = (np.stack(rows) for rows in (self._rewards, self._dones, self._unused))  # (T, n)
+        parts = self._stretches
+        rewards, dones = np.concatenate([p.rewards for p in parts]), np.concatenate([p.dones for p in parts])  # (T, n)
+        unused = np.concatenate([p.active for p in parts])
         ended = dones | (rewards != 0) if self.config.points else dones
         known = np.logical_or.accumulate(ended[::-1])[::-1]  # an end lies ahead: the return is known
         emulators, moments = np.nonzero(
@@ -246,15 +271,8 @@ class Player:
         if self.config.standardize == "episode":
             for game in np.split(np.stack((moments, emulators)), np.flatnonzero(np.diff(emulators)) + 1, axis=1):
                 returns[*game] = standardize(returns[*game])
-        observations = cat(self._observations)[ready[0] * len(self.emulators) + ready[1]]
-        rows = observations, torch.stack(self._actions)[ready], returns[ready]
-        self._keep(unused & ~known)
+        observations = cat([p.observations for p in parts])[ready[0] * len(self.emulators) + ready[1]]
+        rows = observations, torch.cat([p.actions for p in parts])[ready], returns[ready]
+        unused = np.split(unused & ~known, np.cumsum([len(p) for p in parts])[:-1])
+        self._stretches = [replace(p, active=left) for p, left in zip(parts, unused, strict=True) if left.any()]
         return rows
-
-    def _keep(self, unused: NDArray[np.bool_]) -> None:
-        """Forget all before the first unused decision; ``unused`` is (T, n)."""
-        moments = np.flatnonzero(unused.any(axis=1))
-        first = int(moments[0]) if len(moments) else len(unused)
-        self._unused = list(unused[first:])
-        for entries in (self._observations, self._actions, self._rewards, self._dones):
-            del entries[:first]

@@ -35,6 +35,11 @@ class Policy(nn.Module):
         """The likeliest action of each row, (B, …) on the CPU."""
         raise NotImplementedError
 
+    @property
+    def two_layers(self) -> tuple[Tensor, Tensor] | None:
+        """Weights (hidden, inputs) and (outputs, hidden) of a policy that is the network of 2016; None of others."""
+        return None
+
     def log_prob(self, x: Observations, actions: Tensor) -> Tensor:
         """Log π(a|x), (B,) in nats, of actions (B, …)."""
         log_probs: Tensor = self.distribution(x).log_prob(actions)
@@ -85,9 +90,16 @@ class KarpathyPolicy(Policy):
         """π(·|x): a Bernoulli over {DOWN 0, UP 1} for each of the B rows."""
         return Bernoulli(logits=self(x), validate_args=False)
 
+    @property
+    def two_layers(self) -> tuple[Tensor, Tensor]:
+        """W1, and W2 as the only row of a matrix."""
+        return self.W1.detach(), self.W2.detach()[None]
+
     @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
         """Sample actions (B,) int64 on the CPU: UP where ``noise`` (B,), uniform on [0, 1), lies below P(UP)."""
+        if isinstance(x, SparseFrames) and not self.W1.is_cuda:
+            return decide(self.two_layers, x, noise)
         return (noise < torch.sigmoid(self(x)).cpu()).long()
 
     @torch.inference_mode()
@@ -99,6 +111,17 @@ class KarpathyPolicy(Policy):
     def gauges(self, distribution: Bernoulli) -> dict[str, Tensor]:
         """The mean P(UP)."""
         return {"prob_up": distribution.probs.mean()}
+
+
+def decide(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
+    """Sampled actions (B,) int64 of B rows, of the network's weights alone, see ``pong.two_layers``."""
+    from pong.two_layers import decide_all  # Numba is not imported before somebody plays
+
+    W1, W2 = network
+    actions = torch.empty(len(x), dtype=torch.int64)
+    arrays = [t.numpy() for t in (W1.T.contiguous().float(), W2.float(), x.columns, x.signs, x.offsets, noise, actions)]
+    decide_all(*arrays)
+    return actions
 
 
 def first_layer(W1: Tensor, x: Tensor | SparseFrames) -> Tensor:

@@ -39,12 +39,12 @@ def discounted_returns(
     if reset_on_reward:
         ends = ends | (rewards != 0)
     flows_back = gamma * (~ends).to(rewards.dtype)  # what one unit of R[t+1] is worth at t
-    returns = torch.empty_like(rewards)
-    running = torch.zeros_like(rewards[0]) if len(rewards) else rewards
-    for t in reversed(range(len(rewards))):
-        running = rewards[t] + flows_back[t] * running
-        returns[t] = running
-    return returns
+    returns: list[Tensor] = []
+    running = torch.zeros_like(rewards[:1]).sum(0)
+    for reward, share in zip(reversed(rewards.unbind()), reversed(flows_back.unbind()), strict=True):
+        running = reward + share * running
+        returns.append(running)
+    return torch.stack(returns[::-1]) if returns else rewards
 
 
 def standardize(returns: Tensor) -> Tensor:

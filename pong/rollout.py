@@ -1,6 +1,5 @@
 """Playing: a frozen policy in N emulators until the rollout ends, then the rows whose return is known."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +8,8 @@ from torch import Tensor
 from pong.config import Config, InputError
 from pong.envs import Kept, prepare
 from pong.frames import Observations, blank, cat
-from pong.player import TRAINING, Actor, Episode, Part, Player
-from pong.player_process import PlayerProcess
+from pong.player import TRAINING, Actor, Episode, Part
+from pong.player_thread import PlayerThread
 from pong.ranks import Ranks, deal
 
 
@@ -47,7 +46,7 @@ class Rollout:
     keep begins afresh every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be taken up
     again there; the episodes this cuts short are dropped.
 
-    The emulators are dealt out to processes, one per core, and these to ranks. What is played does not depend on how.
+    The emulators are dealt out to ranks, and by each to players in threads. What is played does not depend on how.
 
     Args:
         config: the run's config.
@@ -64,17 +63,17 @@ class Rollout:
         self.ranks = ranks or Ranks()
         self.begun = False
         mine = self.ranks.share(range(config.num_envs))
-        processes = min(config.processes or self.ranks.cores, len(mine))
         prepare(config)
         torch.set_num_threads(1)  # the cores belong to the players; and sums must not depend on how many there are
-        if processes == 1:
-            self.players: Sequence[Player | PlayerProcess] = [Player(config, mine, purpose, actor)]
-            return
-        actor.share_memory()
-        self.players = [PlayerProcess(config, deal(mine, k, processes), purpose, actor) for k in range(processes)]
+        players = min(config.players or self._cores(purpose), len(mine))
+        self.players = [PlayerThread(config, deal(mine, k, players), purpose, actor) for k in range(players)]
+
+    def _cores(self, purpose: int) -> int:
+        """For players: all, but one for the learner where there is one."""
+        return max(self.ranks.cores - (purpose == TRAINING), 1)
 
     def begin(self, update: int, done: float = 0.0) -> None:
-        """Start playing rollout number ``update``; with players in other processes they play meanwhile.
+        """Start playing rollout number ``update``; it goes on meanwhile.
 
         Args:
             update: from 0.
@@ -88,7 +87,7 @@ class Rollout:
         """Wait for the rollout that was begun and return its batch.
 
         Raises:
-            RunError: an emulator failed, or a player's process or another rank died.
+            RunError: an emulator failed, or another rank died.
         """
         parts = [player.finish() for player in self.players]
         while not any(self.ranks.gather(any(len(part.returns) for part in parts))):

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pong.envs import Kept
-from pong.frames import Observations, SparseFrames, cat
+from pong.envs import Kept, Stretch
+from pong.frames import SparseFrames, cat
 
 
 @dataclass
 class Snapshot:
-    """A player of Pong between two rollouts; the attributes are the player's own, n emulators and T moments that wait.
+    """A player of Pong between two rollouts; the attributes are the player's own.
 
-    What waits for its point's end are the last moments of each emulator, without a reward.
+    What waits for its point's end are the last decisions of each emulator, without a reward: the ``active`` ones of the
+    stretches.
     """
 
     fleet: list[Kept]
@@ -23,18 +23,16 @@ class Snapshot:
     score: NDArray[np.float64]
     length: NDArray[np.int64]
     frames: NDArray[np.int64]
-    observations: list[Observations]
-    actions: list[Tensor]
-    unused: list[NDArray[np.bool_]]
+    stretches: list[Stretch]
 
     def pack(self) -> list[Kept]:
         """The same as arrays, by emulator: it does not matter then who plays it."""
         n = len(self.fleet)
-        unused = np.stack(self.unused) if self.unused else np.zeros((0, n), np.bool_)
-        emulators, moments = np.nonzero(unused.T)
-        rows = moments * n + emulators
-        waiting = cat(self.observations)[torch.from_numpy(rows)] if len(rows) else self.seen[torch.zeros(0).long()]
-        actions = torch.stack(self.actions).numpy().ravel()[rows] if len(rows) else np.zeros(0, np.int64)
+        nothing = np.zeros((0, n), np.bool_)
+        emulators, moments = np.nonzero(np.concatenate([nothing, *(part.active for part in self.stretches)]).T)
+        rows = torch.from_numpy(moments * n + emulators)
+        waiting = cat([*(part.observations for part in self.stretches), self.seen])[rows]
+        actions = np.concatenate([nothing, *(part.actions.numpy() for part in self.stretches)]).ravel()[rows]
         assert isinstance(waiting, SparseFrames)
         return [
             {
@@ -55,22 +53,15 @@ class Snapshot:
         lengths = np.array([len(kept["actions"]) for kept in state])
         T, begins = int(lengths.max()), lengths.cumsum() - lengths
         rows = SparseFrames.cat([*(_unpack_rows("waiting", kept, width) for kept in state), seen[torch.tensor([0])]])
-        actions = np.concatenate([*(kept["actions"] for kept in state), [0]]).astype(np.int64)
+        actions = torch.from_numpy(np.concatenate([*(kept["actions"] for kept in state), [0]]).astype(np.int64))
         moments = np.arange(T)[:, None] - (T - lengths)  # (T, n), of each emulator's own
-        unused = moments >= 0
-        last = len(actions) - 1  # a row that is not used
-        numbers = torch.from_numpy(np.where(unused, begins + moments, last))
-        observations: list[Observations] = [rows[numbers[t]] for t in range(T)]
-        return cls(
-            [],
-            seen,
-            score.astype(np.float64),
-            length,
-            frames,
-            observations,
-            [torch.from_numpy(actions)[numbers[t]] for t in range(T)],
-            list(unused),
+        waits = moments >= 0
+        numbers = torch.from_numpy(np.where(waits, begins + moments, len(actions) - 1))  # the last is not used
+        nothing = np.zeros(waits.shape, np.int64)  # a reward would have ended the point
+        waiting = Stretch(
+            rows[numbers.ravel()], actions[numbers], nothing.astype(np.float32), nothing > 0, nothing, waits, seen
         )
+        return cls([], seen, score.astype(np.float64), length, frames, [waiting] if T else [])
 
 
 def _pack_rows(name: str, rows: SparseFrames) -> Kept:

@@ -111,7 +111,7 @@ class RecordedUpdate:
 @pytest.fixture(scope="session")
 def recorded(pong_v0) -> RecordedUpdate:
     """Three games and one step, played and learned once for all tests."""
-    changes = {"num_envs": 3, "processes": 1, "device": "cpu", "emulator": "ale"}  # the machine plays the same
+    changes = {"num_envs": 3, "players": 1, "device": "cpu", "emulator": "ale"}  # the machine plays the same
     config = load_config(CONFIGS / "karpathy.toml").model_copy(update=changes)
     trainer = Trainer(config)
     (player,) = trainer.rollout.players

@@ -20,7 +20,7 @@ from pong.train import make_policy
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "pong.toml")
-SMALL = ["--hidden", "4", "--processes", "1", "--device", "cpu", "--eval-episodes", "0"]
+SMALL = ["--hidden", "4", "--players", "1", "--device", "cpu", "--eval-episodes", "0"]
 TINY = [*SMALL, "--num-envs", "2", "--horizon", "30"]
 CLOCKS = ("minutes", "charts/SPS", "time/")  # columns that a clock writes
 
@@ -103,7 +103,7 @@ def alone_and_shared(config):
     """Two rollouts of a config, each by one process and by two: pairs of batches, which are found to be the same."""
     batches = []
     for processes in (1, 2):
-        config = config.model_copy(update={"processes": processes})
+        config = config.model_copy(update={"players": processes})
         with contextlib.closing(Rollout(config, make_policy(config))) as rollout:
             batches.append([rollout.collect(0), rollout.collect(1)])
     pairs = list(zip(*batches, strict=True))

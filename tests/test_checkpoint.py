@@ -105,7 +105,7 @@ def test_a_baseline_is_kept_apart_from_the_policy(tmp_path):
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 def test_a_loaded_optimiser_takes_the_same_step(tmp_path, monkeypatch, optimizer):
     """W1 is stored by columns and its file by rows, which a fused optimiser wouldn't notice."""
-    config, policy, optimiser = learner(optimizer=optimizer, processes=1)
+    config, policy, optimiser = learner(optimizer=optimizer, players=1)
     loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimiser))
 
     monkeypatch.setattr("pong.player.make_fleet", lambda config, num_envs: None)

@@ -120,7 +120,7 @@ ERRORS = {
     "train {config} --device cuda": ["device = 'cuda'", "--device auto or cpu"],
     "train {config} --run-dir {run}": ["{run} already holds a run"],
     "train {config} --run-dir {run}/run.json": ["{run}/run.json can't be written"],
-    "train {config} --processes -1": ["processes = -1"],
+    "train {config} --players -1": ["players = -1"],
     "train {config} --policy mlp": ['policy = "mlp" does not read what env = "Pong" shows', '"karpathy"'],
     "train {config} --env CartPole-v1": ['policy = "karpathy" does not read what env = "CartPole-v1" shows', '"mlp"'],
     "train {root}/configs/cartpole.toml --env CartPol-v1": ["env = 'CartPol-v1'"],
@@ -132,7 +132,7 @@ ERRORS = {
         "Unrecognized options: --total-steps, 400 (pong train --resume RUN --help)"
     ],
     "train --resume {run} {config}": ["{config} (pong train --resume RUN --help)"],
-    "train --resume {run} --processes 0.5": ["--processes"],
+    "train --resume {run} --players 0.5": ["--players"],
     "train {config} --resume {run}": ["--resume"],
     "train --resume nowhere": ["nowhere: no run is there"],
     "train --resume {root}": ["{root}: no run is there"],
@@ -377,7 +377,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_1(elsewhere, monkeypatc
 @pytest.mark.parametrize("command", ["train", "eval"])
 def test_a_player_that_dies_ends_the_command_with_1(elsewhere, monkeypatch, capsys, command):
     """Both players die in their fourth rollout of 10 decisions; what was saved before is good."""
-    training_command = ["train", CONFIG, *TINY, "--horizon", "10", "--checkpoint-every", "2", "--processes", "2"]
+    training_command = ["train", CONFIG, *TINY, "--horizon", "10", "--checkpoint-every", "2", "--players", "2"]
     play(monkeypatch, Dying)
     assert main([*training_command, "--run-dir", "run"]) == 1
     if command == "eval":
@@ -440,7 +440,7 @@ def test_what_cannot_be_kept_is_saved_at_its_boundaries_alone(elsewhere, capsys)
 def test_an_interrupted_training_saves_and_says_where(elsewhere, hangups, number):
     run = elsewhere / "run"
     # rollouts so long that the signal comes while the players play
-    with training(run, "--processes", "2", "--horizon", "150", "--max-frames", "600") as process:
+    with training(run, "--players", "2", "--horizon", "150", "--max-frames", "600") as process:
         os.killpg(process.pid, number)  # the whole group, as Ctrl-C in a terminal or a batch system does
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

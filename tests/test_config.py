@@ -167,8 +167,8 @@ REFUSED = {  # TOML: what the line must say
     "rmsprop_decay = -0.1": ["rmsprop_decay = -0.1", "greater than or equal to 0"],
     "noop_max = -1": ["noop_max = -1", "greater than or equal to 0"],
     "max_frames = -1": ["max_frames = -1", "greater than or equal to 0"],
-    "processes = -1": ["processes = -1", "greater than or equal to 0"],
-    "processes = 5000": ["processes = 5000", "less than or equal to 4096"],
+    "players = -1": ["players = -1", "greater than or equal to 0"],
+    "players = 5000": ["players = 5000", "less than or equal to 4096"],
     # no such choice
     "until = 'game'": ["until = 'game'", "'steps' or 'episodes'"],
     "standardize = 'all'": ["standardize = 'all'", "'batch', 'episode' or 'none'"],

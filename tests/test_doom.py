@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 HEALTH, BASIC = "VizdoomHealthGathering-v1", "VizdoomBasic-v1"
-SMALL = {"policy": "conv", "channels": [2], "hidden": 4, "until": "episodes", "processes": 1, "device": "cpu"}
+SMALL = {"policy": "conv", "channels": [2], "hidden": 4, "until": "episodes", "players": 1, "device": "cpu"}
 TINY = Config(env=HEALTH, num_envs=2, max_frames=40, checkpoint_every=2, total_steps=80, **SMALL)  # 10 decisions a game
 FLAGS = ["--channels", "2", "--hidden", "4", "--num-envs", "2", "--max-frames", "40", "--device", "cpu"]
 BOTH = np.ones(2, bool)
@@ -319,7 +319,7 @@ def test_a_game_that_dies_is_one_line():
 @contextlib.contextmanager
 def training(folder):
     """A run by two players that goes on and on, with a checkpoint after each update, past its first one."""
-    flags = [*FLAGS, "--eval-episodes", "0", "--processes", "2", "--checkpoint-every", "1", "--total-steps", "1000000"]
+    flags = [*FLAGS, "--eval-episodes", "0", "--players", "2", "--checkpoint-every", "1", "--total-steps", "1000000"]
     config = ROOT / "configs" / "doom_health.toml"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     run = pong("train", config, *flags, "--run-dir", folder, cwd=folder.parent, **pipes)

@@ -15,7 +15,7 @@ from pong.player import EVALUATION, Episode, emulator_seeds
 from pong.policies import KarpathyPolicy
 from pong.train import make_policy
 
-CONFIG = Config(num_envs=64, seed=7, hidden=4, device="cpu", max_frames=0, processes=1)
+CONFIG = Config(num_envs=64, seed=7, hidden=4, device="cpu", max_frames=0, players=1)
 
 
 class Games(Fleet):
@@ -217,7 +217,7 @@ def test_the_number_of_processes_plays_no_part(how):
     actor = how(make_policy(config))
     alone = evaluate(actor, config, 2)
     assert len({episode.length for episode in alone.episodes}) == 2
-    assert set(evaluate(actor, config.model_copy(update={"processes": 2}), 2).episodes) == set(alone.episodes)
+    assert set(evaluate(actor, config.model_copy(update={"players": 2}), 2).episodes) == set(alone.episodes)
 
 
 # --- greedy -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device"),
 ]
 
-PONG = Config(device="cuda", num_envs=4, horizon=300, processes=1, total_steps=10**6)
+PONG = Config(device="cuda", num_envs=4, horizon=300, players=1, total_steps=10**6)
 KARPATHY = PONG.model_copy(
     update={
         **{"until": "episodes", "max_frames": 1500, "hold": "2-4", "standardize": "episode", "reduction": "sum"},

@@ -198,7 +198,7 @@ def without_emulator(tensors):
 def test_a_run_is_the_same_in_either_emulator_and_with_any_processes(tmp_path, recipe):
     for emulator, processes in (("ale", "1"), ("machine", "1"), ("machine", "2")):
         run = tmp_path / f"{emulator}-{processes}"
-        assert main(train(recipe, run, "--emulator", emulator, "--processes", processes)) == 0
+        assert main(train(recipe, run, "--emulator", emulator, "--players", processes)) == 0
         assert_same(run, tmp_path / "ale-1")
 
 
@@ -215,7 +215,7 @@ def test_a_run_goes_on_in_the_other_emulator_with_new_games(tmp_path, capsys, fi
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait(60) == 130
     before = rows(run)
-    assert main(["train", "--resume", str(run), "--emulator", then, "--processes", "1"]) == 0
+    assert main(["train", "--resume", str(run), "--emulator", then, "--players", "1"]) == 0
     assert f"going on after update {len(before)}, with new games in {where}\n" in capsys.readouterr().out
     assert rows(run)[: len(before)] == before
     assert [int(row["update"]) for row in rows(run)] == list(range(1, len(rows(run)) + 1))
@@ -331,7 +331,7 @@ def without_numba(*arguments):
     return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
-SMALLEST = ["--total-steps", "1", "--processes", "1", "--eval-episodes", "0", "--device", "cpu"]
+SMALLEST = ["--total-steps", "1", "--players", "1", "--eval-episodes", "0", "--device", "cpu"]
 
 
 def test_what_plays_no_pong_needs_no_numba(tmp_path):

@@ -138,7 +138,7 @@ def test_the_screens_are_those_of_the_difference_frames(game):
 
 
 def test_it_is_the_first_game_of_an_evaluation():
-    config = TINY.model_copy(update={"processes": 1, "hold": "2-4"})
+    config = TINY.model_copy(update={"players": 1, "hold": "2-4"})
     result = evaluate(make_policy(config), config, 2, seed=5)
     (first,) = (episode for episode in result.episodes if episode.emulator == 0)
     last = moments(config, 5)[-1]

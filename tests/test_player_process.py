@@ -112,7 +112,7 @@ def playing(monkeypatch, make_fleet, logit=1.0, **changes):
 
 def trained(processes, **changes):
     """The batches of three updates on real Pong and the weights after them."""
-    config = TINY.model_copy(update={"processes": processes, "learning_rate": 0.01, "total_steps": 10**6, **changes})
+    config = TINY.model_copy(update={"players": processes, "learning_rate": 0.01, "total_steps": 10**6, **changes})
     with contextlib.closing(Trainer(config)) as trainer:
         run = trainer.run()
         batches = [next(run).batch for _ in range(3)]
@@ -177,7 +177,7 @@ def test_emulators_are_dealt_out_to_the_cores(monkeypatch, processes, cores, ran
     monkeypatch.setattr("pong.ranks.cores", lambda: cores)
     monkeypatch.setattr("pong.rollout.Player", lambda config, mine, *_: mine)
     monkeypatch.setattr("pong.rollout.PlayerProcess", lambda config, mine, *_: mine)
-    config = TINY.model_copy(update={"processes": processes, "num_envs": emulators})
+    config = TINY.model_copy(update={"players": processes, "num_envs": emulators})
     players = Rollout(config, KarpathyPolicy(1), ranks=Ranks(local_size=ranks)).players
     assert [len(player) for player in players] == hands
     assert [i for player in players for i in player] == list(range(emulators))
@@ -257,7 +257,7 @@ def test_no_player_is_left_after_closing(monkeypatch, make_fleet):
 def rounds(gone, begun):
     """What a parent does that is killed: play on and on, after it has said who its players are."""
     os.close(gone)
-    config = TINY.model_copy(update={"processes": 3, "horizon": 20})
+    config = TINY.model_copy(update={"players": 3, "horizon": 20})
     with contextlib.closing(Rollout(config, KarpathyPolicy(1))) as rollout:
         rollout.collect(0)
         begun.send(pids())

@@ -169,7 +169,7 @@ def in_threads(size, config):
 def test_ranks_take_the_step_of_a_single_process(monkeypatch, size, recipe):
     """Horizon 4: the first rollout has no point after 4 moments and goes on; emulator 2's first row comes after 21."""
     monkeypatch.setattr("pong.player.make_fleet", Paced)
-    config = Config(device="cpu", num_envs=3, horizon=4, hidden=8, processes=1, total_steps=10**6, **recipe)
+    config = Config(device="cpu", num_envs=3, horizon=4, hidden=8, players=1, total_steps=10**6, **recipe)
     alone, weights = trained(None, config)
     results = in_threads(size, config)
     empty = 0
@@ -195,7 +195,7 @@ def test_ranks_take_the_step_of_a_single_process(monkeypatch, size, recipe):
 
 # --- processes that meet by gloo --------------------------------------------------------------------------------------
 
-TINY = ["--device", "cpu", "--hidden", "8", "--processes", "1", "--max-frames", "300", "--eval-episodes", "0"]
+TINY = ["--device", "cpu", "--hidden", "8", "--players", "1", "--max-frames", "300", "--eval-episodes", "0"]
 RUNS = {  # ranks, config, its flags; about five updates
     "pong": (2, "pong", ["--num-envs", "2", "--horizon", "40", "--total-steps", "900"]),
     "karpathy": (2, "karpathy", ["--num-envs", "4", "--total-steps", "1900"]),

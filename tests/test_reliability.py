@@ -79,7 +79,7 @@ def survive(run, start, kind, rng, log):
     program = ["-c", PIECES] if rng.random() < 0.3 else ["-m", "pong"]
     arguments = ["train", "--resume", run] if begun else start
     with log.open("w") as out:
-        process = pong(*arguments, "--processes", rng.integers(1, 4), program=program, stdout=out, stderr=out)
+        process = pong(*arguments, "--players", rng.integers(1, 4), program=program, stdout=out, stderr=out)
     number = signal.SIGKILL
     try:
         if kind == "starting":

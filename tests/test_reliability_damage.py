@@ -36,7 +36,7 @@ DICE = [
 
 def small(folder, updates, best=False):
     """A checkpoint of a policy with one hidden unit, after a step."""
-    config = Config(hidden=1, device="cpu", num_envs=2, horizon=100, processes=1)
+    config = Config(hidden=1, device="cpu", num_envs=2, horizon=100, players=1)
     policy = make_policy(config)
     optimizer = make_optimizer(config, policy)
     for parameter in policy.parameters():

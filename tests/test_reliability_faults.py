@@ -390,7 +390,7 @@ def test_an_emulator_that_fails_ends_the_run_in_one_line(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("pong.envs.atari.AtariEnv", Worn)
-        assert main([*PONG, "run", "--processes", processes]) == 1
+        assert main([*PONG, "run", "--players", processes]) == 1
     one_line(capfd, "pong: an emulator failed (RuntimeError: the cartridge is loose); the last good checkpoint is run/")
     assert multiprocessing.active_children() == []
     assert resume() == 0
@@ -404,7 +404,7 @@ def test_a_missing_rom_is_one_line(tmp_path, monkeypatch, capfd, processes):
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("pong.envs.atari.AtariEnv", no_rom)
-        assert main([*PONG, "run", "--processes", processes]) == 1
+        assert main([*PONG, "run", "--players", processes]) == 1
     one_line(
         capfd,
         "Pong can't be started; ale-py brings its ROM: install it anew (Error: We're Unable to find the game 'pong'.)",
@@ -416,7 +416,7 @@ def test_a_missing_rom_is_one_line(tmp_path, monkeypatch, capfd, processes):
 
 # --- two at a time ----------------------------------------------------------------------------------------------------
 
-SHORT = ["train", CONFIG, *TINY, "--max-frames", "300", "--checkpoint-every", "2", "--processes", "2"]
+SHORT = ["train", CONFIG, *TINY, "--max-frames", "300", "--checkpoint-every", "2", "--players", "2"]
 LONG = [*SHORT, "--total-steps", "6000"]
 
 
@@ -560,7 +560,7 @@ def test_the_best_is_what_could_be_kept(elsewhere, monkeypatch, capsys, names, u
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_evaluations_leave_training_as_it_is(tmp_path, monkeypatch, capsys, whole_pong, processes):
     monkeypatch.chdir(tmp_path)
-    assert main([*PONG, "run", "--eval-episodes", "3", "--processes", processes]) == 0
+    assert main([*PONG, "run", "--eval-episodes", "3", "--players", processes]) == 0
     final = checkpoint.find(whole_pong).name
     assert saved(Path("run/checkpoints", final))[1] == saved(whole_pong / "checkpoints" / final)[1]
     found = timeless("run")

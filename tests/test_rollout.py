@@ -93,7 +93,7 @@ class Coin:
 def config(**changes):
     """γ = ½ is exact in binary; horizon 3, no standardising, fresh emulators only at the start."""
     return Config(
-        **{"gamma": 0.5, "horizon": 3, "standardize": "none", "checkpoint_every": 1000, "processes": 1, **changes}
+        **{"gamma": 0.5, "horizon": 3, "standardize": "none", "checkpoint_every": 1000, "players": 1, **changes}
     )
 
 

@@ -21,7 +21,7 @@ from pong.train import Trainer, choose_device, make_optimizer, make_policy
 TINY = Config(
     name="tiny",
     device="cpu",
-    processes=1,
+    players=1,
     num_envs=2,
     horizon=40,
     hidden=8,
@@ -318,7 +318,7 @@ PIECES = {**RECIPES, "cartpole": {"env": "CartPole-v1", "policy": "mlp", "until"
 @pytest.mark.parametrize("recipe", PIECES.values(), ids=PIECES)
 def test_run_in_pieces_is_run_in_one(recipe, processes):
     """A notebook's cells: a break, a generator thrown away, an exception, an evaluation in between."""
-    config = TINY.model_copy(update={"num_envs": 4, "processes": processes, "total_steps": 10**6, **recipe})
+    config = TINY.model_copy(update={"num_envs": 4, "players": processes, "total_steps": 10**6, **recipe})
     with contextlib.closing(Trainer(config)) as whole:
         expected = [update.learned for update in itertools.islice(whole.run(), 7)]
     with contextlib.closing(Trainer(config)) as trainer:

@@ -52,7 +52,7 @@ class Counting(gymnasium.Env):
 
 
 gymnasium.register("tests/Counting-v0", Counting)
-COUNTING = Config(env="tests/Counting-v0", policy="mlp", hidden=[], num_envs=2, horizon=20, gamma=0.5, processes=1)
+COUNTING = Config(env="tests/Counting-v0", policy="mlp", hidden=[], num_envs=2, horizon=20, gamma=0.5, players=1)
 
 
 LENGTHS = [2, 3, 4, 2, 3, 4, 2]  # in 20 steps
@@ -138,7 +138,7 @@ def test_observations_stay_what_they_were():
 
 
 CARTPOLE = Config(
-    env="CartPole-v1", policy="mlp", hidden=8, num_envs=4, until="episodes", processes=1, baseline="network"
+    env="CartPole-v1", policy="mlp", hidden=8, num_envs=4, until="episodes", players=1, baseline="network"
 )
 
 
@@ -315,7 +315,7 @@ def test_lqr_passes_gymnasiums_checks():
 
 def test_one_update_of_lqr_takes_the_step_by_hand():
     """w and b move by −learning_rate·(−mean (a−μ)s/σ²·A, …): plain gradient, checked against the batch."""
-    config = Config(env="pong/LQR-v0", policy="mlp", hidden=[], num_envs=8, until="episodes", processes=1, gamma=1.0,
+    config = Config(env="pong/LQR-v0", policy="mlp", hidden=[], num_envs=8, until="episodes", players=1, gamma=1.0,
                     entropy_bonus=0.0, total_steps=1, device="cpu")  # fmt: skip
     with contextlib.closing(Trainer(config)) as trainer:
         (update,) = trainer.run()

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import gc
 import math
 import os
 import signal
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from pong.train import Trainer, Update
 
 # what does not define a run, and may change when it is resumed
-FREE = ("device", "processes", "emulator", "checkpoint_seconds", "stop_at_mean100")
+FREE = ("device", "players", "emulator", "checkpoint_seconds", "stop_at_mean100")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +70,6 @@ def _train(asked: TrainInput, ranks: "Ranks", command: list[str]) -> int:
         console.print(f"{folder}: {asked.config.name}, seed {asked.config.seed}; {_how(asked, begin)}", markup=False)
         stack.enter_context(_last_words(asked.config, folder))
         stop = stack.enter_context(_stop_requested())
-        gc.freeze()  # what is here stays: looking for garbage there would copy the pages shared with the players
-        stack.callback(gc.unfreeze)
         trainer = stack.enter_context(contextlib.closing(Trainer(asked.config, ranks)))
         if begin.policy:
             trainer.take_up(begin)

@@ -12,7 +12,7 @@ from pong.config import PONG, Config, InputError
 from pong.envs.actions import DOWN, NOOP, UP
 from pong.envs.atari import RATE, Pong, PongFleet, ShownPong, make_pong, make_view, task
 from pong.envs.doom import DoomFleet, doom_spaces, is_doom
-from pong.envs.fleet import Fleet, Kept, Played, Shown
+from pong.envs.fleet import Fleet, Kept, Network, Played, Shown, Stretch
 from pong.envs.lqr import LQR
 from pong.envs.vectors import VectorFleet
 
@@ -27,10 +27,12 @@ __all__ = [
     "UP",
     "Fleet",
     "Kept",
+    "Network",
     "Played",
     "Pong",
     "PongFleet",
     "Shown",
+    "Stretch",
     "VectorFleet",
     "check_task",
     "frame_rate",

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pong.frames import Observations
 
@@ -26,6 +27,33 @@ class Played:
     frames: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """What N environments played in T moments, one after the other.
+
+    Attributes:
+        observations: T·N rows, what was seen before each decision; moment by moment.
+        actions: (T, N, …), 0 where nothing was decided.
+        rewards: (T, N) float32.
+        dones: (T, N) bool, the episode ended.
+        frames: (T, N) int64, emulated for the decision.
+        active: (T, N) bool, where there was a decision.
+        seen: N rows, after the last one.
+    """
+
+    observations: Observations
+    actions: Tensor
+    rewards: NDArray[np.float32]
+    dones: NDArray[np.bool_]
+    frames: NDArray[np.int64]
+    active: NDArray[np.bool_]
+    seen: Observations
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+Network = tuple[Tensor, Tensor]  # the weights of two layers: (hidden, inputs) and (outputs, hidden)
 Kept = dict[str, NDArray[Any]]  # what one environment's play goes on from: arrays by name
 
 
@@ -39,6 +67,20 @@ class Fleet(Protocol):
     def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> Played:
         """One decision of each active environment: actions (N,) or (N, d). What the others do is of no interest."""
         ...
+
+    def stretch(
+        self, network: Network, seen: Observations, noise: NDArray[np.float32], active: NDArray[np.bool_], whole: bool
+    ) -> Stretch | None:
+        """Several decisions at once, in compiled code; None where there is none for it.
+
+        Args:
+            network: decides.
+            seen: N rows, what the environments show now.
+            noise: (T, N) numbers that decide the actions of at most T moments.
+            active: (N,) of the first moment.
+            whole: an environment whose episode has ended stands still.
+        """
+        return None
 
     def state(self) -> list[Kept] | None:
         """All that the episodes to come depend on, of each environment; None where that can't be kept."""

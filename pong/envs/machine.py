@@ -18,29 +18,13 @@ functions give the same numbers.
 """
 
 import inspect
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pong.compiled import kernel, rule
 from pong.envs.actions import DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def rule(function: F) -> F:
-    """Compiled into the kernels that call it."""
-    return cast(F, numba.njit(function))
-
-
-def kernel(function: F) -> F:
-    """Compiled once, and kept beside this file or, where that can't be written, in the user's cache."""
-    try:
-        return cast(F, numba.njit(cache=True)(function))
-    except RuntimeError:  # neither can be written: each process compiles for itself
-        return cast(F, numba.njit(function))
 
 
 # --- the state of a game ----------------------------------------------------------------------------------------------

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from pong.config import PONG_FRAMES
 from pong.envs import machine
 from pong.envs.actions import ALE_ACTIONS
-from pong.envs.fleet import Fleet, Kept, Played, generator_state, restore_generator
-from pong.frames import SparseFrames, View
+from pong.envs.fleet import Fleet, Kept, Network, Played, Stretch, generator_state, restore_generator
+from pong.envs.machine_play import play
+from pong.frames import Observations, SparseFrames, View
 
 PICTURES = {"nothing": machine.NOTHING, "before": machine.BEFORE, "now": machine.NOW}
 ALE = np.array(ALE_ACTIONS)
 AHEAD = 128  # numbers of gymnasium's generator that are drawn at a time
+MOST_ROWS = 16_384  # of a stretch: its memory is that of the fullest rows
 SPARE = 32  # that are there before a decision; it takes two, and one more in a thousand million
 
 
@@ -97,6 +99,62 @@ class MachineFleet(Fleet):
             frames,
         )
         return rewards, dones, frames
+
+    def stretch(
+        self, network: Network, seen: Observations, noise: NDArray[np.float32], active: NDArray[np.bool_], whole: bool
+    ) -> Stretch:
+        """Several decisions at once, see ``Fleet.stretch``: the same as ``decide_all`` and ``step`` in turn."""
+        assert isinstance(seen, SparseFrames)
+        self._draw_ahead()
+        N, T = self.num_envs, min(len(noise), max(MOST_ROWS // self.num_envs, 1))
+        most = len(seen.columns) + T * len(self._columns)
+        columns, signs, offsets = (
+            np.empty(most, np.int32),
+            np.empty(most, np.float32),
+            np.zeros((T + 1) * N + 1, np.int32),
+        )
+        n = len(seen.columns)
+        columns[:n], signs[:n], offsets[:N], offsets[N] = seen.columns, seen.signs, seen.offsets, n
+        everyone = np.empty((T + 1, N), np.bool_)
+        everyone[0] = active
+        actions, frames = np.empty((T, N), np.int64), np.empty((T, N), np.int64)
+        rewards, dones = np.empty((T, N), np.float32), np.empty((T, N), np.bool_)
+        W1, W2 = (np.ascontiguousarray(weights) for weights in (network[0].T.numpy(), network[1].numpy()))
+        T = play(
+            W1,
+            W2,
+            noise,
+            self.games,
+            self._words,
+            self._numbers,
+            *self._task,
+            *self._hold,
+            ALE,
+            self._pictures,
+            self._parts,
+            bool(self._view.actions),
+            whole,
+            AHEAD - SPARE if self._draws else AHEAD,
+            everyone,
+            actions,
+            rewards,
+            dones,
+            frames,
+            columns,
+            signs,
+            offsets,
+        )
+        numbers = offsets[[0, T * N, (T + 1) * N]]  # where what was seen before begins, and what is seen now, and ends
+        before, now = (
+            SparseFrames(
+                torch.from_numpy(columns[begin:end]),
+                torch.from_numpy(signs[begin:end]),
+                torch.from_numpy(offsets[first : first + rows] - begin),
+                self._view.width,
+            )
+            for begin, end, first, rows in zip(numbers[:-1], numbers[1:], (0, T * N), (T * N, N), strict=True)
+        )
+        return Stretch(before, torch.from_numpy(actions[:T]), rewards[:T], dones[:T], frames[:T], everyone[:T], now)
 
     def state(self) -> list[Kept]:
         """Of each game: its numbers, its two generators, and the picture that the next row is compared with."""
