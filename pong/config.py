@@ -63,7 +63,7 @@ class Config(BaseModel):
         0,
         ge=0,
         le=4096,
-        description="play at once, in threads; 0: one per core but one; does not change what is played",
+        description="play at once; 0: one per core but one; does not change what is played",
     )
 
     # The policy

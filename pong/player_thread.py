@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pong.config import Config, InputError, RunError
+from pong.config import Config
 from pong.envs import Kept
 from pong.player import Actor, Part, Player
 

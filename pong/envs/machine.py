@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from pong.compiled import kernel, rule
 from pong.envs.actions import DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
 
-
 # --- the state of a game ----------------------------------------------------------------------------------------------
 
 
