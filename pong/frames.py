@@ -183,7 +183,7 @@ class SparseFrames:
         return F.embedding_bag(self.columns, table.contiguous(), self.offsets, mode="sum", per_sample_weights=signs)
 
     @functools.cached_property
-    def T(self) -> "SparseFrames":
+    def transposed(self) -> "SparseFrames":
         """The transposed matrix, (width, B): of each pixel the rows in which it changed."""
         order = self.columns.argsort(stable=True)
         counts = self.columns.bincount(minlength=self.width)

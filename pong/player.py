@@ -273,6 +273,6 @@ class Player:
                 returns[*game] = standardize(returns[*game])
         observations = cat([p.observations for p in parts])[ready[0] * len(self.emulators) + ready[1]]
         rows = observations, torch.cat([p.actions for p in parts])[ready], returns[ready]
-        unused = np.split(unused & ~known, np.cumsum([len(p) for p in parts])[:-1])
-        self._stretches = [replace(p, active=left) for p, left in zip(parts, unused, strict=True) if left.any()]
+        waiting = np.split(unused & ~known, np.cumsum([len(p) for p in parts])[:-1])
+        self._stretches = [replace(p, active=left) for p, left in zip(parts, waiting, strict=True) if left.any()]
         return rows

@@ -130,7 +130,7 @@ def first_layer(W1: Tensor, x: Tensor | SparseFrames) -> Tensor:
         return x @ W1.T
     if W1.is_cuda:  # a GPU multiplies the zeros faster than it looks them up
         return x.to(W1.device).dense(W1.dtype) @ W1.T
-    product: Tensor = SparseProduct.apply(W1, x)
+    product: Tensor = SparseProduct.apply(W1, x)  # type: ignore[no-untyped-call]
     return product
 
 
@@ -144,9 +144,9 @@ class SparseProduct(torch.autograd.Function):
         return x @ W1.T
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """∂/∂W1, (hidden, inputs), of ∂/∂product, (B, hidden)."""
-        return (ctx.x.T @ gradient).T, None
+        return (ctx.x.transposed @ gradient).T, None
 
 
 class TwoLayers(nn.Module):
