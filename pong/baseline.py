@@ -1,9 +1,9 @@
 """A learned baseline: how good a situation is, whatever is done in it."""
 
-import torch
 from torch import Tensor, nn
 
 from pong.frames import Observations
+from pong.optimizers import Adam
 from pong.ranks import Ranks
 
 
@@ -23,7 +23,7 @@ class Baseline:
 
     def __init__(self, network: nn.Module, *, learning_rate: float, unit: float = 1.0, passes: int, ranks: Ranks):
         self.network = network
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, eps=1e-5, fused=True)
+        self.optimizer = Adam(network.parameters(), lr=learning_rate, eps=1e-5)
         self.unit = unit
         self.passes = passes
         self.ranks = ranks

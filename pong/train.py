@@ -17,6 +17,7 @@ from pong.config import Config, InputError, between
 from pong.envs import check_task, make_view, pictures, prepare, spaces
 from pong.frames import Observations
 from pong.losses import surrogate_loss
+from pong.optimizers import load_optimizer, make_optimizer
 from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, mlp, mlp_policy
 from pong.ranks import Ranks
 from pong.returns import standardize
@@ -313,39 +314,8 @@ def load_weights(network: nn.Module, saved: dict[str, Tensor]) -> None:
         raise InputError(f"the checkpoint does not fit its config: {' '.join(str(error).split())}") from None
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Tensor]]) -> None:
-    """Give a fresh optimiser the state of a saved one, by parameter number and name.
-
-    Raises:
-        InputError: it is another optimiser's, or of other shapes: torch itself would not notice.
-    """
-    names = {"step", "square_avg"} if isinstance(optimizer, torch.optim.RMSprop) else {"step", "exp_avg", "exp_avg_sq"}
-    parameters = dict(enumerate(optimizer.param_groups[0]["params"]))
-    state: dict[int, dict[str, Tensor]] = {}
-    for number, values in saved.items():
-        like = parameters.get(number, torch.empty(0))
-        if set(values) != names or any(v.shape != like.shape for name, v in values.items() if name != "step"):
-            raise InputError(f"the checkpoint does not fit its config: optimiser state {number}, {', '.join(values)}")
-        # Each tensor laid out in memory as the optimiser itself makes it.
-        state[number] = {
-            name: value.clone() if name == "step" else torch.empty_like(like, requires_grad=False).copy_(value)
-            for name, value in values.items()
-        }
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def make_baseline(config: Config, device: torch.device, ranks: Ranks) -> Baseline:
     """The untrained baseline network."""
     network = make_value_network(config).to(device)
     rate, unit, passes = config.baseline_learning_rate, config.baseline_unit, config.baseline_passes
     return Baseline(network, learning_rate=rate, unit=unit, passes=passes, ranks=ranks)
-
-
-def make_optimizer(config: Config, policy: torch.nn.Module) -> torch.optim.Optimizer:
-    """Adam, or the RMSProp of 2016: torch's ``alpha`` is the decay, and its eps stands outside the root."""
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
-            policy.parameters(), lr=config.learning_rate, alpha=config.rmsprop_decay, eps=config.epsilon
-        )
-    betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.Adam(policy.parameters(), lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)

@@ -1,0 +1,87 @@
+"""Torch's Adam and RMSProp, without what costs them time here."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pong.config import Config, InputError
+
+COMPILERS = ("zero_grad", "add_param_group", "state_dict", "load_state_dict")  # import torch's compiler when called
+
+
+class _Plain(Optimizer):
+    """Leaves torch's compiler alone, which every optimiser would import: two seconds and 250 MB.
+
+    A matrix whose columns lie one after the other in memory takes its step as its transpose: else it would be copied.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step of all parameters; no ``closure`` is called."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        turned = [p for p in parameters if p.ndim == 2 and not p.is_contiguous()]
+        for p in turned:
+            self._transpose(p)
+        inspect.unwrap(super().step)(self)
+        for p in turned:
+            self._transpose(p)
+
+    def _transpose(self, p: Tensor) -> None:
+        gradient, p.grad = p.grad, None
+        p.data = p.data.T
+        p.grad = None if gradient is None else gradient.T
+        state = self.state[p]
+        for name, value in state.items():
+            state[name] = value.T if value.ndim == 2 else value
+
+
+for _name in COMPILERS:
+    setattr(_Plain, _name, inspect.unwrap(getattr(Optimizer, _name)))
+
+
+class Adam(_Plain, torch.optim.Adam):
+    """Torch's, in one pass over the numbers.
+
+    Args:
+        parameters: what learns.
+        settings: as in torch.
+    """
+
+    def __init__(self, parameters: Any, **settings: Any):
+        super().__init__(parameters, fused=True, **settings)
+
+
+class RMSprop(_Plain, torch.optim.RMSprop):
+    """Torch's: ``alpha`` is the decay, and ``eps`` stands outside the root, as in 2016."""
+
+
+def make_optimizer(config: Config, policy: torch.nn.Module) -> Optimizer:
+    """Adam, or the RMSProp of 2016."""
+    if config.optimizer == "rmsprop":
+        return RMSprop(policy.parameters(), lr=config.learning_rate, alpha=config.rmsprop_decay, eps=config.epsilon)
+    betas = (config.adam_beta1, config.adam_beta2)
+    return Adam(policy.parameters(), lr=config.learning_rate, betas=betas, eps=config.epsilon)
+
+
+def load_optimizer(optimizer: Optimizer, saved: dict[int, dict[str, Tensor]]) -> None:
+    """Give a fresh optimiser the state of a saved one, by parameter number and name.
+
+    Raises:
+        InputError: it is another optimiser's, or of other shapes: torch itself would not notice.
+    """
+    names = {"step", "square_avg"} if isinstance(optimizer, torch.optim.RMSprop) else {"step", "exp_avg", "exp_avg_sq"}
+    parameters = dict(enumerate(optimizer.param_groups[0]["params"]))
+    state: dict[int, dict[str, Tensor]] = {}
+    for number, values in saved.items():
+        like = parameters.get(number, torch.empty(0))
+        if set(values) != names or any(v.shape != like.shape for name, v in values.items() if name != "step"):
+            raise InputError(f"the checkpoint does not fit its config: optimiser state {number}, {', '.join(values)}")
+        # Each tensor laid out in memory as the optimiser itself makes it.
+        state[number] = {
+            name: value.clone() if name == "step" else torch.empty_like(like, requires_grad=False).copy_(value)
+            for name, value in values.items()
+        }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
