@@ -36,12 +36,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from pong import train
-from pong.baseline import Baseline
 from pong.config import Config, load_config, to_toml
 from pong.envs import DOWN, UP, make_fleet
 from pong.envs.machine_fleet import MachineFleet
-from pong.player import Noise
-from pong.player_process import PlayerProcess
+from pong.frames import SparseFrames
+from pong.policies import CategoricalPolicy, KarpathyPolicy
 from pong.ranks import cores
 from pong.rollout import Rollout
 from pong.tracking import Tracker
@@ -162,7 +161,7 @@ def measure(config: Config, flags: Flags) -> dict[str, Any]:
         "training ÷ 2016 loop": ratio(speeds["training"], speeds["2016 loop"]),
         "learner_ms_per_update": round(1e3 * statistics.median(training.learn_seconds), 2),
         "rows_per_update": round(statistics.median(training.rows)),
-        "one_core_microseconds_per_step": where_the_time_goes(config, flags.seconds),
+        "microseconds_per_step": where_the_time_goes(config, flags.seconds),
         "pong train": watch(config, flags.watch_updates, ranks=1),
         f"pong train, {flags.ranks} ranks": watch(config, flags.watch_updates, flags.ranks) if flags.ranks else None,
         "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
@@ -276,15 +275,16 @@ class Training:
         self.updates = self.trainer.run()
         next(self.updates)
         self.learn_seconds: list[float] = []
+        self.steps: list[int] = []
         self.rows: list[int] = []
+        self.pixels: list[float] = []  # of a row, that are not 0
 
     def turn(self, seconds: float) -> Speed:
         """Train for so long, from one update's end to another's, and leave the cores to others."""
         next(self.updates)  # played before the turn
         speed = repeat(self.update, seconds)
         for player in self.trainer.rollout.players:
-            if isinstance(player, PlayerProcess):
-                player.wait()  # it has begun the next rollout
+            player.finish()  # it has begun the next rollout
         return speed
 
     def update(self) -> tuple[int, int]:
@@ -293,56 +293,65 @@ class Training:
         self.tracker.track(update, self.trainer.steps, self.trainer.policy)
         self.learn_seconds.append(update.learn_seconds)
         self.rows.append(len(update.batch.returns))
+        if isinstance(seen := update.batch.observations, SparseFrames):
+            self.pixels.append(len(seen.columns) / len(seen))
+        self.steps.append(update.batch.steps)
         return update.batch.steps, update.batch.frames
 
 
-LEARNING = (
-    ("policy", Noise, "draw"),
-    ("learner", Baseline, "predict"),
-    ("learner", Trainer, "_standardize"),
-    ("learner", Trainer, "_step"),
-    ("learner", Trainer, "_measure"),
-    ("learner", Baseline, "fit"),
-    ("tracking", Tracker, "track"),
+PLAYING = (
+    *(("play", MachineFleet, name) for name in ("reset", "stretch", "step")),
+    *(("play", policy, "act") for policy in (KarpathyPolicy, CategoricalPolicy)),
 )
+LEARNING = (("learner", Trainer, "_learn"), ("tracking", Tracker, "track"))
 
 
-def where_the_time_goes(config: Config, seconds: float, playing: Any = ()) -> dict[str, float]:
-    """One core's time by activity, microseconds per agent step: one process plays its share of the games and learns.
+def where_the_time_goes(config: Config, seconds: float, playing: Any = PLAYING) -> dict[str, float]:
+    """The processor's time by activity, microseconds per agent step, of all threads together; one of them plays.
+
+    The last is what the learner's first layers can't do without: their multiply-adds, at the rate at which a core here
+    multiplies full matrices.
 
     Args:
         config: the recipe.
         seconds: to measure for, at least.
-        playing: what a player does, functions (activity, owner, name); else the game, with its rows, and the policy.
+        playing: what a player does, functions (activity, owner, name).
     """
-    share = -(-config.num_envs // min(cores(), config.num_envs))
-    alone = config.model_copy(update={"processes": 1, "num_envs": share})
     with contextlib.ExitStack() as stack:
-        training = Training(alone, stack)
-        fleet, actor = training.trainer.rollout.players[0].fleet, training.trainer.actor
-        playing = playing or (("game", fleet, "reset"), ("game", fleet, "step"), ("policy", actor, "act"))
+        training = Training(config.model_copy(update={"players": 1}), stack)
         clock = dict.fromkeys((what for what, _, _ in (*playing, *LEARNING)), 0.0)
         for what, owner, name in (*playing, *LEARNING):
             stack.enter_context(timed(clock, what, owner, name))
-        before, began = training.trainer.steps, time.perf_counter()
+        before, began, used = training.trainer.steps, time.perf_counter(), time.process_time()
         while time.perf_counter() - began < 2 * seconds:
             training.update()
-        clock["bookkeeping"] = time.perf_counter() - began - sum(clock.values())
+        clock["bookkeeping"] = time.process_time() - used - sum(clock.values())
         steps = training.trainer.steps - before
+    if config.policy == "karpathy":
+        passes = 3 + 2 * config.baseline_passes * (config.baseline == "network")  # there, back, and there for the KL
+        work = passes * config.layers[0] * statistics.mean(training.pixels) * sum(training.rows)
+        clock["the learner's multiply-adds alone"] = work / multiply_adds() / sum(training.steps) * steps
     return {what: round(1e6 * spent / steps, 2) for what, spent in clock.items()}
+
+
+def multiply_adds(side: int = 1024) -> float:
+    """Of float32 numbers, a second, on one core."""
+    numbers = torch.ones(side, side)
+    speed = repeat(lambda: ((numbers @ numbers).shape[0], 0), 0.5)
+    return speed.steps * side * side / speed.seconds
 
 
 @contextlib.contextmanager
 def timed(clock: dict[str, float], what: str, owner: Any, name: str) -> Iterator[None]:
-    """Add up the time spent in a function, meanwhile."""
+    """Add up the processor's time spent in a function, meanwhile."""
     function = getattr(owner, name)
 
     def stopwatch(*arguments: Any, **more: Any) -> Any:
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             return function(*arguments, **more)
         finally:
-            clock[what] += time.perf_counter() - began
+            clock[what] += time.thread_time() - began
 
     setattr(owner, name, stopwatch)
     try:
@@ -535,8 +544,8 @@ def of_recipe(result: dict[str, Any]) -> dict[str, str]:
     """What to show of a recipe."""
     shown = speeds_of(result, "steps_per_second", ", agent steps/s")
     shown["learner, ms per update"] = f"{result['learner_ms_per_update']} ({result['rows_per_update']:,} rows)"
-    for what, spent in result["one_core_microseconds_per_step"].items():
-        shown[f"one core: {what}, µs per step"] = str(spent)
+    for what, spent in result["microseconds_per_step"].items():
+        shown[f"{what}, µs per step"] = str(spent)
     for command, seen in result.items():
         if command.startswith("pong train") and seen:
             memory = f"{command}, memory of all processes, MiB: first tenth, most (updates)"

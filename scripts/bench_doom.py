@@ -1,7 +1,7 @@
 """How close training on Doom comes to ViZDoom's own speed, and which share of a step is the game's.
 
 In turns, as in bench.py: raw, gymnasium's environments in a process each with random actions and nothing of ours, with
-the screen that we ask for and with ViZDoom's usual one; rollout; training. Then one core's time by activity.
+the screen that we ask for and with ViZDoom's usual one; rollout; training. Then the processor's time by activity.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def main() -> None:
         "machine": {**bench.machine(), "vizdoom": vizdoom.__version__},
         "config": str(flags.config),
         **{what: bench.summary(some) for what, some in speeds.items()},
-        "one_core_microseconds_per_step": shares,
+        "microseconds_per_step": shares,
         "emulator_share_of_a_step": round(shares["emulator"] / sum(shares.values()), 3),
     }
     print(json.dumps(report, indent=2, ensure_ascii=False))
