@@ -1,3 +1,6 @@
 """Karpathy's "Pong from Pixels" in PyTorch: plain policy gradient through the surrogate loss −log π·R."""
 
+import time
+
+STARTED = time.monotonic()  # the program, of whose imports this is the first
 __version__ = "0.1.0"

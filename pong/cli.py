@@ -1,8 +1,11 @@
 """The command line: ``pong train | eval | play | export | toy``."""
 
+import functools
 import sys
+import time
 from collections.abc import Callable, Sequence
 
+from pong import STARTED
 from pong.commands.evaluate import evaluate
 from pong.commands.export import export
 from pong.commands.play import play
@@ -23,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int]] = {
-        "train": train,
+        "train": functools.partial(train, began=STARTED if argv is None else time.monotonic()),
         "eval": evaluate,
         "play": play,
         "export": export,

@@ -125,19 +125,27 @@ class Tracker:
         folder: the run's folder, see ``folder.create_run_folder``.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
         counters: how far the run had come, if it is taken up again: what was written later is taken back.
+        began: when its minutes begin to count, or go on, on the monotonic clock; now if None.
 
     Raises:
         InputError: the folder can't be written.
     """
 
-    def __init__(self, config: Config, folder: Path, console: Console | None = None, counters: Counters | None = None):
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        console: Console | None = None,
+        counters: Counters | None = None,
+        began: float | None = None,
+    ):
         counters = counters or Counters()
         self.config = config
         self.scores = Scores(counters)
         self._console = console or RunConsole()
         with writable(folder):
             before = self._take_back(counters, folder)
-        self._began = time.monotonic() - 60 * before
+        self._began = (time.monotonic() if began is None else began) - 60 * before
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), counters.steps)], maxlen=SPS_WINDOW + 1)
         self._steps = self._began_at = counters.steps
         self._track_seconds = 0.0

@@ -42,18 +42,22 @@ class TrainInput:
     init: Path | None = None  # whose policy to begin with
 
 
-def train(arguments: list[str]) -> int:
-    """Train a config; keys of the config are flags. Under ``torchrun``, together with the other ranks."""
+def train(arguments: list[str], began: float | None = None) -> int:
+    """Train a config; keys of the config are flags. Under ``torchrun``, together with the other ranks.
+
+    A run's minutes count from when the command ``began``, on the monotonic clock; from now if None.
+    """
+    began = time.monotonic() if began is None else began
     asked = _train_input(arguments)
 
     from pong.ranks import Ranks  # here, so that help and bad input answer at once
 
     ranks = Ranks.from_environment()
     with ranks.together():
-        return _train(asked, ranks, ["pong", "train", *arguments])
+        return _train(asked, ranks, ["pong", "train", *arguments], began)
 
 
-def _train(asked: TrainInput, ranks: "Ranks", command: list[str]) -> int:
+def _train(asked: TrainInput, ranks: "Ranks", command: list[str], began: float) -> int:
     from pong import checkpoint
     from pong.tracking import RunConsole, Tracker
     from pong.train import Trainer, check
@@ -76,7 +80,7 @@ def _train(asked: TrainInput, ranks: "Ranks", command: list[str]) -> int:
         keeper = None
         if folder:  # nothing that was there has been touched so far
             _set_aside(asked, begin, console.print)
-            tracker = stack.enter_context(Tracker(asked.config, folder, console, begin.counters))
+            tracker = stack.enter_context(Tracker(asked.config, folder, console, begin.counters, began))
             keeper = Keeper(folder, trainer, tracker, begin.counters)
         _run(trainer, keeper, ranks, stop)
     return 130 if stop() else 0
