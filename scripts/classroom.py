@@ -33,9 +33,9 @@ def main(
     runs = []
     for recipe, numbers in SEEDS.items():
         for seed in numbers:
-            name = f"{recipe}-s{seed}"
-            run(folder / name, results / name, recipe, seed)
-            runs.append(plot.read(results / name))
+            place = f"{recipe}/s{seed}"
+            run(folder / place, results / place, recipe, seed)
+            runs.append(plot.read(results / place))
     carts = [one for one in runs if one.config.env.startswith("CartPole")]
     plot.draw(carts, results / "cartpole.png", (195, 475))
     plot.draw([one for one in runs if one.config.name == "lqr"], results / "lqr.png", ())
@@ -47,7 +47,7 @@ def main(
 def run(folder: Path, kept: Path, recipe: str, seed: int) -> None:
     """Train and evaluate one, unless that is done."""
     seeds.keep(folder, kept, Path(f"configs/{recipe}.toml"), seed, ("--sampled",))
-    if recipe == "lqr":
+    if recipe == "lqr" and not (kept / "weights.json").exists():
         weights = {name: value.item() for name, value in checkpoint.load(folder).policy.items()}
         (kept / "weights.json").write_text(json.dumps(weights, indent=2) + "\n", encoding="utf-8")
 
@@ -58,7 +58,7 @@ def gains(results: Path) -> str:
     lines = ["| seed | gain w | off by | b | log σ |", "| --- | --- | --- | --- | --- |"]
     lines.append(f"| Riccati | {best:.4f} | | 0 | |")
     for seed in SEEDS["lqr"]:
-        weights = json.loads((results / f"lqr-s{seed}/weights.json").read_text(encoding="utf-8"))
+        weights = json.loads((results / f"lqr/s{seed}/weights.json").read_text(encoding="utf-8"))
         w, b, log_std = (weights[name] for name in ("network.0.weight", "network.0.bias", "log_std"))
         lines.append(f"| {seed} | {w:.4f} | {100 * abs(w / best - 1):.1f} % | {b:+.4f} | {log_std:.2f} |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Draw the learning curves of finished runs, and write the two tables that README shows.
+"""Draw the learning curves of finished runs, and write the two tables of them.
 
     python scripts/plot.py results/pong-s* --name pong
 
@@ -7,7 +7,7 @@ writes results/pong.png and results/pong.md from each run's metrics.csv, config.
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from pong.config import PONG, Config, load_config
 THRESHOLDS = (0.0, 7.0, 10.0, 18.0)  # of a Pong score
 AXES = (("step", 1e6, "agent steps, millions"), ("games", 1e3, "games, thousands"), ("minutes", 1, "minutes"))
 Floats = NDArray[np.float64]
+Said = Callable[[float], str]
 MEAN100 = "charts/episodic_return_mean100"
 ENTROPY = "losses/entropy"
 
@@ -35,6 +36,11 @@ class Run:
     rows: list[dict[str, float]]
     hardware: str
     evaluations: dict[str, dict[str, dict[str, Any]]]  # by task, and by "sampled" and "greedy" play
+
+    @property
+    def own(self) -> dict[str, dict[str, Any]]:
+        """The evaluations on the task that it was trained on."""
+        return self.evaluations["" if self.config.env != PONG else "sticky" if self.config.sticky else "plain"]
 
     def column(self, key: str) -> list[float]:
         return [row[key] for row in self.rows]
@@ -79,7 +85,7 @@ def by_recipe(runs: list[Run]) -> dict[str, list[Run]]:
 def learning(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
     """One Markdown row a run: how it learned."""
     columns = [
-        *("recipe", "seed", "hardware", "updates", "games", "agent steps", "minutes"),
+        *("recipe", "seed", "hardware", "updates", "games", "agent steps", "time"),
         *(f"mean100 ≥ {score:+g}" if score else "mean100 ≥ 0" for score in thresholds),
         "last mean100",
     ]
@@ -90,8 +96,8 @@ def learning(runs: list[Run], thresholds: Sequence[float] = THRESHOLDS) -> str:
         rows.append(
             [
                 *(run.config.name, f"{run.config.seed}", run.hardware),
-                *(f"{last['update']:.0f}", f"{last['games']:,.0f}", millions(last), minutes(last)),
-                *(f"{millions(row)}, {minutes(row)} min" if row else "–" for row in reached),
+                *(f"{last['update']:.0f}", f"{last['games']:,.0f}", millions(last), duration(last["minutes"])),
+                *(f"{millions(row)}, {duration(row['minutes'])}" if row else "–" for row in reached),
                 signed(last[MEAN100]),
             ]
         )
@@ -155,8 +161,8 @@ def millions(row: dict[str, float]) -> str:
     return f"{row['step'] / 1e6:.2f} M"
 
 
-def minutes(row: dict[str, float]) -> str:
-    return f"{row['minutes']:.1f}" if row["minutes"] >= 1 else f"{row['minutes']:.2f}"
+def duration(minutes: float) -> str:
+    return f"{60 * minutes:.0f} s" if minutes < 2 else f"{minutes:.1f} min"
 
 
 def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) -> None:

@@ -6,17 +6,23 @@ trains configs/doom_basic.toml and configs/doom_health.toml in runs/doom/, goes 
 leaves alone what is done; scripts/plot.py draws it.
 """
 
+import queue
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from pong.config import InputError
+from pong.ranks import cores
 
 ROWS = 500  # of a run's metrics.csv that are kept, at least, if it has so many
+OWN, OTHER = "eval.json", {"sticky": "eval-sticky.json", "plain": "eval-plain.json"}  # of fresh games on each task
+TASKS = {"sticky": ("--sticky", 0.25, "--noop-max", 0), "plain": ("--sticky", 0.0, "--noop-max", 30)}
 
 
 def main(
@@ -25,20 +31,46 @@ def main(
     results: Annotated[Path, tyro.conf.arg(help="folder of what is kept; the runs are in one of its name in runs/")],
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(help="of the training")] = (1, 2, 3),
     episodes: Annotated[int, tyro.conf.arg(help="fresh games at the end, sampled and greedy each")] = 100,
+    at_once: Annotated[int, tyro.conf.arg(help="runs at the same time, on a core each; 1: one, on all cores")] = 1,
 ) -> None:
     """Train and evaluate what is missing, and keep what results/ shows of it.
 
     Args:
         recipes: in configs/.
     """
-    for recipe in recipes:
-        for seed in seeds:
-            name = f"{recipe}-s{seed}"
-            evaluation = ("--episodes", episodes)
-            keep(Path("runs") / results.name / name, results / name, Path(f"configs/{recipe}.toml"), seed, evaluation)
+    jobs = [(recipe, seed) for recipe in recipes for seed in seeds]
+
+    def run(job: tuple[str, int], core: int | None) -> None:
+        recipe, seed = job
+        place = f"{recipe}/s{seed}"
+        evaluation = ("--episodes", episodes)
+        keep(
+            Path("runs") / results.name / place, results / place, Path(f"configs/{recipe}.toml"), seed, evaluation, core
+        )
+
+    side_by_side(run, jobs, at_once)
 
 
-def keep(run: Path, kept: Path, recipe: Path, seed: int, evaluation: tuple[object, ...], processes: int = 0) -> None:
+def side_by_side(run: Callable[[Any, int | None], None], jobs: Iterable[Any], at_once: int) -> None:
+    """Run jobs, so many at a time on a core each; a single one has all cores, and is told None."""
+    free: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    for core in range(at_once):
+        free.put(core % cores() if at_once > 1 else None)
+
+    def work(job: Any) -> None:
+        core = free.get()
+        try:
+            run(job, core)
+        finally:
+            free.put(core)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(work, jobs))
+
+
+def keep(
+    run: Path, kept: Path, recipe: Path, seed: int, evaluation: tuple[object, ...], core: int | None = None
+) -> None:
     """Train and evaluate one, unless that is done, and keep what results/ shows of it.
 
     Args:
@@ -47,27 +79,30 @@ def keep(run: Path, kept: Path, recipe: Path, seed: int, evaluation: tuple[objec
         recipe: a config file.
         seed: of the training.
         evaluation: flags of ``pong eval``.
-        processes: that play; 0: one per core.
+        core: that it runs on alone; None: on all.
     """
+    if (kept / OWN).exists():
+        return
     run.parent.mkdir(parents=True, exist_ok=True)
     log = run.with_name(f"{run.name}.log")
-    if not (run / "eval.json").exists():
+    if not (run / OWN).exists():
         if (run / "config.toml").exists():
-            pong(log, "train", "--resume", run)
+            pong(log, core, "train", "--resume", run)
         else:
-            pong(log, "train", recipe, "--seed", seed, "--processes", processes, "--run-dir", run)
-        pong(log, "eval", run, *evaluation, "--json", run / "eval.json")
+            pong(log, core, "train", recipe, "--seed", seed, "--run-dir", run)
+        pong(log, core, "eval", run, *evaluation, "--json", run / OWN)
     kept.mkdir(parents=True, exist_ok=True)
     thin(run / "metrics.csv", kept / "metrics.csv")
-    for file in ("config.toml", "run.json", "eval.json"):  # the last says that all is there
+    for file in ("config.toml", "run.json", OWN):  # the last says that all is there
         shutil.copy(run / file, kept / file)
-    print(f"{run.name}: done", flush=True)
+    print(f"{run}: done", flush=True)
 
 
-def pong(log: Path, *arguments: object) -> None:
-    """Run a command of pong, whose output goes into a log."""
+def pong(log: Path, core: int | None, *arguments: object) -> None:
+    """Run a command of pong, on one core or on all, whose output goes into a log."""
+    pinned = ["taskset", "-c", str(core)] if core is not None else []
     with log.open("a", encoding="utf-8") as file:
-        command = [sys.executable, "-m", "pong", *map(str, arguments)]
+        command = [*pinned, sys.executable, "-m", "pong", *map(str, arguments)]
         if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
             raise InputError(f"{' '.join(command)} failed; see {log}")
 

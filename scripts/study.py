@@ -13,7 +13,6 @@ import json
 import math
 import sys
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,8 +67,7 @@ def main(
     at_once = at_once or cores()
     jobs = list(itertools.product(study.seeds, only or study.variants))  # all variants' first seeds first
     if not draw_only:
-        with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(lambda job: run(study, *job, runs, results, max(cores() // at_once, 1)), jobs))
+        seeds.side_by_side(lambda job, core: run(study, *job, runs, results, core), jobs, at_once)
     rows = [row(results, variant, seed) for variant, seed in itertools.product(study.variants, study.seeds)]
     show(study, [one for one in rows if one], results)
 
@@ -78,19 +76,17 @@ def read(name: str) -> Study:
     return Study(**tomllib.loads(Path(f"studies/{name}.toml").read_text(encoding="utf-8")))
 
 
-def run(study: Study, seed: int, variant: str, runs: Path, results: Path, processes: int) -> None:
+def run(study: Study, seed: int, variant: str, runs: Path, results: Path, core: int | None = None) -> None:
     """Train and evaluate one, unless that is done, and keep what results/ shows of it."""
-    name, recipe = f"{variant}-s{seed}", runs / f"{variant}.toml"
-    if (results / name / "eval.json").exists():
-        return
+    place, recipe = f"{variant}/s{seed}", runs / f"{variant}.toml"
     recipe.write_text(to_toml(study.variant(variant)), encoding="utf-8")
     evaluation = ("--episodes", study.episodes)
-    seeds.keep(runs / name, results / name, recipe, seed, evaluation, processes)
+    seeds.keep(runs / place, results / place, recipe, seed, evaluation, core)
 
 
 def row(results: Path, variant: str, seed: int) -> Row | None:
     """What a finished run came to."""
-    folder = results / f"{variant}-s{seed}"
+    folder = results / f"{variant}/s{seed}"
     if not (folder / "eval.json").exists():
         return None
     run = plot.read(folder)
@@ -158,7 +154,7 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
     """A panel with each variant's curves, over the first variant's in grey; and beside them the final scores."""
     seeds_of = {name: [one for one in rows if one["variant"] == name] for name in study.variants}
     names = [name for name, mine in seeds_of.items() if mine]
-    runs = {name: [plot.read(results / f"{name}-s{one['seed']}") for one in seeds_of[name]] for name in names}
+    runs = {name: [plot.read(results / f"{name}/s{one['seed']}") for one in seeds_of[name]] for name in names}
     height = math.ceil(len(names) / WIDTH)
     figure = plt.figure(figsize=(13, 1 + 1.6 * height), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(5, 3))

@@ -1,0 +1,185 @@
+"""Make every result of the project: train, play fresh games in ALE, draw, tabulate, and put the tables into the pages.
+
+    make results
+
+goes on where it was stopped and skips what is there; all of it takes some hours on two cores. What is measured by the
+clock has the machine to itself, one run after the other on all cores; all else runs two at a time, on a core each.
+"""
+
+import re
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import plot
+import seeds
+import tyro
+
+from pong.config import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, RUNS = Path("results"), Path("runs/results")
+GAMES = ("--episodes", 100)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe whose every seed is published.
+
+    Attributes:
+        what: it is, in the table.
+        marks: scores whose first update counts, of mean100.
+        seeds: 1 to so many.
+        timed: has the machine to itself.
+    """
+
+    what: str
+    marks: tuple[float, ...]
+    seeds: int
+    timed: bool = False
+
+
+RECIPES = {
+    "pong": Recipe("2016's network; sticky actions", (0, 10), 10, timed=True),
+    "pong_plain": Recipe("the same; no sticky actions, NOOP starts", (18, 20), 10, timed=True),
+    "pong_conv_plain": Recipe("convolutions; no sticky actions, NOOP starts", (18, 20.5), 5),
+    "pong_conv": Recipe("convolutions; sticky actions", (0, 10), 5),
+    "karpathy": Recipe("the program of 2016, constant for constant", (-15, -10), 5),
+}
+OTHER = {"pong": "plain", "pong_plain": "sticky", "pong_conv": "plain", "pong_conv_plain": "sticky"}
+PAGES = {  # by the file that a page shows whole
+    "recipes.md": ("README.md",),
+    "seeds.md": ("docs/performance.md",),
+    "ladder/ladder.md": ("docs/from-karpathy.md",),
+    "bench.md": ("docs/performance.md",),
+}
+
+
+def main(
+    only: Annotated[tuple[str, ...], tyro.conf.arg(help="these recipes; none: all, and the ladder")] = (),
+    draw_only: Annotated[bool, tyro.conf.arg(help="train nothing")] = False,
+    export: Annotated[bool, tyro.conf.arg(help="refill pretrained/ with each recipe's median seed")] = False,
+) -> None:
+    """Run what is missing, and write tables, pictures and pages of what is there."""
+    if not draw_only:
+        for timed in (True, False):
+            names = [name for name, one in RECIPES.items() if one.timed == timed and name in (only or RECIPES)]
+            jobs = [(name, seed) for name in names for seed in range(1, RECIPES[name].seeds + 1)]
+            seeds.side_by_side(run, jobs, 1 if timed else 2)
+        for name in only or RECIPES:
+            if name in OTHER and (best := median(name)):
+                on_the_other_task(name, best)
+    if export:
+        for name in only or RECIPES:
+            if best := median(name):
+                refill(name, best)
+    show()
+
+
+def run(job: tuple[str, int], core: int | None) -> None:
+    name, seed = job
+    seeds.keep(RUNS / f"{name}/s{seed}", RESULTS / f"{name}/s{seed}", Path(f"configs/{name}.toml"), seed, GAMES, core)
+
+
+def finished(name: str) -> list[plot.Run]:
+    """A recipe's runs with scores, in order of their seeds."""
+    numbers = range(1, RECIPES[name].seeds + 1)
+    folders = [RESULTS / f"{name}/s{seed}" for seed in numbers]
+    return [plot.read(folder) for folder in folders if (folder / seeds.OWN).exists()]
+
+
+def sampled(one: plot.Run) -> float:
+    """Its mean score in fresh games of its own task."""
+    return float(one.own["sampled"]["mean"])
+
+
+def median(name: str) -> int | None:
+    """The seed in the middle by sampled score, the lower of two; None if some are missing."""
+    runs = finished(name)
+    if len(runs) < RECIPES[name].seeds:
+        return None
+    return sorted(runs, key=sampled)[(len(runs) - 1) // 2].config.seed
+
+
+def on_the_other_task(name: str, seed: int) -> None:
+    """What the median seed scores where it was not trained."""
+    run, kept = RUNS / f"{name}/s{seed}", RESULTS / f"{name}/s{seed}"
+    file = kept / seeds.OTHER[OTHER[name]]
+    if not file.exists():
+        log = run.with_name(f"{run.name}.log")
+        seeds.pong(log, None, "eval", run, *GAMES, *seeds.TASKS[OTHER[name]], "--json", file)
+
+
+def refill(name: str, seed: int) -> None:
+    """Export the median seed into pretrained/."""
+    run, folder = RUNS / f"{name}/s{seed}", Path("pretrained") / name
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    seeds.pong(run.with_name(f"{run.name}.log"), None, "export", run, folder)
+
+
+def show() -> None:
+    """Tables and pictures of all that is there, and the pages that show them."""
+    runs = {name: found for name in RECIPES if (found := finished(name))}
+    everything = [one for some in runs.values() for one in some]
+    (RESULTS / "recipes.md").write_text(recipes(runs), encoding="utf-8")
+    (RESULTS / "seeds.md").write_text(plot.tables(everything, (-15, -10, 0, 10, 18, 20)), encoding="utf-8")
+    plot.draw([one for name, some in runs.items() if name != "karpathy" for one in some], RESULTS / "learning.png")
+    if "karpathy" in runs:
+        plot.draw(runs["karpathy"], RESULTS / "karpathy.png", (-15, -10, -5, 0))
+    for file, pages in PAGES.items():
+        if (RESULTS / file).exists():
+            for page in pages:
+                put_into(ROOT / page, file)
+
+
+def recipes(runs: dict[str, list[plot.Run]]) -> str:
+    """A Markdown row a recipe: medians over its seeds, and the range of all."""
+    columns = ("recipe", "what it is", "seeds", "first mark", "second mark", "trained for", "in ALE, sampled", "greedy")
+    rows = []
+    for name, some in runs.items():
+        one = RECIPES[name]
+        scores = [[run.own[way]["mean"] for run in some] for way in ("sampled", "greedy")]
+        rows.append(
+            [
+                *(f"`{name}`", one.what, f"{len(some)}"),
+                *(f"{mark:+g}: {passed(some, mark)}" if mark else f"0: {passed(some, mark)}" for mark in one.marks),
+                spread([run.rows[-1]["minutes"] for run in some], plot.duration),
+                *(spread(some_scores, plot.signed) for some_scores in scores),
+            ]
+        )
+    return plot.markdown(columns, rows)
+
+
+def passed(runs: list[plot.Run], mark: float) -> str:
+    """When the mean of 100 games reached a mark."""
+    minutes = [row["minutes"] for run in runs if (row := run.reached(mark))]
+    if not minutes:
+        return "–"
+    missing = f"; {len(runs) - len(minutes)} of {len(runs)} never" if len(minutes) < len(runs) else ""
+    return spread(minutes, plot.duration) + missing
+
+
+def spread(values: list[float], said: plot.Said) -> str:
+    """The median, and the range if there are several."""
+    middle = said(statistics.median(values))
+    return middle if len(values) == 1 else f"{middle} ({said(min(values))} … {said(max(values))})"
+
+
+def put_into(page: Path, file: str) -> None:
+    """Put a table into a page, between the comments that name its file."""
+    text, shown = page.read_text(encoding="utf-8"), (RESULTS / file).read_text(encoding="utf-8").strip()
+    begin, end = f"<!-- results/{file} -->\n", "\n<!-- end -->"
+    if begin not in text:
+        return
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    page.write_text(pattern.sub(lambda _: begin + shown + end, text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except (InputError, OSError) as error:
+        sys.exit(f"results: {error}")
