@@ -59,6 +59,9 @@ class Config(BaseModel):
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
     horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
     horizon_end: int | None = Field(None, ge=1, description="at total_steps, reached linearly; none: constant")
+    act_on: Literal["auto", "cpu", "learner"] = Field(
+        "auto", description="where actions are decided; auto: convolutions where the learner is, all else on the CPU"
+    )
     players: int = Field(
         0,
         ge=0,

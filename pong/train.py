@@ -78,9 +78,14 @@ class Trainer:
         self.ranks = ranks or Ranks()
         check(config, self.ranks)
         self.device = choose_device(config.device, self.ranks.local_rank)
-        self.actor = make_policy(config)  # plays on the CPU: a few rows are decided sooner there than sent to a GPU
+        self.policy = make_policy(config).to(self.device)
+        here = (
+            self.device.type == "cpu"
+            or config.act_on == "learner"
+            or (config.act_on, config.policy) == ("auto", "conv")
+        )
+        self.actor = self.policy if here else copy.deepcopy(self.policy).cpu()
         self.rollout = Rollout(config, self.actor, ranks=self.ranks)
-        self.policy = self.actor if self.device.type == "cpu" else copy.deepcopy(self.actor).to(self.device)
         self.optimizer = make_optimizer(config, self.policy)
         self.baseline = make_baseline(config, self.device, self.ranks) if config.baseline == "network" else None
         # while the players wait: convolutions want every core, and what one thread sums up is the same on any machine

@@ -157,6 +157,10 @@ def signed(score: float) -> str:
     return f"{round(score, 1) + 0.0:+.1f}".replace("-", "−")  # 0 has no minus
 
 
+def whole(score: float) -> str:
+    return f"{score:+g}".replace("-", "−") if score else "0"
+
+
 def millions(row: dict[str, float]) -> str:
     return f"{row['step'] / 1e6:.2f} M"
 

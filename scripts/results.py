@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import matplotlib.pyplot as plt
+import numpy as np
 import plot
 import seeds
+import study
 import tyro
 
 from pong.config import InputError
@@ -69,6 +72,12 @@ def main(
             names = [name for name, one in RECIPES.items() if one.timed == timed and name in (only or RECIPES)]
             jobs = [(name, seed) for name in names for seed in range(1, RECIPES[name].seeds + 1)]
             seeds.side_by_side(run, jobs, 1 if timed else 2)
+        if not only:
+            plan = study.read(STUDY)
+            rungs = [(seed, rung) for seed in plan.seeds for rung in plan.variants]
+            folders = RUNS / STUDY, RESULTS / STUDY
+            folders[0].mkdir(parents=True, exist_ok=True)
+            seeds.side_by_side(lambda job, core: study.run(plan, *job, *folders, core), rungs, 2)
         for name in only or RECIPES:
             if name in OTHER and (best := median(name)):
                 on_the_other_task(name, best)
@@ -129,10 +138,47 @@ def show() -> None:
     plot.draw([one for name, some in runs.items() if name != "karpathy" for one in some], RESULTS / "learning.png")
     if "karpathy" in runs:
         plot.draw(runs["karpathy"], RESULTS / "karpathy.png", (-15, -10, -5, 0))
+    ladder()
     for file, pages in PAGES.items():
         if (RESULTS / file).exists():
             for page in pages:
                 put_into(ROOT / page, file)
+
+
+STUDY, MARKS = "ladder", (-15.0, -10.0, 0.0)
+
+
+def ladder() -> None:
+    """The table and the picture of the ladder, of what is there."""
+    plan, folder = study.read(STUDY), RESULTS / STUDY
+    found = {rung: [folder / f"{study.slug(rung)}/s{seed}" for seed in plan.seeds] for rung in plan.variants}
+    runs = {rung: [plot.read(one) for one in some if (one / "run.json").exists()] for rung, some in found.items()}
+    runs = {rung: some for rung, some in runs.items() if some}
+    if not runs:
+        return
+    columns = ("one change after the other", "seeds", *(f"M steps to {plot.whole(mark)}" for mark in MARKS))
+    rows = []
+    for rung, some in runs.items():
+        steps = [passed(some, mark, "step", lambda steps: f"{steps / 1e6:.1f}") for mark in MARKS]
+        last = plot.signed(statistics.median(run.rows[-1][plot.MEAN100] for run in some))
+        time = passed(some, MARKS[-1], "minutes", plot.duration)
+        rows.append([rung, f"{len(some)}", *steps, time, last])
+    columns = (*columns, "time to 0, one core", "mean100 at the end, median")
+    (folder / "ladder.md").write_text(plot.markdown(columns, rows), encoding="utf-8")
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True, layout="constrained")
+    for axis, (key, scale, label) in zip(axes, (plot.AXES[0], plot.AXES[2]), strict=True):
+        for number, (rung, some) in enumerate(runs.items()):
+            for run in some:
+                x = np.array(run.column(key)) / scale
+                axis.plot(x, run.column(plot.MEAN100), color=f"C{number}", linewidth=0.9)
+            axis.plot([], [], color=f"C{number}", label=f"{number}. {rung}" if number else rung)
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.2)
+    axes[0].set_ylabel("score, mean of the last 100 games")
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    figure.savefig(folder / "ladder.png", dpi=130)
+    plt.close(figure)
 
 
 def recipes(runs: dict[str, list[plot.Run]]) -> str:
@@ -145,7 +191,7 @@ def recipes(runs: dict[str, list[plot.Run]]) -> str:
         rows.append(
             [
                 *(f"`{name}`", one.what, f"{len(some)}"),
-                *(f"{mark:+g}: {passed(some, mark)}" if mark else f"0: {passed(some, mark)}" for mark in one.marks),
+                *(f"{plot.whole(mark)}: {passed(some, mark)}" for mark in one.marks),
                 spread([run.rows[-1]["minutes"] for run in some], plot.duration),
                 *(spread(some_scores, plot.signed) for some_scores in scores),
             ]
@@ -153,13 +199,13 @@ def recipes(runs: dict[str, list[plot.Run]]) -> str:
     return plot.markdown(columns, rows)
 
 
-def passed(runs: list[plot.Run], mark: float) -> str:
+def passed(runs: list[plot.Run], mark: float, key: str = "minutes", said: plot.Said = plot.duration) -> str:
     """When the mean of 100 games reached a mark."""
-    minutes = [row["minutes"] for run in runs if (row := run.reached(mark))]
-    if not minutes:
+    found = [row[key] for run in runs if (row := run.reached(mark))]
+    if not found:
         return "–"
-    missing = f"; {len(runs) - len(minutes)} of {len(runs)} never" if len(minutes) < len(runs) else ""
-    return spread(minutes, plot.duration) + missing
+    missing = f"; {len(runs) - len(found)} of {len(runs)} never" if len(found) < len(runs) else ""
+    return spread(found, said) + missing
 
 
 def spread(values: list[float], said: plot.Said) -> str:

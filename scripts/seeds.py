@@ -78,22 +78,24 @@ def keep(
         kept: gets config.toml, run.json, eval.json and every few rows of metrics.csv.
         recipe: a config file.
         seed: of the training.
-        evaluation: flags of ``pong eval``.
+        evaluation: flags of ``pong eval``; none: no games are played at the end.
         core: that it runs on alone; None: on all.
     """
-    if (kept / OWN).exists():
+    last = OWN if evaluation else "run.json"  # to be kept: says that all is there
+    if (kept / last).exists():
         return
     run.parent.mkdir(parents=True, exist_ok=True)
     log = run.with_name(f"{run.name}.log")
-    if not (run / OWN).exists():
+    if not (evaluation and (run / OWN).exists()):
         if (run / "config.toml").exists():
             pong(log, core, "train", "--resume", run)
         else:
             pong(log, core, "train", recipe, "--seed", seed, "--run-dir", run)
+    if evaluation and not (run / OWN).exists():
         pong(log, core, "eval", run, *evaluation, "--json", run / OWN)
     kept.mkdir(parents=True, exist_ok=True)
     thin(run / "metrics.csv", kept / "metrics.csv")
-    for file in ("config.toml", "run.json", OWN):  # the last says that all is there
+    for file in dict.fromkeys(("config.toml", "run.json", last)):
         shutil.copy(run / file, kept / file)
     print(f"{run}: done", flush=True)
 

@@ -39,13 +39,20 @@ class Study(BaseModel):
     config: str  # every variant is this one
     common: dict[str, Any] = {}  # with these changes
     seeds: list[int] = [1, 2, 3]
-    episodes: int = 100  # fresh games at the end, sampled and greedy each
+    episodes: int = 100  # fresh games at the end, sampled and greedy each; 0: none
     variants: dict[str, dict[str, Any]]  # and these
+    cumulative: bool = False  # and those of all variants before
+
+    def changes(self, name: str) -> dict[str, Any]:
+        """What makes a variant of the config."""
+        names = list(self.variants)
+        some = names[: names.index(name) + 1] if self.cumulative else [name]
+        return self.common | {key: value for one in some for key, value in self.variants[one].items()}
 
     def variant(self, name: str) -> Config:
         """The config of a variant."""
         base = load_config(Path(self.config)).model_dump(exclude_none=True)
-        return validate({**base, **self.common, **self.variants[name], "name": name}, source=f"variant {name}")
+        return validate({**base, **self.changes(name), "name": slug(name)}, source=f"variant {name}")
 
 
 def main(
@@ -72,15 +79,20 @@ def main(
     show(study, [one for one in rows if one], results)
 
 
+def slug(variant: str) -> str:
+    """A variant's name for files."""
+    return variant.replace(" ", "_")
+
+
 def read(name: str) -> Study:
     return Study(**tomllib.loads(Path(f"studies/{name}.toml").read_text(encoding="utf-8")))
 
 
 def run(study: Study, seed: int, variant: str, runs: Path, results: Path, core: int | None = None) -> None:
     """Train and evaluate one, unless that is done, and keep what results/ shows of it."""
-    place, recipe = f"{variant}/s{seed}", runs / f"{variant}.toml"
+    place, recipe = f"{slug(variant)}/s{seed}", runs / f"{slug(variant)}.toml"
     recipe.write_text(to_toml(study.variant(variant)), encoding="utf-8")
-    evaluation = ("--episodes", study.episodes)
+    evaluation = ("--episodes", study.episodes) if study.episodes else ()
     seeds.keep(runs / place, results / place, recipe, seed, evaluation, core)
 
 

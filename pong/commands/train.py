@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pong.train import Trainer, Update
 
 # what does not define a run, and may change when it is resumed
-FREE = ("device", "players", "emulator", "checkpoint_seconds", "stop_at_mean100")
+FREE = ("device", "act_on", "players", "emulator", "checkpoint_seconds", "stop_at_mean100")
 
 
 @dataclasses.dataclass(frozen=True)
