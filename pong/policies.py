@@ -37,7 +37,7 @@ class Policy(nn.Module):
 
     @property
     def two_layers(self) -> tuple[Tensor, Tensor] | None:
-        """Weights (hidden, inputs) and (outputs, hidden) of a policy that is the network of 2016; None of others."""
+        """Weights (hidden, inputs) and (outputs, hidden) of the network of 2016 on the CPU; None of other policies."""
         return None
 
     def log_prob(self, x: Observations, actions: Tensor) -> Tensor:
@@ -91,15 +91,15 @@ class KarpathyPolicy(Policy):
         return Bernoulli(logits=self(x), validate_args=False)
 
     @property
-    def two_layers(self) -> tuple[Tensor, Tensor]:
-        """W1, and W2 as the only row of a matrix."""
-        return self.W1.detach(), self.W2.detach()[None]
+    def two_layers(self) -> tuple[Tensor, Tensor] | None:
+        """W1, and W2 as the only row of a matrix, on the CPU."""
+        return None if self.W1.is_cuda else (self.W1.detach(), self.W2.detach()[None])
 
     @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
         """Sample actions (B,) int64 on the CPU: UP where ``noise`` (B,), uniform on [0, 1), lies below P(UP)."""
-        if isinstance(x, SparseFrames) and not self.W1.is_cuda:
-            return decide(self.two_layers, x, noise)
+        if isinstance(x, SparseFrames) and (network := self.two_layers):
+            return decide(network, x, noise)
         return (noise < torch.sigmoid(self(x)).cpu()).long()
 
     @torch.inference_mode()
@@ -274,9 +274,19 @@ class CategoricalPolicy(Policy):
         """π(·|x): a Categorical over {0, …, n − 1} for each of the B rows."""
         return torch.distributions.Categorical(logits=self.network(x), validate_args=False)
 
+    @property
+    def two_layers(self) -> tuple[Tensor, Tensor] | None:
+        """The network's weights, if it is of two layers and on the CPU."""
+        network = self.network
+        if not isinstance(network, TwoLayers) or network.W1.is_cuda:
+            return None
+        return network.W1.detach(), network.W2.detach()
+
     @torch.inference_mode()
-    def act(self, x: Tensor, noise: Tensor) -> Tensor:
+    def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
         """Sample actions (B,) int64: as many as the sums p₀, p₀ + p₁, … that ``noise`` (B,) reaches."""
+        if isinstance(x, SparseFrames) and (network := self.two_layers):
+            return decide(network, x, noise)
         sums = self.network(x).softmax(-1).cumsum(-1)[:, :-1].cpu()  # (B, n − 1)
         actions: Tensor = (noise[:, None] >= sums).sum(-1)
         return actions
