@@ -3,9 +3,12 @@
     make gpu-report OUT=FOLDER
 
 writes into FOLDER: gpu-tests.txt, bench.json, a folder for each recipe's training run (config.toml, run.json,
-metrics.csv, eval.json), its picture, and report.json with the minutes and steps to each score.
+metrics.csv, eval.json), its picture, and report.json with the speed of convolutions that decide on the CPU and on the
+GPU, for more and more games, and the minutes and steps to each score.
 """
 
+import contextlib
+import itertools
 import json
 import math
 import shutil
@@ -21,8 +24,12 @@ import bench
 import plot
 import tyro
 
+from pong.config import load_config
+
 ROOT = Path(__file__).resolve().parent.parent
 SCORES = (-10, 0, 5, 7, 10, 15, 18)
+GOALS = {"pong_conv_plain": 18.0, "pong_conv": 15.0}
+MANY = (16, 64, 256, 1024)  # games that are decided for in one batch
 GAMES, EVALUATION = 32, 45.0  # fresh games after each training, sampled and greedy each, and the seconds kept for them
 
 
@@ -30,14 +37,13 @@ def main(
     folder: tyro.conf.Positional[Path],
     *,
     minutes: Annotated[float, tyro.conf.arg(help="in all")] = 9.5,
-    recipes: Annotated[tuple[str, ...], tyro.conf.arg(help="in configs/; they share the time that is left")] = (
-        "pong",
-        "pong_conv",
+    recipes: Annotated[tuple[str, ...], tyro.conf.arg(help="in configs/; they share the time that is left")] = tuple(
+        GOALS
     ),
     seed: Annotated[int, tyro.conf.arg(help="of the training runs")] = 1,
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto",
 ) -> None:
-    """Run the GPU tests, the benchmark and training runs towards +18.
+    """Run the GPU tests, the benchmark and training runs towards +18 without sticky actions and +15 with.
 
     Args:
         folder: where the results go.
@@ -46,6 +52,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"machine": bench.machine(), "gpu_tests": tests(folder / "gpu-tests.txt")}
     python("scripts/bench.py", "--json", folder / "bench.json", "--rounds", "2", "--seconds", "1", "--device", device)
+    report["acting"] = acting(device)
     report["training"] = {}
     for number, recipe in enumerate(recipes):
         share = (end - time.monotonic()) / (len(recipes) - number)
@@ -61,13 +68,35 @@ def tests(log: Path) -> str:
     return (done.stdout.strip() or "pytest printed nothing").splitlines()[-1]
 
 
+def acting(device: str) -> dict[str, dict[str, int]]:
+    """Agent steps/s of configs/pong_conv.toml with as many decisions an update, from fewer or more games."""
+    config = load_config(ROOT / "configs/pong_conv.toml")
+    speeds: dict[str, dict[str, int]] = {}
+    for where, games in itertools.product(("cpu", "learner"), MANY):
+        shape = {"num_envs": games, "horizon": max(4096 // games, 1), "total_steps": 2**31}
+        some = config.model_copy(update={"device": device, "act_on": where, **shape})
+        with contextlib.ExitStack() as stack:
+            speed = bench.Training(some, stack).turn(3.0)
+        speeds.setdefault(where, {})[str(games)] = round(speed.steps / speed.seconds)
+    return speeds
+
+
 def training(folder: Path, recipe: str, seed: int, device: str, end: float) -> dict[str, Any]:
-    """Train to +18 or to the end of the time, and play fresh games; minutes and steps to each score."""
+    """Train to a goal or to the end of the time, and play fresh games; minutes and steps to each score."""
     kept = folder / recipe
     kept.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
-        flags = ["--seed", str(seed), "--device", device, "--stop-at-mean100", "18", "--run-dir", str(run)]
+        flags = [
+            "--seed",
+            str(seed),
+            "--device",
+            device,
+            "--stop-at-mean100",
+            str(GOALS.get(recipe, 18.0)),
+            "--run-dir",
+            str(run),
+        ]
         command = [sys.executable, "-m", "pong", "train", f"configs/{recipe}.toml", *flags]
         process = subprocess.Popen(command, cwd=ROOT)
         try:
