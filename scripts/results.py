@@ -7,8 +7,8 @@ clock has the machine to itself, one run after the other on all cores; all else 
 """
 
 import re
+import shutil
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,6 @@ PAGES = {  # by the file that a page shows whole
     "recipes.md": ("README.md",),
     "seeds.md": ("docs/performance.md",),
     "ladder/ladder.md": ("docs/from-karpathy.md",),
-    "bench.md": ("docs/performance.md",),
 }
 
 
@@ -125,59 +124,75 @@ def on_the_other_task(name: str, seed: int) -> None:
 def refill(name: str, seed: int) -> None:
     """Export the median seed into pretrained/."""
     run, folder = RUNS / f"{name}/s{seed}", Path("pretrained") / name
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
-    seeds.pong(run.with_name(f"{run.name}.log"), None, "export", run, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    seeds.pong(run.with_name(f"{run.name}.log"), None, "export", run, folder, "--half")
 
 
 def show() -> None:
     """Tables and pictures of all that is there, and the pages that show them."""
+    for file, text in tables().items():
+        (RESULTS / file).write_text(text, encoding="utf-8")
+        for page in PAGES[file]:
+            put_into(ROOT / page, file, text)
+    put_into(ROOT / "docs/performance.md", "bench.md", (RESULTS / "bench.md").read_text(encoding="utf-8"))
+    runs = {name: found for name in RECIPES if (found := finished(name))}
+    fast = [one for name, some in runs.items() if name != "karpathy" for one in some]
+    plot.draw(fast, RESULTS / "learning.png", (0, 10, 18, 20))
+    if slow := runs.get("karpathy"):
+        plot.draw(slow, RESULTS / "karpathy.png", (-15, -10, -5, 0))
+    if rungs := ladder():
+        draw_ladder(rungs, RESULTS / STUDY / "ladder.png")
+
+
+def tables() -> dict[str, str]:
+    """Every table that a page shows, by its file in results/."""
     runs = {name: found for name in RECIPES if (found := finished(name))}
     everything = [one for some in runs.values() for one in some]
-    (RESULTS / "recipes.md").write_text(recipes(runs), encoding="utf-8")
-    (RESULTS / "seeds.md").write_text(plot.tables(everything, (-15, -10, 0, 10, 18, 20)), encoding="utf-8")
-    plot.draw([one for name, some in runs.items() if name != "karpathy" for one in some], RESULTS / "learning.png")
-    if "karpathy" in runs:
-        plot.draw(runs["karpathy"], RESULTS / "karpathy.png", (-15, -10, -5, 0))
-    ladder()
-    for file, pages in PAGES.items():
-        if (RESULTS / file).exists():
-            for page in pages:
-                put_into(ROOT / page, file)
+    shown = {"recipes.md": recipes(runs), "seeds.md": plot.tables(everything, (-15, -10, 0, 10, 18, 20))}
+    return shown | ({f"{STUDY}/ladder.md": ladder_table(rungs)} if (rungs := ladder()) else {})
 
 
 STUDY, MARKS = "ladder", (-15.0, -10.0, 0.0)
 
 
-def ladder() -> None:
-    """The table and the picture of the ladder, of what is there."""
-    plan, folder = study.read(STUDY), RESULTS / STUDY
-    found = {rung: [folder / f"{study.slug(rung)}/s{seed}" for seed in plan.seeds] for rung in plan.variants}
+def ladder() -> dict[str, list[plot.Run]]:
+    """The ladder's finished runs, by rung."""
+    plan = study.read(STUDY)
+    found = {rung: [RESULTS / STUDY / f"{study.slug(rung)}/s{seed}" for seed in plan.seeds] for rung in plan.variants}
     runs = {rung: [plot.read(one) for one in some if (one / "run.json").exists()] for rung, some in found.items()}
-    runs = {rung: some for rung, some in runs.items() if some}
-    if not runs:
-        return
-    columns = ("one change after the other", "seeds", *(f"M steps to {plot.whole(mark)}" for mark in MARKS))
+    return {rung: some for rung, some in runs.items() if some}
+
+
+def ladder_table(runs: dict[str, list[plot.Run]]) -> str:
+    """A Markdown row a rung: medians over its seeds, and the range of all."""
+    columns = (
+        *("one change after the other", "seeds", *(f"M steps to {plot.whole(mark)}" for mark in MARKS)),
+        *("time to 0, one core", "mean100 at the end"),
+    )
     rows = []
     for rung, some in runs.items():
         steps = [passed(some, mark, "step", lambda steps: f"{steps / 1e6:.1f}") for mark in MARKS]
-        last = plot.signed(statistics.median(run.rows[-1][plot.MEAN100] for run in some))
-        time = passed(some, MARKS[-1], "minutes", plot.duration)
-        rows.append([rung, f"{len(some)}", *steps, time, last])
-    columns = (*columns, "time to 0, one core", "mean100 at the end, median")
-    (folder / "ladder.md").write_text(plot.markdown(columns, rows), encoding="utf-8")
+        ends = spread([run.rows[-1][plot.MEAN100] for run in some], plot.signed)
+        rows.append([rung, f"{len(some)}", *steps, passed(some, MARKS[-1]), ends])
+    return plot.markdown(columns, rows)
+
+
+def draw_ladder(runs: dict[str, list[plot.Run]], path: Path) -> None:
+    """Mean of 100 games over agent steps and over minutes, both by powers of ten: a line for each seed."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), sharey=True, layout="constrained")
     for axis, (key, scale, label) in zip(axes, (plot.AXES[0], plot.AXES[2]), strict=True):
         for number, (rung, some) in enumerate(runs.items()):
             for run in some:
                 x = np.array(run.column(key)) / scale
                 axis.plot(x, run.column(plot.MEAN100), color=f"C{number}", linewidth=0.9)
-            axis.plot([], [], color=f"C{number}", label=f"{number}. {rung}" if number else rung)
+            axis.plot([], [], color=f"C{number}", label=f"+ {rung}" if number else rung)
         axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.grid(alpha=0.2)
     axes[0].set_ylabel("score, mean of the last 100 games")
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    figure.savefig(folder / "ladder.png", dpi=130)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
@@ -214,12 +229,12 @@ def spread(values: list[float], said: plot.Said) -> str:
     return middle if len(values) == 1 else f"{middle} ({said(min(values))} … {said(max(values))})"
 
 
-def put_into(page: Path, file: str) -> None:
+def put_into(page: Path, file: str, shown: str) -> None:
     """Put a table into a page, between the comments that name its file."""
-    text, shown = page.read_text(encoding="utf-8"), (RESULTS / file).read_text(encoding="utf-8").strip()
-    begin, end = f"<!-- results/{file} -->\n", "\n<!-- end -->"
+    text = page.read_text(encoding="utf-8")
+    begin, end = f"<!-- results/{file} -->\n", "<!-- end -->"
     if begin not in text:
-        return
+        raise InputError(f"{page} has no place for results/{file}; write the lines {begin.strip()} and {end} there")
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     page.write_text(pattern.sub(lambda _: begin + shown + end, text), encoding="utf-8")
 

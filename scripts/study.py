@@ -11,6 +11,7 @@ import csv
 import itertools
 import json
 import math
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -81,7 +82,7 @@ def main(
 
 def slug(variant: str) -> str:
     """A variant's name for files."""
-    return variant.replace(" ", "_")
+    return re.sub(r"[^A-Za-z0-9.]+", "_", variant).strip("_")
 
 
 def read(name: str) -> Study:
