@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom verify-machine gpu-report plots classroom doom-results study clean
+.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom verify-machine gpu-report results bench-results plots classroom doom-results study clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -77,18 +77,23 @@ verify-machine: setup ## the machine beside ale-py, 20 million frames with fresh
 gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, training into OUT=results/gpu
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
-plots: setup ## draw results/ again from its CSV files, and the pictures of docs/pong-machine.md from the machine
+results: bench-results classroom doom-results verify-machine ## make everything in results/; goes on where it was stopped
+	$(BIN)/python scripts/results.py $(ARGS)
+
+bench-results: setup
+	test -f results/bench.json || $(BIN)/python scripts/bench.py --ranks 2 --json results/bench.json
+
+plots: setup ## draw results/ again, and the tables in README and docs, and the pictures of docs/pong-machine.md
 	$(BIN)/python scripts/plot_machine.py
-	$(BIN)/python scripts/plot.py results/pong-s* results/whole/pong-s* results/whole/pong_noop-s* results/whole/pong_conv-s* results/pong_plain-s* results/whole/pong_conv_plain-s* results/karpathy-s* --name learning
-	$(BIN)/python scripts/plot.py results/whole/pong_conv_128-s* results/whole/conv_fast_rate-s* results/whole/pong_conv-s* results/whole/pong_conv_longer-s* results/whole/conv_plain_low_entropy-s* results/whole/conv_plain_bonus_0.02-s* results/whole/pong_conv_plain-s* --name convolutions --entropy
+	$(BIN)/python scripts/results.py --draw-only
 
 classroom: setup ## train the smaller systems, every seed: docs/small-systems.md
 	$(BIN)/python scripts/classroom.py $(ARGS)
 
 doom-results: doom ## train the Doom recipes, every seed, and draw them: docs/doom.md
 	$(BIN)/python scripts/seeds.py doom_basic doom_health --episodes 50 --results results/doom
-	$(BIN)/python scripts/plot.py results/doom/doom_basic-s* --name doom/basic --thresholds 0 70
-	$(BIN)/python scripts/plot.py results/doom/doom_health-s* --name doom/health --thresholds 800 1500
+	$(BIN)/python scripts/plot.py results/doom/doom_basic/s* --name doom/basic --thresholds 0 70
+	$(BIN)/python scripts/plot.py results/doom/doom_health/s* --name doom/health --thresholds 800 1500
 
 study: setup ## train what is missing of a study, each change with every seed; hours: STUDY=ceiling
 	$(BIN)/python scripts/study.py $(or $(STUDY),ceiling) $(ARGS)
