@@ -16,7 +16,7 @@ from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 
 from pong.config import Config, load_config
-from pong.player import emulator_seeds
+from pong.player import Player, emulator_seeds
 from pong.train import Trainer, Update
 
 torch.set_num_threads(1)  # the tests' matrices are small: more threads wait longer for each other than they compute
@@ -113,7 +113,9 @@ def recorded(pong_v0) -> RecordedUpdate:
     """Three games and one step, played and learned once for all tests."""
     changes = {"num_envs": 3, "players": 1, "device": "cpu", "emulator": "ale"}  # the machine plays the same
     config = load_config(CONFIGS / "karpathy.toml").model_copy(update=changes)
-    trainer = Trainer(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pong.rollout.PlayerThread", Player)  # whose second rollout nobody asks for
+        trainer = Trainer(config)
     (player,) = trainer.rollout.players
     player.fleet.envs = recorder = Recorder(player.fleet.envs)
     weights = [trainer.policy.W1, trainer.policy.W2]

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pong.envs import Fleet, Played
 from pong.frames import PIXELS, SparseFrames
+from pong.player import Player
 from pong.rollout import Rollout
 from pong.train import make_policy
 
@@ -65,8 +66,9 @@ class Dice(Won):
 
 
 def play(monkeypatch, games):
-    """Runs play those games instead of Pong."""
+    """Runs play those games instead of Pong, each rollout when it is asked for: what happens in it happens then."""
     monkeypatch.setattr("pong.player.make_fleet", games)
+    monkeypatch.setattr("pong.rollout.PlayerThread", Player)
 
 
 def meanwhile(games, happenings):
@@ -81,6 +83,7 @@ def meanwhile(games, happenings):
             return step(actions, active)
 
         fleet.step = step_and_happen
+        fleet.stretch = lambda *_: None  # one decision at a time
         return fleet
 
     return make
@@ -94,16 +97,16 @@ def environment():
 
 
 def pong(*arguments, program=("-m", "pong"), **settings):
-    """The command line in a process of its own, and in a process group with its players."""
+    """The command line in a process, and a process group, of its own."""
     command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), start_new_session=True, text=True, **settings)
 
 
 def alone_and_shared(config):
-    """Two rollouts of a config, each by one process and by two: pairs of batches, which are found to be the same."""
+    """Two rollouts of a config, each by one player and by two: pairs of batches, which are found to be the same."""
     batches = []
-    for processes in (1, 2):
-        config = config.model_copy(update={"players": processes})
+    for players in (1, 2):
+        config = config.model_copy(update={"players": players})
         with contextlib.closing(Rollout(config, make_policy(config))) as rollout:
             batches.append([rollout.collect(0), rollout.collect(1)])
     pairs = list(zip(*batches, strict=True))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pong.config import Config, InputError, load_config, to_toml, validate
+from pong.config import RENAMED, Config, InputError, load_config, to_toml, validate
 
 exact = settings(deadline=None, derandomize=True)  # the same examples on every machine
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -61,7 +61,6 @@ KARPATHY_2016 = {
     "last_action": False,
     "num_envs": 10,  # batch_size = 10
     "until": "episodes",
-    "checkpoint_every": 10,  # updates of 10 games: save.p every 100
     "hidden": 200,  # H = 200
     "gamma": 0.99,  # gamma = 0.99
     "standardize": "episode",  # discounted_epr -= np.mean(…); /= np.std(…)
@@ -83,8 +82,8 @@ def test_karpathy_toml_is_2016_constant_for_constant():
     assert {key: config[key] for key in KARPATHY_2016} == KARPATHY_2016
     # what is left says nothing of the algorithm: neither Adam nor a baseline is used, and whole games have no horizon
     assert config.keys() - KARPATHY_2016.keys() == {
-        *("name", "seed", "device", "horizon", "horizon_end", "processes", "total_steps", "eval_episodes"),
-        *("emulator", "checkpoint_seconds"),
+        *("name", "seed", "device", "horizon", "horizon_end", "players", "act_on", "total_steps", "eval_episodes"),
+        *("emulator", "checkpoint_every", "checkpoint_seconds"),
         *("adam_beta1", "adam_beta2", "baseline_hidden", "baseline_learning_rate", "baseline_passes"),
         *("channels", "baseline_channels", "baseline_unit"),
     }
@@ -211,6 +210,11 @@ def test_refused_in_one_line(tmp_path, text, words):
     message = complaint(tmp_path, text)
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_older_files_are_read_as_they_were_meant(tmp_path, old, new):
+    assert load(tmp_path, f"{old} = 3") == load(tmp_path, f"{new} = 3") != load(tmp_path, "")
 
 
 def test_whole_games_may_be_standardised_one_by_one(tmp_path):

@@ -60,7 +60,7 @@ def fleet(config, num_envs=2, seed=1):
 
 
 def games_of(pid):
-    """The processes of ViZDoom that a process has started, itself or through its players."""
+    """The processes of ViZDoom that a process has started, itself or through others."""
     lines = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     table = [line.split(None, 2) for line in lines.splitlines()[1:]]
     found = [str(pid)]
@@ -146,6 +146,7 @@ class Idle:
     """Does nothing, in each of N games."""
 
     noise_shape = ()
+    two_layers = None
 
     def act(self, x, noise):
         return torch.zeros(len(noise), dtype=torch.long)
@@ -226,7 +227,7 @@ def test_the_same_seeds_are_the_same_games_whatever_was_played_before():
     assert not torch.equal(first[0, 0], first[10, 0])  # and the next game is another
 
 
-def test_processes_change_nothing():
+def test_the_number_of_players_changes_nothing():
     for alone, shared in alone_and_shared(TINY):
         assert [e.frames for e in alone.episodes] == [e.frames for e in shared.episodes] == [40, 40]
 
@@ -363,7 +364,7 @@ def test_games_end_with_their_run(tmp_path, number, status):
 
 
 @pytest.mark.parametrize("started", ["", "fleet.reset(np.array([1, 2]))"], ids=["before they started", "in them"])
-def test_a_player_that_is_killed_takes_its_games_along(started):
+def test_a_program_that_is_killed_takes_its_games_along(started):
     before = left_behind()
     code = f"""
 import os, signal, numpy as np

@@ -65,6 +65,7 @@ class Up:
     """Always plays UP."""
 
     noise_shape = ()
+    two_layers = None
 
     def act(self, x, noise):
         return torch.ones(len(x), dtype=torch.int64)
@@ -74,6 +75,7 @@ class Coin:
     """Plays nothing but the noise."""
 
     noise_shape = ()
+    two_layers = None
 
     def act(self, x, noise):
         return (noise < 0.5).long()
@@ -148,6 +150,7 @@ def test_seven_games_three_at_a_time(games):
 def test_the_emulators_are_closed(games):
     class Broken:
         noise_shape = ()
+        two_layers = None
 
         def act(self, x, noise):
             raise RuntimeError("on purpose")
@@ -196,6 +199,7 @@ def test_real_games_repeat_themselves():
 
     class Watcher:
         noise_shape = ()
+        two_layers = None
 
         def act(self, x, noise):
             seen.append(x.columns)
@@ -212,7 +216,7 @@ def test_real_games_repeat_themselves():
 
 
 @pytest.mark.parametrize("how", [Greedy, lambda policy: policy], ids=["greedy", "sampled"])
-def test_the_number_of_processes_plays_no_part(how):
+def test_the_number_of_players_plays_no_part(how):
     config = CONFIG.model_copy(update={"max_frames": 400, "hold": "2-4"})  # the lengths are random
     actor = how(make_policy(config))
     alone = evaluate(actor, config, 2)

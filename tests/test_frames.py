@@ -313,6 +313,19 @@ def test_indexing_gives_the_rows_asked_for_in_that_order(frames, rows):
     assert equal(SparseFrames.from_dense(frames)[torch.from_numpy(rows)], SparseFrames.from_dense(frames[rows]))
 
 
+@exact
+@given(difference_frames())
+def test_transposed_is_the_transposed_matrix(frames):
+    sparse = SparseFrames.from_dense(frames)
+    transposed = sparse.transposed
+    assert (len(transposed), transposed.width) == (PIXELS, len(frames))
+    assert torch.equal(transposed.dense(torch.int8), torch.from_numpy(frames.T.copy()))
+    assert equal(transposed.transposed, sparse)  # each row's pixels in order
+    assert transposed is sparse.transposed  # made once
+    table = torch.arange(3.0 * len(frames)).view(-1, 3) - 4  # small whole numbers: sums are exact
+    assert torch.equal(transposed @ table, torch.from_numpy(frames.T.astype(np.float32)) @ table)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 3])
 def test_frames_without_a_change_are_rows_all_the_same(rows):
     sparse = SparseFrames.from_dense(np.zeros((rows, PIXELS), np.int8))

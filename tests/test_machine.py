@@ -16,6 +16,7 @@ from machine_mutants import SOURCE, constants, notices
 from small_runs import CONFIG, ROOT, environment, pong, rows, saved, timeless
 from verify_machine import KINDS, differences, other_memory, read, record, replay, same_rows, write
 
+from pong import compiled
 from pong.cli import main
 from pong.config import PONG_FRAMES, Config
 from pong.envs import machine, make_fleet
@@ -195,10 +196,10 @@ def without_emulator(tensors):
 
 
 @pytest.mark.parametrize("recipe", RUNS)
-def test_a_run_is_the_same_in_either_emulator_and_with_any_processes(tmp_path, recipe):
-    for emulator, processes in (("ale", "1"), ("machine", "1"), ("machine", "2")):
-        run = tmp_path / f"{emulator}-{processes}"
-        assert main(train(recipe, run, "--emulator", emulator, "--players", processes)) == 0
+def test_a_run_is_the_same_in_either_emulator_and_with_any_players(tmp_path, recipe):
+    for emulator, players in (("ale", "1"), ("machine", "1"), ("machine", "2")):
+        run = tmp_path / f"{emulator}-{players}"
+        assert main(train(recipe, run, "--emulator", emulator, "--players", players)) == 0
         assert_same(run, tmp_path / "ale-1")
 
 
@@ -262,7 +263,7 @@ def test_scores_are_taken_in_ale_unless_asked_otherwise_and_are_the_same(tmp_pat
     for flags in ([], ["--emulator", "machine"]):
         file = tmp_path / "scores.json"
         command = ["eval", str(ROOT / "pretrained/karpathy"), "--episodes", "2", "--json", str(file)]
-        monkeypatch.setattr("pong.ranks.cores", lambda: 1)  # play in this process
+        monkeypatch.setattr("pong.ranks.cores", lambda: 1)  # one player
         assert main([*command, *flags]) == 0
         abouts.append(json.loads(file.read_text()))
     assert played == ["ale", "ale", "machine", "machine"]  # sampled and greedily each
@@ -308,13 +309,16 @@ def test_the_game_is_compiled_once_and_says_so(tmp_path):
 
 
 def test_where_nothing_can_be_kept_the_game_is_compiled_each_time(monkeypatch):
-    def njit(*functions, **options):
-        if options:
+    def njit(cache=False, **options):
+        if cache:
             raise RuntimeError("cannot cache function 'step': no locator available")
-        return functions[0]
+        return lambda function: (function, options)
+
+    def step():
+        pass
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert machine.kernel(len) is len
+    assert compiled.kernel(step) == (step, {"nogil": True})
 
 
 WITHOUT_NUMBA = """

@@ -5,11 +5,13 @@ from math import e, exp, log, log1p, sqrt
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from pong import policies
 from pong.frames import PIXELS, SparseFrames
-from pong.policies import Bernoulli, CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers, contrast
+from pong.policies import Bernoulli, CategoricalPolicy, ConvNet, KarpathyPolicy, SparseProduct, TwoLayers, contrast
 from pong.train import make_policy
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}  # dense and sparse add up in different orders
@@ -89,6 +91,37 @@ def test_sparse_and_dense_give_the_same_logits_and_gradients(frames, dtype):
     for dense, sparse in zip(*results, strict=True):
         assert dense.abs().max() > 0.01  # not the agreement of zeros
         assert_near(sparse, dense, TOLERANCES[dtype])
+
+
+@st.composite
+def narrow_frames(draw):
+    """Rows of 6 numbers, some without any, among which no row may have some column; B may be 0."""
+    rows = draw(st.lists(st.lists(st.sampled_from([0, 0, 0, 1, -1]), min_size=6, max_size=6), max_size=5))
+    x = np.array(rows, np.int8).reshape(-1, 6)
+    offsets = np.count_nonzero(x, 1).cumsum() - np.count_nonzero(x, 1)
+    columns, signs = np.nonzero(x)[1].astype(np.int32), x[x != 0].astype(np.float32)
+    return x, SparseFrames(*map(torch.from_numpy, (columns, signs, offsets.astype(np.int32))), width=6)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(narrow_frames())
+def test_a_sparse_product_and_its_gradient_are_the_dense_ones(frames):
+    """Also of a row without a pixel, and in the columns of pixels that are in no row."""
+    x, sparse = frames
+    dense = torch.from_numpy(x).double()
+    W1 = torch.randn(6, 4, dtype=torch.float64, generator=generator()).T.requires_grad_()
+    of_product = torch.randn(len(x), 4, dtype=torch.float64, generator=generator(1))
+    product = SparseProduct.apply(W1, sparse)
+    assert product.shape == (len(x), 4)
+    assert_near(product.detach(), (dense @ W1.T).detach(), 1e-14)
+    (gradient,) = torch.autograd.grad(product, W1, of_product)
+    assert gradient.shape == W1.shape
+    assert_near(gradient, of_product.T @ dense, 1e-14)
+    assert not gradient[:, ~x.any(0)].any()
+    assert torch.autograd.gradcheck(lambda W1: SparseProduct.apply(W1, sparse), W1)
+    # of weights that lie the other way round, and a gradient that is one number seen everywhere
+    (gradient,) = torch.autograd.grad(SparseProduct.apply(W1.contiguous(), sparse).sum(), W1)
+    assert_near(gradient, dense.sum(0).expand(4, 6), 1e-14)
 
 
 def test_rows_without_a_change_and_no_rows_at_all():

@@ -76,6 +76,7 @@ class Namer:
         return (emulator + moment // 2) % 2
 
     noise_shape = ()
+    two_layers = None
 
     def act(self, x, noise):
         return torch.tensor([self.answer(*name) for name in names(x)])
@@ -85,6 +86,7 @@ class Coin:
     """Plays nothing but the noise."""
 
     noise_shape = ()
+    two_layers = None
 
     def act(self, x, noise):
         return (noise < 0.5).long()
@@ -377,6 +379,20 @@ def test_noise_is_uniform():
     # the mean of 2,000 uniform numbers has the standard deviation √(1/12/2000) = 0.0065; four of them
     torch.testing.assert_close(numbers.mean(0), torch.full((3,), 0.5), atol=0.026, rtol=0)
     assert len(numbers.unique()) > 5900  # no block is handed out twice
+
+
+def test_what_comes_next_of_the_noise_is_what_is_drawn():
+    """Looked at in any pieces, as often as one likes; it is there until it is used."""
+    expected, noise, moment = draw(moments=4 * Noise.BLOCK), Noise(1, 0, range(3)), 0
+    for used in (0, 1, 100, Noise.BLOCK - 104 - 1, 0, Noise.BLOCK - 2, 7):
+        ahead = torch.from_numpy(noise.ahead())
+        assert len(ahead) == Noise.BLOCK - moment % Noise.BLOCK
+        assert ahead.equal(expected[moment : moment + len(ahead)])
+        noise.use(used)  # what is left of the block at most
+        moment += used
+        assert noise.draw().equal(expected[moment])
+        moment += 1
+    assert Noise(1, 0, range(3), shape=(2,)).ahead().shape == (Noise.BLOCK, 3, 2)
 
 
 def test_noise_is_reproducible():

@@ -66,17 +66,17 @@ def test_a_study_runs_what_is_missing_and_shows_every_seed(tmp_path, capsys):
     runs.mkdir()
     results.mkdir()
     for seed in both.seeds:
-        run(both, seed, "still", runs, results, players=1)
-    again = (results / "still-s1/eval.json").stat().st_mtime_ns
-    run(both, 1, "still", runs, results, players=1)
-    assert (results / "still-s1/eval.json").stat().st_mtime_ns == again  # it is done
-    assert load_config(results / "still-s2/config.toml").seed == 2
+        run(both, seed, "still", runs, results)
+    again = (results / "still/s1/eval.json").stat().st_mtime_ns
+    run(both, 1, "still", runs, results)
+    assert (results / "still/s1/eval.json").stat().st_mtime_ns == again  # it is done
+    assert load_config(results / "still/s2/config.toml").seed == 2
 
     rows = [one for seed in (1, 2) if (one := row(results, "still", seed))]
     assert row(results, "plain", 1) is None
     show(both, rows, results)
     for one in rows:
-        scores = json.loads((results / f"still-s{one['seed']}/eval.json").read_text(encoding="utf-8"))
+        scores = json.loads((results / f"still/s{one['seed']}/eval.json").read_text(encoding="utf-8"))
         assert (one["steps"], one["games"]) == (120, 2)
         assert one["sampled"] == pytest.approx(scores["sampled"]["mean"], abs=1e-3)
     assert [file.name for file in sorted(results.glob("scores.*"))] == ["scores.csv", "scores.md", "scores.png"]
@@ -97,18 +97,18 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path):
     results.mkdir()
     short = some(plain={"checkpoint_every": 1, "total_steps": 60})
     (tmp_path / "elsewhere").mkdir()
-    run(short, 1, "plain", runs, tmp_path / "elsewhere", players=1)
-    assert load_config(runs / "plain-s1/config.toml").total_steps == 60
-    (runs / "plain-s1/eval.json").unlink()
-    run(one, 1, "plain", runs, results, players=1)  # as its folder has it: what was begun is not changed
-    assert "going on after update 1" in (runs / "plain-s1.log").read_text(encoding="utf-8")
-    assert load_config(results / "plain-s1/config.toml").total_steps == 60
+    run(short, 1, "plain", runs, tmp_path / "elsewhere")
+    assert load_config(runs / "plain/s1/config.toml").total_steps == 60
+    (runs / "plain/s1/eval.json").unlink()
+    run(one, 1, "plain", runs, results)  # as its folder has it: what was begun is not changed
+    assert "going on after update 1" in (runs / "plain/s1.log").read_text(encoding="utf-8")
+    assert load_config(results / "plain/s1/config.toml").total_steps == 60
     assert row(results, "plain", 1) == row(tmp_path / "elsewhere", "plain", 1)
 
 
 def test_what_fails_names_the_log(tmp_path):
     broken = some(plain={})
-    (tmp_path / "plain-s1").mkdir()
-    (tmp_path / "plain-s1/config.toml").write_text("no config", encoding="utf-8")
-    with pytest.raises(InputError, match=r"train --resume .* failed; see .*plain-s1.log"):
-        run(broken, 1, "plain", tmp_path, tmp_path / "results", players=1)
+    (tmp_path / "plain/s1").mkdir(parents=True)
+    (tmp_path / "plain/s1/config.toml").write_text("no config", encoding="utf-8")
+    with pytest.raises(InputError, match=r"train --resume .* failed; see .*plain/s1\.log"):
+        run(broken, 1, "plain", tmp_path, tmp_path / "results")

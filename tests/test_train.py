@@ -193,7 +193,7 @@ def test_a_run_ends_with_the_first_update_past_total_steps(choice):
 
 
 def test_the_next_rollout_is_begun_before_an_update_is_handed_out(choice, monkeypatch):
-    """So that players in other processes play while the caller looks at it; after the last one nothing is begun."""
+    """So that players in other threads play while the caller looks at it; after the last one nothing is begun."""
     trainer = choosing(total_steps=60)
     begin, begun = trainer.rollout.begin, []
     monkeypatch.setattr(trainer.rollout, "begin", lambda *now: (begun.append(now), begin(*now)))
@@ -222,7 +222,7 @@ def test_convolutions_learn_on_every_core_and_play_on_one(monkeypatch, policy, l
                 lambda *x, whole=whole, used=used: used.append(torch.get_num_threads()) or whole(*x),
             )
         next(trainer.run())
-    assert set(threads["act"]) == {1}
+    assert set(threads["act"]) == ({1} if policy == "conv" else set())  # compiled code does not ask
     assert threads["distribution"] == [learns, 1]  # the step, and what it changed, while others play
 
 
@@ -230,7 +230,7 @@ def test_closing_a_trainer_closes_its_emulators(choice):
     trainer = choosing()
     trainer.close()
     (player,) = trainer.rollout.players
-    assert player.fleet.closed
+    assert player._player.fleet.closed
 
 
 @pytest.fixture(scope="module")
@@ -314,11 +314,11 @@ def test_a_run_taken_up_is_the_run_never_interrupted(tmp_path, recipe):
 PIECES = {**RECIPES, "cartpole": {"env": "CartPole-v1", "policy": "mlp", "until": "episodes"}}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("players", [1, 2])
 @pytest.mark.parametrize("recipe", PIECES.values(), ids=PIECES)
-def test_run_in_pieces_is_run_in_one(recipe, processes):
+def test_run_in_pieces_is_run_in_one(recipe, players):
     """A notebook's cells: a break, a generator thrown away, an exception, an evaluation in between."""
-    config = TINY.model_copy(update={"num_envs": 4, "players": processes, "total_steps": 10**6, **recipe})
+    config = TINY.model_copy(update={"num_envs": 4, "players": players, "total_steps": 10**6, **recipe})
     with contextlib.closing(Trainer(config)) as whole:
         expected = [update.learned for update in itertools.islice(whole.run(), 7)]
     with contextlib.closing(Trainer(config)) as trainer:

@@ -62,6 +62,7 @@ class Wild:
     """Chooses actions far outside the box, each another one."""
 
     noise_shape = (2,)
+    two_layers = None
 
     def act(self, x, noise):
         return 10 * (noise - 0.5)
@@ -75,7 +76,7 @@ def counted():
     """A rollout in two environments that count: its batch, and what each environment was told to do."""
     with contextlib.closing(Rollout(COUNTING, Wild())) as rollout:
         batch = rollout.collect(0)
-        yield batch, [env.unwrapped.taken for env in rollout.players[0].fleet.envs.envs]
+        yield batch, [env.unwrapped.taken for env in rollout.players[0]._player.fleet.envs.envs]
 
 
 def test_every_decision_is_played_and_none_is_lost_at_a_restart(counted):
@@ -151,7 +152,7 @@ def test_cartpole_pays_one_for_each_decision_that_counts():
     assert batch.points == 0
 
 
-def test_processes_change_nothing():
+def test_the_number_of_players_changes_nothing():
     alone_and_shared(CARTPOLE)
 
 
@@ -274,7 +275,7 @@ def test_a_baseline_with_a_unit_learns_hundreds_as_another_learns_ones():
     baselines = [make_baseline(CARTPOLE.model_copy(update={"baseline_unit": u}), CPU, Ranks()) for u in (1.0, 128.0)]
     for baseline in baselines:
         for _ in range(5):
-            baseline.fit(observations, baseline.unit * returns, 1.0)
+            baseline.fit(observations, baseline.predict(observations), baseline.unit * returns, 1.0)
     ones, hundreds = (baseline.predict(observations) for baseline in baselines)
     assert ones.std() > 0
     assert torch.equal(hundreds, 128 * ones)

@@ -1,0 +1,68 @@
+"""The learned baseline: what it learns of a prediction that was made before is what it learns of its own."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from pong.baseline import Baseline
+from pong.frames import PIXELS, SparseFrames
+from pong.policies import TwoLayers, mlp
+from pong.ranks import Ranks
+
+RATE = 0.01
+
+
+def sparse_rows():
+    rng = np.random.default_rng(0)
+    rows = rng.choice(np.array([0, 1, -1], np.int8), (30, PIXELS), p=[0.996, 0.002, 0.002])
+    return SparseFrames.from_dense(rows)
+
+
+def networks():
+    """Networks that begin at 0 everywhere, and rows for them."""
+    two_layers = TwoLayers(PIXELS, 5, 1, torch.Generator().manual_seed(1))
+    return {
+        "two layers": (torch.nn.Sequential(two_layers, torch.nn.Flatten(0)), sparse_rows()),
+        "mlp": (
+            torch.nn.Sequential(mlp((4, 5, 1), torch.Generator().manual_seed(1)), torch.nn.Flatten(0)),
+            torch.randn(30, 4, generator=torch.Generator().manual_seed(2)),
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", networks())
+@pytest.mark.parametrize(("passes", "unit", "share"), [(1, 1.0, 1.0), (2, 1.0, 1.0), (3, 20.0, 0.25)])
+def test_a_fit_is_so_many_plain_passes(kind, passes, unit, share):
+    """Three batches; each gradient, of the mean square in units, is that of the weights of its own pass."""
+    network, x = networks()[kind]
+    plain = copy.deepcopy(network)
+    optimizer = torch.optim.Adam(plain.parameters(), lr=RATE, eps=1e-5)
+    baseline = Baseline(network, learning_rate=RATE, unit=unit, passes=passes, ranks=Ranks())
+    asked = []
+    network.register_forward_hook(lambda *_: asked.append(1))
+    for seed in range(3):
+        returns = unit * torch.randn(30, generator=torch.Generator().manual_seed(seed))
+        predicted = baseline.predict(x)
+        torch.testing.assert_close(predicted, unit * plain(x), rtol=1e-4, atol=1e-5 * unit)
+        baseline.fit(x, predicted, returns, share)
+        for _ in range(passes):
+            optimizer.zero_grad()
+            (share * (plain(x) - returns / unit).square().mean()).backward()
+            optimizer.step()
+        for found, expected in zip(network.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert len(asked) == 3 * passes  # the first pass asks no more
+    assert (baseline.predict(x) / unit).std() > 0.01
+
+
+def test_a_prediction_is_not_changed_by_being_learned_from():
+    network, x = networks()["two layers"]
+    baseline = Baseline(network, learning_rate=RATE, passes=2, ranks=Ranks())
+    baseline.fit(x, baseline.predict(x), torch.ones(30), 1.0)
+    predicted = baseline.predict(x)
+    before = predicted.detach().clone()
+    baseline.fit(x, predicted, torch.ones(30), 1.0)
+    assert torch.equal(predicted.detach(), before)
+    assert not torch.equal(baseline.predict(x), before)
