@@ -37,12 +37,14 @@ class Recipe:
         marks: scores whose first update counts, of mean100.
         seeds: 1 to so many.
         timed: has the machine to itself.
+        clock: "minutes", or "games" where the original counts those.
     """
 
     what: str
     marks: tuple[float, ...]
     seeds: int
     timed: bool = False
+    clock: str = "minutes"
 
 
 RECIPES = {
@@ -50,12 +52,13 @@ RECIPES = {
     "pong_plain": Recipe("the same; no sticky actions, NOOP starts", (18, 20), 10, timed=True),
     "pong_conv_plain": Recipe("convolutions; no sticky actions, NOOP starts", (18, 20.5), 5),
     "pong_conv": Recipe("convolutions; sticky actions", (0, 10), 5),
-    "karpathy": Recipe("the program of 2016, constant for constant", (-15, -10), 5),
+    "karpathy": Recipe("the program of 2016, constant for constant", (-15, -10), 5, clock="games"),
 }
 OTHER = {"pong": "plain", "pong_plain": "sticky", "pong_conv": "plain", "pong_conv_plain": "sticky"}
 PAGES = {  # by the file that a page shows whole
     "recipes.md": ("README.md",),
     "seeds.md": ("docs/performance.md",),
+    "karpathy.md": ("docs/from-karpathy.md",),
     "ladder/ladder.md": ("docs/from-karpathy.md",),
 }
 
@@ -149,6 +152,8 @@ def tables() -> dict[str, str]:
     runs = {name: found for name in RECIPES if (found := finished(name))}
     everything = [one for some in runs.values() for one in some]
     shown = {"recipes.md": recipes(runs), "seeds.md": plot.tables(everything, (-15, -10, 0, 10, 18, 20))}
+    if slow := runs.get("karpathy"):
+        shown["karpathy.md"] = games_table(slow)
     return shown | ({f"{STUDY}/ladder.md": ladder_table(rungs)} if (rungs := ladder()) else {})
 
 
@@ -206,12 +211,33 @@ def recipes(runs: dict[str, list[plot.Run]]) -> str:
         rows.append(
             [
                 *(f"`{name}`", one.what, f"{len(some)}"),
-                *(f"{plot.whole(mark)}: {passed(some, mark)}" for mark in one.marks),
+                *(f"{plot.whole(mark)}: {passed(some, mark, one.clock, SAID[one.clock])}" for mark in one.marks),
                 spread([run.rows[-1]["minutes"] for run in some], plot.duration),
                 *(spread(some_scores, plot.signed) for some_scores in scores),
             ]
         )
     return plot.markdown(columns, rows)
+
+
+def thousands(games: float) -> str:
+    return f"{games / 1e3:.1f} k games"
+
+
+SAID = {"minutes": plot.duration, "games": thousands}
+
+
+def games_table(runs: list[plot.Run], marks: tuple[float, ...] = (-18, -15, -10, -5, 0)) -> str:
+    """A Markdown row a mark: after how many games each seed's mean of 100 reached it, and 95 % of their mean."""
+    columns = ("mean100 ≥", *(f"seed {run.config.seed}" for run in runs), "mean [95 %]")
+    rows = []
+    for mark in marks:
+        found = [row["games"] if (row := run.reached(mark)) else None for run in runs]
+        known = [games for games in found if games is not None]
+        low, high = study.interval(known) if known else (0.0, 0.0)
+        mean = f"{statistics.mean(known):,.0f} [{low:,.0f}, {high:,.0f}]" if len(known) == len(runs) else "–"
+        rows.append([plot.whole(mark), *("–" if games is None else f"{games:,.0f}" for games in found), mean])
+    ends = [f"{plot.signed(run.rows[-1][plot.MEAN100])} at {run.rows[-1]['games']:,.0f}" for run in runs]
+    return plot.markdown(columns, [*rows, ["last", *ends, ""]])
 
 
 def passed(runs: list[plot.Run], mark: float, key: str = "minutes", said: plot.Said = plot.duration) -> str:
