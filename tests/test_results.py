@@ -1,58 +1,77 @@
 """README's numbers are those of the files in results/."""
 
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 
+import plot
 import pytest
 from bench import markdown
-from plot import Run, learning, openness, read, scores, tables
+from plot import read, tables
 
+import results
 from pong.commands.evaluate import WAYS
+from pong.config import InputError, load_config
 from pong.evaluate import Evaluation
 from pong.player import Episode
 
 ROOT = Path(__file__).parent.parent
-# as `make plots` has them
-LEARNING = (
-    *("pong-s*", "whole/pong-s*", "whole/pong_noop-s*", "whole/pong_conv-s*"),
-    *("pong_plain-s*", "whole/pong_conv_plain-s*", "karpathy-s*"),
-)
-CONVOLUTIONS = (
-    *("whole/pong_conv_128-s*", "whole/conv_fast_rate-s*", "whole/pong_conv-s*", "whole/pong_conv_longer-s*"),
-    *("whole/conv_plain_low_entropy-s*", "whole/conv_plain_bonus_0.02-s*", "whole/pong_conv_plain-s*"),
-)
 
 
-def runs(patterns: tuple[str, ...]) -> list[Run]:
-    return [read(folder) for pattern in patterns for folder in sorted((ROOT / "results").glob(pattern))]
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
 
 
-RUNS = {"learning": runs(LEARNING), "convolutions": runs(CONVOLUTIONS)}
+def test_the_tables_follow_from_the_runs_and_pages_show_them_whole() -> None:
+    made = results.tables()
+    assert set(made) == set(results.PAGES)
+    for file, text in made.items():
+        assert (ROOT / "results" / file).read_text(encoding="utf-8") == text
+        for page in results.PAGES[file]:
+            assert f"<!-- results/{file} -->\n{text}<!-- end -->" in (ROOT / page).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_the_tables_follow_from_the_csv_files(name: str) -> None:
-    shown = tables(RUNS[name], entropy=name == "convolutions")
-    assert (ROOT / f"results/{name}.md").read_text(encoding="utf-8") == shown
+@pytest.mark.parametrize("name", results.RECIPES)
+def test_every_seed_of_a_recipe_was_run_with_its_file(name: str) -> None:
+    """No other seed, no other setting: what is there is what a user's `make train` would do."""
+    recipe = load_config(ROOT / f"configs/{name}.toml")
+    folders = sorted((ROOT / "results" / name).iterdir(), key=lambda folder: int(folder.name[1:]))
+    runs = [read(folder) for folder in folders]
+    assert [run.config.seed for run in runs] == list(range(1, results.RECIPES[name].seeds + 1))
+    for run in runs:
+        assert run.config == recipe.model_copy(update={"seed": run.config.seed})
+        assert run.own["sampled"]["n"] == run.own["greedy"]["n"] == 100
+        assert run.rows[-1]["step"] >= recipe.total_steps
 
 
-@pytest.mark.parametrize(
-    ("shown", "name", "page"),
-    [
-        (learning, "learning", "README.md"),
-        (scores, "learning", "README.md"),
-        (scores, "convolutions", "docs/ceiling.md"),
-        (openness, "convolutions", "docs/ceiling.md"),
-    ],
-)
-def test_docs_show_those_tables_whole(shown: Callable[[list[Run]], str], name: str, page: str) -> None:
-    assert shown(RUNS[name]) in (ROOT / page).read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", results.RECIPES)
+def test_the_agent_that_comes_along_is_the_median_seed(name: str) -> None:
+    runs = results.finished(name)
+    scores = sorted(results.sampled(run) for run in runs)
+    assert results.sampled(runs[results.median(name) - 1]) == scores[(len(runs) - 1) // 2]
+    assert load_config(ROOT / f"pretrained/{name}/config.toml").seed == results.median(name)
 
 
-def test_every_seed_of_the_default_recipe_is_shown_and_at_least_two_were_run() -> None:
-    seeds = [read(folder).config.seed for folder in (ROOT / "results").glob("pong-s*")]
-    assert len(seeds) == len(set(seeds)) >= 3
+def test_all_that_comes_along_is_small() -> None:
+    assert sum(file.stat().st_size for file in (ROOT / "pretrained").rglob("*")) < 20e6
+
+
+def test_a_table_is_put_between_its_comments(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- results/a.md -->\nold\n<!-- end -->\nafter \\1\n", encoding="utf-8")
+    for shown in ("| new \\1 |\n", "| newer |\n| rows |\n"):
+        results.put_into(page, "a.md", shown)
+        text = page.read_text(encoding="utf-8")
+        assert text == f"before\n<!-- results/a.md -->\n{shown}<!-- end -->\nafter \\1\n"
+    with pytest.raises(InputError, match=re.escape("has no place for results/b.md")):
+        results.put_into(page, "b.md", "")
+
+
+def test_times_and_ranges_are_said_as_people_read_them() -> None:
+    assert results.spread([0.5, 0.25, 0.2], plot.duration) == "15 s (12 s … 30 s)"
+    assert results.spread([2.5], plot.duration) == "2.5 min"
+    assert results.spread([-3.0, 1.0], plot.signed) == "−1.0 (−3.0 … +1.0)"
 
 
 def test_docs_show_the_benchmark_as_it_was_measured() -> None:
@@ -88,7 +107,6 @@ def test_files_of_scores_have_the_form_that_eval_writes(file: Path) -> None:
         ("classroom/lqr.md", "small-systems.md"),
         ("doom/basic.md", "doom.md"),
         ("doom/health.md", "doom.md"),
-        ("ceiling/scores.md", "ceiling.md"),
     ],
 )
 def test_docs_show_the_tables(file: str, page: str) -> None:
@@ -98,6 +116,6 @@ def test_docs_show_the_tables(file: str, page: str) -> None:
 
 @pytest.mark.parametrize(("task", "thresholds"), [("basic", (0.0, 70.0)), ("health", (800.0, 1500.0))])
 def test_dooms_tables_follow_from_the_csv_files(task: str, thresholds: tuple[float, ...]) -> None:
-    runs = [read(folder) for folder in sorted((ROOT / "results/doom").glob(f"doom_{task}-s*"))]
+    runs = [read(folder) for folder in sorted((ROOT / "results/doom").glob(f"doom_{task}/s*"))]
     assert (ROOT / f"results/doom/{task}.md").read_text(encoding="utf-8") == tables(runs, thresholds)
     assert [run.config.seed for run in runs] == [1, 2, 3]
