@@ -197,7 +197,7 @@ KINDS = {  # those that notice most come first
     "long holds with FIRE": Kind(Task("2-4", 0.0), stubborn(*ALL)),
     "agent pong": Kind(Task(), agent("pong")),
     "agent karpathy": Kind(Task("2-4"), agent("karpathy")),
-    "agent pong_plain": Kind(Task(4, 0.0, 30, shown="both"), agent("pong_plain")),
+    "agent pong_plain": Kind(Task(4, 0.0, 30), agent("pong_plain")),
 }
 
 

@@ -160,11 +160,11 @@ def test_another_shape_is_refused_before_anything_is_made(exported, tmp_path, ca
 def test_the_pretrained_agent_is_there_under_its_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     policy, saved = load_policy(Path("pretrained"))
-    assert saved.counters.steps > 10_000_000
+    assert saved.counters.steps >= 10_000_000
     assert policy.state_dict()["W1"].shape == (200, 6400)
 
 
-PONGS = ("pong", "pong_noop", "pong_conv", "pong_conv_longer", "pong_plain", "pong_conv_plain", "karpathy")
+PONGS = ("pong", "pong_plain", "pong_conv", "pong_conv_plain", "karpathy")
 
 
 @pytest.mark.parametrize("name", PONGS)
