@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pong.config import Config, InputError, between
+from pong.config import Config, InputError, RunError, between
 from pong.envs import Kept, Network, Stretch, make_fleet, make_view
 from pong.frames import Observations, SparseFrames, cat
 from pong.returns import discounted_returns, standardize
@@ -150,7 +150,11 @@ class Player:
         """Get ready to play the same rollout on."""
 
     def finish(self) -> Part:
-        """Play it and hand out the rows whose point has ended."""
+        """Play it and hand out the rows whose point has ended.
+
+        Raises:
+            RunError: an emulator failed, or it was stopped.
+        """
         self._episodes: list[Episode] = []
         points, steps, frames, moments = 0, 0, 0, 0
         whole = self.config.until == "episodes"
@@ -163,6 +167,8 @@ class Player:
             self._keep_score(played)
             if whole:
                 self._active = played.active[-1] & ~played.dones[-1]
+        if self.stopped:
+            raise RunError("the rollout was ended while it was played")
         return Part(*self._cut(), self._episodes, points, steps, frames)
 
     def state(self, begun: bool) -> list[Kept] | None:
@@ -197,7 +203,7 @@ class Player:
             return None
         assert isinstance(self._seen, SparseFrames)
         games = self._score.copy(), self._length.copy(), self._frames.copy()
-        return Snapshot(fleet, self._seen, *games, self._stretches)
+        return Snapshot(fleet, self._seen, *games, list(self._stretches))
 
     def close(self) -> None:
         """End the emulators."""

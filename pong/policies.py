@@ -99,7 +99,7 @@ class KarpathyPolicy(Policy):
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
         """Sample actions (B,) int64 on the CPU: UP where ``noise`` (B,), uniform on [0, 1), lies below P(UP)."""
         if isinstance(x, SparseFrames) and (network := self.two_layers):
-            return decide(network, x, noise)
+            return sampled(network, x, noise)
         return (noise < torch.sigmoid(self(x)).cpu()).long()
 
     @torch.inference_mode()
@@ -113,15 +113,11 @@ class KarpathyPolicy(Policy):
         return {"prob_up": distribution.probs.mean()}
 
 
-def decide(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
-    """Sampled actions (B,) int64 of B rows, of the network's weights alone, see ``pong.two_layers``."""
-    from pong.two_layers import decide_all  # Numba is not imported before somebody plays
+def sampled(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
+    """Actions (B,) int64 of two layers of weights, by compiled arithmetic."""
+    from pong.two_layers import decide_rows  # Numba is not imported before somebody plays Pong
 
-    W1, W2 = network
-    actions = torch.empty(len(x), dtype=torch.int64)
-    arrays = [t.numpy() for t in (W1.T.contiguous().float(), W2.float(), x.columns, x.signs, x.offsets, noise, actions)]
-    decide_all(*arrays)
-    return actions
+    return decide_rows(network, x, noise)
 
 
 def first_layer(W1: Tensor, x: Tensor | SparseFrames) -> Tensor:
@@ -286,7 +282,7 @@ class CategoricalPolicy(Policy):
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
         """Sample actions (B,) int64: as many as the sums p₀, p₀ + p₁, … that ``noise`` (B,) reaches."""
         if isinstance(x, SparseFrames) and (network := self.two_layers):
-            return decide(network, x, noise)
+            return sampled(network, x, noise)
         sums = self.network(x).softmax(-1).cumsum(-1)[:, :-1].cpu()  # (B, n − 1)
         actions: Tensor = (noise[:, None] >= sums).sum(-1)
         return actions

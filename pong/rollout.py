@@ -1,5 +1,6 @@
 """Playing: a frozen policy in N emulators until the rollout ends, then the rows whose return is known."""
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +67,12 @@ class Rollout:
         prepare(config)
         torch.set_num_threads(1)  # the cores belong to the players; and sums must not depend on how many there are
         players = min(config.players or self._cores(purpose), len(mine))
-        self.players = [PlayerThread(config, deal(mine, k, players), purpose, actor) for k in range(players)]
+        self.players: list[PlayerThread] = []
+        with contextlib.ExitStack() as made:  # if one can't be, those before it are closed
+            made.callback(self.close)
+            for k in range(players):
+                self.players.append(PlayerThread(config, deal(mine, k, players), purpose, actor))
+            made.pop_all()
 
     def _cores(self, purpose: int) -> int:
         """For players: all, but one for the learner where there is one."""

@@ -30,8 +30,8 @@ class Snapshot:
         n = len(self.fleet)
         nothing = np.zeros((0, n), np.bool_)
         emulators, moments = np.nonzero(np.concatenate([nothing, *(part.active for part in self.stretches)]).T)
-        rows = torch.from_numpy(moments * n + emulators)
-        waiting = cat([*(part.observations for part in self.stretches), self.seen])[rows]
+        rows = moments * n + emulators
+        waiting = cat([*(part.observations for part in self.stretches), self.seen])[torch.from_numpy(rows)]
         actions = np.concatenate([nothing, *(part.actions.numpy() for part in self.stretches)]).ravel()[rows]
         assert isinstance(waiting, SparseFrames)
         return [

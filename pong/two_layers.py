@@ -8,9 +8,12 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pong.compiled import kernel, rule
+from pong.frames import SparseFrames
 
 Floats = NDArray[np.float32]
 
@@ -94,3 +97,12 @@ def decide_all(
     for i in range(len(offsets)):
         end = offsets[i + 1] if i + 1 < len(offsets) else len(columns)
         actions[i] = decide(W1, W2, columns, signs, offsets[i], end, noise[i], h, logits)
+
+
+def decide_rows(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
+    """Sample actions (B,) int64 of B rows; weights (hidden, inputs) and (outputs, hidden), noise (B,) on [0, 1)."""
+    W1, W2 = network
+    actions = torch.empty(len(x), dtype=torch.int64)
+    arrays = (W1.T.contiguous().float(), W2.float(), x.columns, x.signs, x.offsets, noise, actions)
+    decide_all(*(array.numpy() for array in arrays))
+    return actions

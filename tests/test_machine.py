@@ -340,7 +340,6 @@ SMALLEST = ["--total-steps", "1", "--players", "1", "--eval-episodes", "0", "--d
 
 def test_what_plays_no_pong_needs_no_numba(tmp_path):
     commands = [["--help"], ["train", "--help"], ["eval", "--help"], ["toy", "T1"]]
-    commands += [["train", CONFIG, "--emulator", "ale", *SMALLEST, "--num-envs", "1", "--horizon", "90"]]
     recipes = ["cartpole", "lqr", *(["doom_basic"] if importlib.util.find_spec("vizdoom") else [])]
     commands += [["train", ROOT / f"configs/{recipe}.toml", *SMALLEST, "--num-envs", "1"] for recipe in recipes]
     for number, command in enumerate(commands):
@@ -349,10 +348,11 @@ def test_what_plays_no_pong_needs_no_numba(tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-def test_without_numba_pong_says_what_to_do(tmp_path):
-    done = without_numba("train", CONFIG, *SMALLEST, "--run-dir", tmp_path / "run")
+@pytest.mark.parametrize("emulator", ["machine", "ale"])
+def test_without_numba_pong_says_what_to_do(tmp_path, emulator):
+    done = without_numba("train", CONFIG, *SMALLEST, "--emulator", emulator, "--run-dir", tmp_path / "run")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert 'emulator = "machine" needs Numba' in line
-    assert "--emulator ale" in line
+    assert "Pong needs Numba" in line
+    assert "install it anew" in line
     assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ import torch
 from pong.config import Config
 from pong.envs import machine_fleet, make_view
 from pong.player import TRAINING, Noise, Player
-from pong.policies import decide
+from pong.two_layers import decide_rows
 
 BASE = Config(device="cpu", num_envs=3, horizon=70)
 SHORT = {"max_frames": 100, "noop_max": 30, "hold": "2-4"}
@@ -48,7 +48,7 @@ class Network:
 
     def act(self, x, noise):
         self.asked += 1
-        return decide(self.weights, x, noise)
+        return decide_rows(self.weights, x, noise)
 
 
 def players(config):

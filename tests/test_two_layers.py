@@ -11,8 +11,8 @@ import torch
 from pong import compiled
 from pong.envs import machine, machine_play
 from pong.frames import PIXELS, SparseFrames
-from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers, decide, mlp
-from pong.two_layers import decide_all
+from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers, mlp
+from pong.two_layers import decide_all, decide_rows
 
 LAST = 1 - 2**-24  # noise is k/2²⁴, for k below 2²⁴
 
@@ -70,7 +70,7 @@ def thresholds(act, rows, action):
 @pytest.mark.parametrize("hidden", [1, 7, 200])
 def test_up_is_as_likely_as_torch_says(frames, hidden, spread):
     weights = network(hidden, 1, spread)
-    up = thresholds(lambda u: growing(decide(weights, frames, u), 1), len(frames), 0) / 2**24
+    up = thresholds(lambda u: growing(decide_rows(weights, frames, u), 1), len(frames), 0) / 2**24
     W1, W2 = (w.double() for w in weights)
     expected = torch.sigmoid(torch.relu(frames.dense(torch.float64) @ W1.T) @ W2[0])
     torch.testing.assert_close(up.double(), expected, rtol=0, atol=1e-6)
@@ -85,9 +85,9 @@ def test_each_of_several_actions_is_as_likely_as_torch_says(frames, hidden, outp
     W1, W2 = (w.double() for w in weights)
     probs = torch.softmax(torch.relu(frames.dense(torch.float64) @ W1.T) @ W2.T, -1)
     for action in range(outputs - 1):
-        reached = thresholds(lambda u: decide(weights, frames, u), len(frames), action) / 2**24
+        reached = thresholds(lambda u: decide_rows(weights, frames, u), len(frames), action) / 2**24
         torch.testing.assert_close(reached.double(), probs[:, : action + 1].sum(1), rtol=0, atol=1e-6)
-    assert decide(weights, frames, torch.full((97,), LAST)).max() == outputs - 1
+    assert decide_rows(weights, frames, torch.full((97,), LAST)).max() == outputs - 1
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 3])
@@ -97,7 +97,7 @@ def test_thresholds_by_hand(outputs):
     noise = torch.tensor([0, 1 / 3 - 1e-6, 1 / 3 + 1e-6, 0.5 - 2**-24, 0.5, 2 / 3 - 1e-6, 2 / 3 + 1e-6, LAST])
     x = SparseFrames.from_dense(np.zeros((8, PIXELS), np.int8))
     expected = {1: [1, 1, 1, 1, 0, 0, 0, 0], 2: [0, 0, 0, 0, 1, 1, 1, 1], 3: [0, 0, 1, 1, 1, 1, 2, 2]}
-    assert decide(weights, x, noise).tolist() == expected[outputs]
+    assert decide_rows(weights, x, noise).tolist() == expected[outputs]
 
 
 def test_what_is_certain_is_certain():
@@ -107,9 +107,9 @@ def test_what_is_certain_is_certain():
     W1[0, 0] = W1[1, 1] = 800.0
     for u in (0.0, 0.5, LAST):
         noise = torch.full((2,), u)
-        assert decide((W1, torch.tensor([[1.0, -1.0]])), x, noise).tolist() == [1, 0]
-        assert decide((W1, torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), x, noise).tolist() == [0, 1]
-        assert decide((W1, torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])), x, noise)[1] == 2
+        assert decide_rows((W1, torch.tensor([[1.0, -1.0]])), x, noise).tolist() == [1, 0]
+        assert decide_rows((W1, torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), x, noise).tolist() == [0, 1]
+        assert decide_rows((W1, torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])), x, noise)[1] == 2
 
 
 def test_signs_count():
@@ -117,7 +117,7 @@ def test_signs_count():
     x = SparseFrames.from_dense(np.array([[1], [-1]], np.int8) * np.eye(1, PIXELS, dtype=np.int8))
     W1 = torch.zeros(2, PIXELS)
     W1[:, 0] = torch.tensor([1.0, -1.0])
-    up = thresholds(lambda u: growing(decide((W1, torch.tensor([[2.0, 0.0]])), x, u), 1), 2, 0) / 2**24
+    up = thresholds(lambda u: growing(decide_rows((W1, torch.tensor([[2.0, 0.0]])), x, u), 1), 2, 0) / 2**24
     torch.testing.assert_close(up, torch.sigmoid(torch.tensor([2.0, 0.0])), rtol=0, atol=1e-6)
 
 
@@ -151,7 +151,7 @@ def test_a_policy_decides_by_its_two_layers(frames, outputs):
         assert torch.equal(tensor, expected)
     noise = torch.rand(len(frames), generator=torch.Generator().manual_seed(1))
     actions = policy.act(frames, noise)
-    assert torch.equal(actions, decide(weights, frames, noise))
+    assert torch.equal(actions, decide_rows(weights, frames, noise))
     assert actions.dtype == torch.int64
     assert torch.equal(actions, policy.act(frames.dense(), noise))  # none of these lies within 1e-6 of a threshold
     # the weights that are now, not those that were
@@ -168,8 +168,8 @@ def test_others_have_no_two_layers():
 def test_double_weights_and_no_rows(frames):
     W1, W2 = network(7, 3)
     noise = torch.linspace(0, LAST, 97)
-    assert torch.equal(decide((W1.double(), W2.double()), frames, noise), decide((W1, W2), frames, noise))
-    assert decide((W1, W2), frames[torch.arange(0)], noise[:0]).tolist() == []
+    assert torch.equal(decide_rows((W1.double(), W2.double()), frames, noise), decide_rows((W1, W2), frames, noise))
+    assert decide_rows((W1, W2), frames[torch.arange(0)], noise[:0]).tolist() == []
 
 
 # --- what is kept of a compilation ------------------------------------------------------------------------------------

@@ -76,15 +76,15 @@ def prepare(config: Config) -> None:
     """Have ready what every player of a config needs, before there are several of them.
 
     Raises:
-        InputError: Numba is missing, or can't compile the machine.
+        InputError: Numba is missing, or can't compile Pong.
     """
-    if config.in_machine:
+    if config.points:
         _machine()
 
 
 @functools.cache
 def _machine() -> "type[MachineFleet]":
-    """Pong's machine, compiled; Numba is not imported before somebody plays Pong in it."""
+    """Pong's machine and decisions, compiled; Numba is not imported before somebody plays Pong."""
     try:
         from pong.envs import machine_fleet
 
@@ -92,7 +92,7 @@ def _machine() -> "type[MachineFleet]":
     except Exception as error:  # whatever Numba meets: it is a large library
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(
-            f'emulator = "machine" needs Numba, which fails here ({what}); install it anew, or use --emulator ale'
+            f"Pong needs Numba, which fails here ({what}); install it anew: pip install --force-reinstall numba"
         ) from error
     return machine_fleet.MachineFleet
 

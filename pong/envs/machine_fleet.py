@@ -14,7 +14,8 @@ from pong.envs import machine
 from pong.envs.actions import ALE_ACTIONS
 from pong.envs.fleet import Fleet, Kept, Network, Played, Stretch, generator_state, restore_generator
 from pong.envs.machine_play import play
-from pong.frames import Observations, SparseFrames, View
+from pong.frames import PIXELS, Observations, SparseFrames, View
+from pong.two_layers import decide_rows
 
 PICTURES = {"nothing": machine.NOTHING, "before": machine.BEFORE, "now": machine.NOW}
 ALE = np.array(ALE_ACTIONS)
@@ -211,11 +212,14 @@ class MachineFleet(Fleet):
 
 
 def compile_once() -> None:
-    """Have the machine compiled, or read what was kept of an earlier time."""
+    """Have the machine and decisions compiled, or read what was kept of an earlier time."""
     with install_listener("numba:compile", _SayOnce()):
-        fleet = MachineFleet(1)
-        fleet.reset()
-        fleet.step(np.zeros(1, np.int64), np.ones(1, np.bool_))
+        fleet, one = MachineFleet(1), np.ones(1, np.bool_)
+        seen = fleet.reset()
+        fleet.step(np.zeros(1, np.int64), one)
+        network = torch.zeros(PIXELS, 1).T, torch.zeros(1, 1)
+        fleet.stretch(network, seen, np.zeros((1, 1), np.float32), one, False)
+        decide_rows(network, seen, torch.zeros(1))
 
 
 class _SayOnce(Listener):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import RATE, make_shown
+from pong.envs import RATE, make_shown, prepare
 from pong.evaluate import Greedy
 from pong.frames import Observations
 from pong.player import EVALUATION, Noise, emulator_seeds
@@ -59,6 +59,7 @@ def play(policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False)
         seed: of the emulator and the sampled actions.
         greedy: take the likeliest action instead of sampling.
     """
+    prepare(config)
     actor = Greedy(policy) if greedy else policy
     noise = Noise(seed, 0, range(1), EVALUATION)
     game = make_shown(config)
