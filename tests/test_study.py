@@ -84,13 +84,6 @@ def test_a_study_runs_what_is_missing_and_shows_every_seed(tmp_path, capsys):
     assert line.startswith("| still | actions = 3 | 2 | 0.0 |")
 
 
-def test_the_shipped_table_follows_from_the_runs():
-    shipped, results = study.read("ceiling"), ROOT / "results/ceiling"
-    rows = [row(results, variant, seed) for variant in shipped.variants for seed in shipped.seeds]
-    assert {one["variant"] for one in rows if one} == set(shipped.variants)
-    assert (results / "scores.md").read_text(encoding="utf-8") == table(shipped, [one for one in rows if one])
-
-
 def test_a_run_that_was_interrupted_goes_on(tmp_path):
     one = some(plain={"checkpoint_every": 1})
     runs, results = tmp_path, tmp_path / "results"
