@@ -84,7 +84,7 @@ class KarpathyPolicy(Policy):
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B,) of UP for difference frames x: (B, 6400) floating, or the same rows as ``SparseFrames``."""
         h = torch.relu(first_layer(self.W1, x))  # (B, hidden)
-        return (h * self.W2).sum(-1)  # (B,); h @ W2 would round a row differently in larger and smaller batches
+        return h @ self.W2
 
     def distribution(self, x: Tensor | SparseFrames) -> Bernoulli:
         """π(·|x): a Bernoulli over {DOWN 0, UP 1} for each of the B rows."""
@@ -164,7 +164,7 @@ class TwoLayers(nn.Module):
         """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes seen in ``contrast``, or ``SparseFrames``."""
         x = rows_of(x) if isinstance(x, Tensor) else x
         h = torch.relu(first_layer(self.W1, x))  # (B, hidden)
-        return torch.stack([(h * w).sum(-1) for w in self.W2], -1)  # as in KarpathyPolicy
+        return h @ self.W2.T
 
 
 FEW = 128  # rows at a time on a CPU, which so keeps what it is at in its caches

@@ -49,7 +49,7 @@ TAGS = (
 )
 SPS_WINDOW = 20  # updates
 LINE_SECONDS = 20.0  # between plain progress lines
-IMAGE_EVERY = 50  # updates between pictures of W1
+IMAGE_EVERY = 500  # updates between pictures, which take as long as some updates
 
 
 class Scores:
