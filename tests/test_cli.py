@@ -123,6 +123,7 @@ ERRORS = {
     "train {config} --resume {run}": ["--resume"],
     "train --resume nowhere": ["nowhere: no run is there"],
     "train --resume {root}": ["{root}: no run is there"],
+    "train --resume {root}/pretrained/pong": ["an exported policy is there", "--init {root}/pretrained/pong"],
     "train --resume {run}/run.json": ["{run}/run.json: no run is there"],
     "train --resume {run}/checkpoints/update-999999.safetensors": [
         "does not exist; there is {run}/checkpoints/update-"

@@ -323,9 +323,13 @@ def _resume_input(arguments: list[str]) -> TrainInput:
     try:
         named = given.parent.name == "checkpoints" and not given.is_dir()
         folder = given.parent.parent if named else given
+        exported = (folder / "policy.safetensors").exists() and not (folder / "run.json").exists()
         there = (folder / "config.toml").exists()
     except OSError as error:
         raise InputError(f"train: --resume {given}: {error.strerror}; give a run folder (runs/…)") from None
+    if exported:
+        instead = f"begin a new run with it: pong train CONFIG.toml --init {folder}"
+        raise InputError(f"train: --resume {given}: an exported policy is there, and no run; {instead}")
     if not there:
         raise InputError(f"train: --resume {given}: no run is there; give a run folder (runs/…) or its checkpoint")
     config = load_config(folder / "config.toml")
