@@ -50,11 +50,9 @@ class Recipe:
 RECIPES = {
     "pong": Recipe("2016's network; sticky actions", (0, 10), 10, timed=True),
     "pong_plain": Recipe("the same; no sticky actions, NOOP starts", (18, 20), 10, timed=True),
-    "pong_conv_plain": Recipe("convolutions; no sticky actions, NOOP starts", (18, 20.5), 5),
-    "pong_conv": Recipe("convolutions; sticky actions", (0, 10), 5),
     "karpathy": Recipe("the program of 2016, constant for constant", (-15, -10), 5, clock="games"),
 }
-OTHER = {"pong": "plain", "pong_plain": "sticky", "pong_conv": "plain", "pong_conv_plain": "sticky"}
+OTHER = {"pong": "plain", "pong_plain": "sticky"}
 PAGES = {  # by the file that a page shows whole
     "recipes.md": ("README.md",),
     "seeds.md": ("docs/performance.md",),
