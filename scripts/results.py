@@ -35,22 +35,22 @@ class Recipe:
     Attributes:
         what: it is, in the table.
         marks: scores whose first update counts, of mean100.
-        seeds: 1 to so many.
+        seeds: of its runs, none of which was used in tuning.
         timed: has the machine to itself.
         clock: "minutes", or "games" where the original counts those.
     """
 
     what: str
     marks: tuple[float, ...]
-    seeds: int
+    seeds: range
     timed: bool = False
     clock: str = "minutes"
 
 
 RECIPES = {
-    "pong": Recipe("2016's network; sticky actions", (0, 10), 10, timed=True),
-    "pong_plain": Recipe("the same; no sticky actions, NOOP starts", (18, 20), 10, timed=True),
-    "karpathy": Recipe("the program of 2016, constant for constant", (-15, -10), 5, clock="games"),
+    "pong": Recipe("2016's network; sticky actions", (0, 10), range(11, 21), timed=True),
+    "pong_plain": Recipe("the same; no sticky actions, NOOP starts", (18, 20), range(1, 11), timed=True),
+    "karpathy": Recipe("the program of 2016, constant for constant", (-15, -10), range(1, 6), clock="games"),
 }
 OTHER = {"pong": "plain", "pong_plain": "sticky"}
 PAGES = {  # by the file that a page shows whole
@@ -70,7 +70,7 @@ def main(
     if not draw_only:
         for timed in (True, False):
             names = [name for name, one in RECIPES.items() if one.timed == timed and name in (only or RECIPES)]
-            jobs = [(name, seed) for name in names for seed in range(1, RECIPES[name].seeds + 1)]
+            jobs = [(name, seed) for name in names for seed in RECIPES[name].seeds]
             seeds.side_by_side(run, jobs, 1 if timed else 2)
         if not only:
             plan = study.read(STUDY)
@@ -95,8 +95,7 @@ def run(job: tuple[str, int], core: int | None) -> None:
 
 def finished(name: str) -> list[plot.Run]:
     """A recipe's runs with scores, in order of their seeds."""
-    numbers = range(1, RECIPES[name].seeds + 1)
-    folders = [RESULTS / f"{name}/s{seed}" for seed in numbers]
+    folders = [RESULTS / f"{name}/s{seed}" for seed in RECIPES[name].seeds]
     return [plot.read(folder) for folder in folders if (folder / seeds.OWN).exists()]
 
 
@@ -108,7 +107,7 @@ def sampled(one: plot.Run) -> float:
 def median(name: str) -> int | None:
     """The seed in the middle by sampled score, the lower of two; None if some are missing."""
     runs = finished(name)
-    if len(runs) < RECIPES[name].seeds:
+    if len(runs) < len(RECIPES[name].seeds):
         return None
     return sorted(runs, key=sampled)[(len(runs) - 1) // 2].config.seed
 
