@@ -57,7 +57,6 @@ PAGES = {  # by the file that a page shows whole
     "recipes.md": ("README.md",),
     "seeds.md": ("docs/performance.md",),
     "karpathy.md": ("docs/from-karpathy.md",),
-    "ladder/ladder.md": ("docs/from-karpathy.md",),
 }
 
 
@@ -132,7 +131,7 @@ def show() -> None:
     """Tables and pictures of all that is there, and the pages that show them."""
     for file, text in tables().items():
         (RESULTS / file).write_text(text, encoding="utf-8")
-        for page in PAGES[file]:
+        for page in PAGES.get(file, ()):
             put_into(ROOT / page, file, text)
     put_into(ROOT / "docs/performance.md", "bench.md", (RESULTS / "bench.md").read_text(encoding="utf-8"))
     runs = {name: found for name in RECIPES if (found := finished(name))}
