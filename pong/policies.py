@@ -105,6 +105,8 @@ class KarpathyPolicy(Policy):
     @torch.inference_mode()
     def act_greedily(self, x: Tensor | SparseFrames) -> Tensor:
         """The likelier action of each row, (B,) int64 on the CPU."""
+        if isinstance(x, SparseFrames) and (network := self.two_layers):
+            return (compiled_logits(network, x)[:, 0] > 0).long()
         logits: Tensor = self(x)
         return (logits > 0).long().cpu()
 
@@ -114,10 +116,17 @@ class KarpathyPolicy(Policy):
 
 
 def sampled(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
-    """Actions (B,) int64 of two layers of weights, by compiled arithmetic."""
+    """Actions (B,) int64 of two layers of weights, by compiled arithmetic, in which no row depends on the others."""
     from pong.two_layers import decide_rows  # Numba is not imported before somebody plays Pong
 
     return decide_rows(network, x, noise)
+
+
+def compiled_logits(network: tuple[Tensor, Tensor], x: SparseFrames) -> Tensor:
+    """The logits (B, outputs) that ``sampled`` decides by."""
+    from pong.two_layers import logits_of_rows
+
+    return logits_of_rows(network, x)
 
 
 def first_layer(W1: Tensor, x: Tensor | SparseFrames) -> Tensor:
@@ -288,8 +297,10 @@ class CategoricalPolicy(Policy):
         return actions
 
     @torch.inference_mode()
-    def act_greedily(self, x: Tensor) -> Tensor:
+    def act_greedily(self, x: Tensor | SparseFrames) -> Tensor:
         """The likeliest action of each row, (B,) int64 on the CPU."""
+        if isinstance(x, SparseFrames) and (network := self.two_layers):
+            return compiled_logits(network, x).argmax(-1)
         actions: Tensor = self.network(x).argmax(-1).cpu()
         return actions
 

@@ -40,6 +40,15 @@ def decide(
         h: (hidden,) to write on, as
         logits: (outputs,).
     """
+    forward(W1, W2, columns, signs, begin, end, h, logits)
+    return sample(logits, noise)
+
+
+@rule
+def forward(
+    W1: Floats, W2: Floats, columns: NDArray[np.int32], signs: Floats, begin: int, end: int, h: Floats, logits: Floats
+) -> None:
+    """Write the logits of one row, see ``decide``."""
     h[:] = 0
     for k in range(begin, end):
         weights, sign = W1[columns[k]], signs[k]
@@ -49,7 +58,6 @@ def decide(
         h[j] = max(h[j], np.float32(0))
     for a in range(len(logits)):
         logits[a] = dot(h, W2[a])
-    return sample(logits, noise)
 
 
 @rule
@@ -99,10 +107,31 @@ def decide_all(
         actions[i] = decide(W1, W2, columns, signs, offsets[i], end, noise[i], h, logits)
 
 
+@kernel
+def forward_all(
+    W1: Floats, W2: Floats, columns: NDArray[np.int32], signs: Floats, offsets: NDArray[np.int32], logits: Floats
+) -> None:
+    """Write the logits of B rows, (B, outputs)."""
+    h = np.empty(W1.shape[1], np.float32)
+    for i in range(len(offsets)):
+        end = offsets[i + 1] if i + 1 < len(offsets) else len(columns)
+        forward(W1, W2, columns, signs, offsets[i], end, h, logits[i])
+
+
 def decide_rows(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
     """Sample actions (B,) int64 of B rows; weights (hidden, inputs) and (outputs, hidden), noise (B,) on [0, 1)."""
-    W1, W2 = network
     actions = torch.empty(len(x), dtype=torch.int64)
-    arrays = (W1.T.contiguous().float(), W2.float(), x.columns, x.signs, x.offsets, noise, actions)
-    decide_all(*(array.numpy() for array in arrays))
+    decide_all(*_arrays(network, x, noise, actions))
     return actions
+
+
+def logits_of_rows(network: tuple[Tensor, Tensor], x: SparseFrames) -> Tensor:
+    """What ``decide_rows`` decides by: (B, outputs)."""
+    logits = torch.empty(len(x), len(network[1]))
+    forward_all(*_arrays(network, x, logits))
+    return logits
+
+
+def _arrays(network: tuple[Tensor, Tensor], x: SparseFrames, *more: Tensor) -> list[NDArray[Any]]:
+    W1, W2 = network
+    return [tensor.numpy() for tensor in (W1.T.contiguous().float(), W2.float(), x.columns, x.signs, x.offsets, *more)]

@@ -12,7 +12,7 @@ from pong import compiled
 from pong.envs import machine, machine_play
 from pong.frames import PIXELS, SparseFrames
 from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers, mlp
-from pong.two_layers import decide_all, decide_rows
+from pong.two_layers import decide_all, decide_rows, logits_of_rows
 
 LAST = 1 - 2**-24  # noise is k/2²⁴, for k below 2²⁴
 
@@ -128,14 +128,16 @@ def test_signs_count():
 def test_a_decision_does_not_depend_on_who_else_is_decided_for(frames, outputs):
     """A player of three emulators must find the same thresholds as one of all 97, to the last bit."""
     policy, rows = policy_of(*network(200, outputs, 2.0)), torch.arange(len(frames))
-    together = policy.distribution(frames).logits
+    together, likeliest = logits_of_rows(policy.two_layers, frames), policy.act_greedily(frames)
+    assert torch.equal(likeliest, together.argmax(-1) if outputs > 1 else (together[:, 0] > 0).long())
     edges = thresholds(lambda u: growing(policy.act(frames, u), outputs), len(frames), 0)
     noise = torch.stack([edges - 1, edges]) / 2**24  # the last number for an action, and the first for another
     expected = [policy.act(frames, u) for u in noise]
     assert (expected[0] != expected[1]).all()
     for n in (1, 2, 3, 5, 8, 11, 32):
         parts = rows.split(n)
-        assert torch.equal(torch.cat([policy.distribution(frames[some]).logits for some in parts]), together)
+        assert torch.equal(torch.cat([logits_of_rows(policy.two_layers, frames[some]) for some in parts]), together)
+        assert torch.equal(torch.cat([policy.act_greedily(frames[some]) for some in parts]), likeliest)
         for u, actions in zip(noise, expected, strict=True):
             assert torch.equal(torch.cat([policy.act(frames[some], u[some]) for some in parts]), actions)
 
