@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom verify-machine gpu-report results bench-results plots classroom doom-results study clean
+.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom verify-machine gpu-report results plots classroom doom-results study clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -77,11 +77,10 @@ verify-machine: setup ## the machine beside ale-py, 20 million frames with fresh
 gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, training into OUT=results/gpu
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
-results: bench-results classroom doom-results verify-machine ## make everything in results/; goes on where it was stopped
-	$(BIN)/python scripts/results.py $(ARGS)
-
-bench-results: setup
+results: setup classroom doom-results ## make everything in results/; goes on where it was stopped
 	test -f results/bench.json || $(BIN)/python scripts/bench.py --ranks 2 --json results/bench.json
+	test -f results/machine/verify.json || $(BIN)/python scripts/verify_machine.py
+	$(BIN)/python scripts/results.py $(ARGS)
 
 plots: setup ## draw results/ again, and the tables in README and docs, and the pictures of docs/pong-machine.md
 	$(BIN)/python scripts/plot_machine.py
@@ -95,8 +94,8 @@ doom-results: doom ## train the Doom recipes, every seed, and draw them: docs/do
 	$(BIN)/python scripts/plot.py results/doom/doom_basic/s* --name doom/basic --thresholds 0 70
 	$(BIN)/python scripts/plot.py results/doom/doom_health/s* --name doom/health --thresholds 800 1500
 
-study: setup ## train what is missing of a study, each change with every seed; hours: STUDY=ceiling
-	$(BIN)/python scripts/study.py $(or $(STUDY),ceiling) $(ARGS)
+study: setup ## train what is missing of a study, each change with every seed; hours: STUDY=ladder
+	$(BIN)/python scripts/study.py $(or $(STUDY),ladder) $(ARGS)
 
 clean: ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

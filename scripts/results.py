@@ -72,18 +72,14 @@ def main(
             jobs = [(name, seed) for name in names for seed in RECIPES[name].seeds]
             seeds.side_by_side(run, jobs, 1 if timed else 2)
         if not only:
-            plan = study.read(STUDY)
-            rungs = [(seed, rung) for seed in plan.seeds for rung in plan.variants]
-            folders = RUNS / STUDY, RESULTS / STUDY
-            folders[0].mkdir(parents=True, exist_ok=True)
-            seeds.side_by_side(lambda job, core: study.run(plan, *job, *folders, core), rungs, 2)
+            study.train(study.read(STUDY), RUNS / STUDY, RESULTS / STUDY, 2)
         for name in only or RECIPES:
-            if name in OTHER and (best := median(name)):
-                on_the_other_task(name, best)
+            if name in OTHER and (middle := median(name)):
+                on_the_other_task(name, middle)
     if export:
         for name in only or RECIPES:
-            if best := median(name):
-                refill(name, best)
+            if middle := median(name):
+                refill(name, middle)
     show()
 
 
@@ -129,28 +125,32 @@ def refill(name: str, seed: int) -> None:
 
 def show() -> None:
     """Tables and pictures of all that is there, and the pages that show them."""
-    for file, text in tables().items():
+    runs, rungs = everything(), ladder()
+    for file, text in tables(runs, rungs).items():
         (RESULTS / file).write_text(text, encoding="utf-8")
         for page in PAGES.get(file, ()):
             put_into(ROOT / page, file, text)
     put_into(ROOT / "docs/performance.md", "bench.md", (RESULTS / "bench.md").read_text(encoding="utf-8"))
-    runs = {name: found for name in RECIPES if (found := finished(name))}
     fast = [one for name, some in runs.items() if name != "karpathy" for one in some]
     plot.draw(fast, RESULTS / "learning.png", (0, 10, 18, 20))
     if slow := runs.get("karpathy"):
         plot.draw(slow, RESULTS / "karpathy.png", (-15, -10, -5, 0))
-    if rungs := ladder():
+    if rungs:
         draw_ladder(rungs, RESULTS / STUDY / "ladder.png")
 
 
-def tables() -> dict[str, str]:
-    """Every table that a page shows, by its file in results/."""
-    runs = {name: found for name in RECIPES if (found := finished(name))}
-    everything = [one for some in runs.values() for one in some]
-    shown = {"recipes.md": recipes(runs), "seeds.md": plot.tables(everything, (-15, -10, 0, 10, 18, 20))}
+def everything() -> dict[str, list[plot.Run]]:
+    """The finished runs of each recipe that has any."""
+    return {name: found for name in RECIPES if (found := finished(name))}
+
+
+def tables(runs: dict[str, list[plot.Run]], rungs: dict[str, list[plot.Run]]) -> dict[str, str]:
+    """Every table that a page shows, by its file in results/: of the recipes' runs and of the ladder's."""
+    each = [one for some in runs.values() for one in some]
+    shown = {"recipes.md": recipes(runs), "seeds.md": plot.tables(each, (-15, -10, 0, 10, 18, 20))}
     if slow := runs.get("karpathy"):
         shown["karpathy.md"] = games_table(slow)
-    return shown | ({f"{STUDY}/ladder.md": ladder_table(rungs)} if (rungs := ladder()) else {})
+    return shown | ({f"{STUDY}/ladder.md": ladder_table(rungs)} if rungs else {})
 
 
 STUDY, MARKS = "ladder", (-15.0, -10.0, 0.0)

@@ -1,9 +1,9 @@
 """Train variants of a config, several seeds each, and draw what each change buys.
 
-    python scripts/study.py ceiling --at-once 2
+    python scripts/study.py NAME --at-once 2
 
-reads studies/ceiling.toml, trains in runs/ceiling/ what is not there yet, goes on with what was interrupted, evaluates
-it, and writes results/ceiling/: each run's config.toml, run.json, eval.json and every few rows of its metrics.csv, and
+reads studies/NAME.toml, trains in runs/NAME/ what is not there yet, goes on with what was interrupted, evaluates
+it, and writes results/NAME/: each run's config.toml, run.json, eval.json and every few rows of its metrics.csv, and
 the table scores.md, its numbers scores.csv and the picture scores.png of the runs that are finished.
 """
 
@@ -70,12 +70,8 @@ def main(
     """
     study = read(name)
     runs, results = Path("runs") / name, Path("results") / name
-    for folder in (runs, results):
-        folder.mkdir(parents=True, exist_ok=True)
-    at_once = at_once or cores()
-    jobs = list(itertools.product(study.seeds, only or study.variants))  # all variants' first seeds first
     if not draw_only:
-        seeds.side_by_side(lambda job, core: run(study, *job, runs, results, core), jobs, at_once)
+        train(study, runs, results, at_once or cores(), only)
     rows = [row(results, variant, seed) for variant, seed in itertools.product(study.variants, study.seeds)]
     show(study, [one for one in rows if one], results)
 
@@ -89,6 +85,14 @@ def read(name: str) -> Study:
     return Study(**tomllib.loads(Path(f"studies/{name}.toml").read_text(encoding="utf-8")))
 
 
+def train(study: Study, runs: Path, results: Path, at_once: int, only: tuple[str, ...] = ()) -> None:
+    """Train what is missing of some variants, or of all, so many at a time."""
+    for folder in (runs, results):
+        folder.mkdir(parents=True, exist_ok=True)
+    jobs = itertools.product(study.seeds, only or study.variants)  # all variants' first seeds first
+    seeds.side_by_side(lambda job, core: run(study, *job, runs, results, core), jobs, at_once)
+
+
 def run(study: Study, seed: int, variant: str, runs: Path, results: Path, core: int | None = None) -> None:
     """Train and evaluate one, unless that is done, and keep what results/ shows of it."""
     place, recipe = f"{slug(variant)}/s{seed}", runs / f"{slug(variant)}.toml"
@@ -99,7 +103,7 @@ def run(study: Study, seed: int, variant: str, runs: Path, results: Path, core: 
 
 def row(results: Path, variant: str, seed: int) -> Row | None:
     """What a finished run came to."""
-    folder = results / f"{variant}/s{seed}"
+    folder = results / f"{slug(variant)}/s{seed}"
     if not (folder / "eval.json").exists():
         return None
     run = plot.read(folder)
@@ -167,7 +171,7 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
     """A panel with each variant's curves, over the first variant's in grey; and beside them the final scores."""
     seeds_of = {name: [one for one in rows if one["variant"] == name] for name in study.variants}
     names = [name for name, mine in seeds_of.items() if mine]
-    runs = {name: [plot.read(results / f"{name}/s{one['seed']}") for one in seeds_of[name]] for name in names}
+    runs = {name: [plot.read(results / f"{slug(name)}/s{one['seed']}") for one in seeds_of[name]] for name in names}
     height = math.ceil(len(names) / WIDTH)
     figure = plt.figure(figsize=(13, 1 + 1.6 * height), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(5, 3))

@@ -24,7 +24,7 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_tables_follow_from_the_runs_and_pages_show_them_whole() -> None:
-    made = results.tables()
+    made = results.tables(results.everything(), results.ladder())
     assert set(made) >= set(results.PAGES)
     for file, text in made.items():
         assert (ROOT / "results" / file).read_text(encoding="utf-8") == text
