@@ -1,10 +1,11 @@
-# `make` lists what there is. PYTHON picks the interpreter (3.11 to 3.13), CONFIG the recipe, ARGS anything more.
+# `make` lists what there is. PYTHON picks the interpreter (3.11 to 3.14), CONFIG the recipe, ARGS anything more.
 PYTHON ?= python3
 CONFIG ?= configs/pong.toml
 ARGS ?=
 RUNS ?= runs
 VENV := .venv
 BIN := $(VENV)/bin
+unexport MPLBACKEND # a notebook's, which need not be installed here
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom verify-machine gpu-report results plots classroom doom-results study clean
@@ -17,7 +18,7 @@ setup: $(VENV)/.ready ## create .venv and install the locked packages and this p
 
 # Done anew only when the lock or pyproject changes.
 $(VENV)/.ready: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else f"Python 3.11 to 3.14 is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -30,19 +31,19 @@ $(VENV)/.doom: requirements-doom.lock $(VENV)/.ready
 	@touch $@
 
 train: setup $(if $(findstring doom,$(CONFIG)),doom) ## learn Pong: CONFIG=configs/pong.toml ARGS="--seed 3"
-	$(BIN)/python -m pong train $(CONFIG) $(ARGS)
+	$(BIN)/python -m pong train "$(CONFIG)" $(ARGS)
 
 eval: setup ## play fresh games with frozen weights, sampled and greedily: RUN=runs/… ARGS="--episodes 20"
-	$(BIN)/python -m pong eval $(RUN) $(ARGS)
+	$(BIN)/python -m pong eval "$(RUN)" $(ARGS)
 
 play: setup ## film one game, or ARGS="--terminal": RUN=runs/…, else the weights in pretrained/
-	$(BIN)/python -m pong play $(or $(RUN),pretrained) $(ARGS)
+	$(BIN)/python -m pong play "$(or $(RUN),pretrained)" $(ARGS)
 
 toy: setup ## the log-derivative trick with numbers: ARGS="T3"
 	$(BIN)/python -m pong toy $(ARGS)
 
 tensorboard: setup ## watch the runs in a browser
-	$(BIN)/tensorboard --logdir $(RUNS) $(ARGS)
+	$(BIN)/tensorboard --logdir "$(RUNS)" $(ARGS)
 
 test: setup ## the whole test suite, on the CPU
 	$(BIN)/python -m pytest $(ARGS)

@@ -20,8 +20,9 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from pong.baseline import Baseline
-from pong.config import Config, InputError, validate
+from pong.config import Config, InputError, PathLike, validate
 from pong.envs.fleet import Kept
+from pong.save_p import is_pickle
 
 FORMAT = 3  # every format but 1 has a checksum, that of ``_digest``
 READS = (2, 3)  # 2 had no play
@@ -214,14 +215,14 @@ def _digest(about: str, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load(where: Path) -> Checkpoint:
+def load(where: PathLike) -> Checkpoint:
     """Read a checkpoint file, or the newest one of a run folder.
 
     Raises:
         InputError: there is no checkpoint, or the file is damaged, foreign or of another format. A damaged one is never
             passed over: the message names the others, and whoever wants one names it.
     """
-    path = find(where)
+    path = find(Path(where))
     metadata, tensors = _read(path)
     try:
         about = _about(path, metadata, tensors)
@@ -243,12 +244,21 @@ def load(where: Path) -> Checkpoint:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The header's texts, and the tensors."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with path.open("rb") as opened, safe_open(_in_utf8(path, opened.fileno()), framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"checkpoint {path} can't be read: {' '.join(str(error).split())}; {_others(path.parent, path)}"
-        ) from None
+        what = f"checkpoint {path} can't be read: {' '.join(str(error).split())}"
+        if is_pickle(path):
+            raise InputError(f"{what}; of a save.p of 2016's program, make a folder: pong import {path} DIR") from None
+        raise InputError(f"{what}; {_others(path.parent, path)}") from None
+
+
+def _in_utf8(path: Path, descriptor: int) -> str:
+    """A name of an open file that safetensors can read: it takes none that is no UTF-8."""
+    try:
+        return str(path).encode().decode()
+    except UnicodeEncodeError:
+        return f"/dev/fd/{descriptor}"
 
 
 def _about(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Any:

@@ -1,6 +1,7 @@
-"""The command line: ``pong train | eval | play | export | toy``."""
+"""The command line: ``pong train | eval | play | export | import | toy``."""
 
 import functools
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -8,15 +9,17 @@ from collections.abc import Callable, Sequence
 from pong import STARTED
 from pong.commands.evaluate import evaluate
 from pong.commands.export import export
+from pong.commands.import_policy import import_policy
 from pong.commands.play import play
 from pong.commands.train import train
-from pong.config import InputError, RunError
+from pong.config import InputError, RunError, nearest
 
 USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device auto|cpu|cuda] [--run-dir DIR] [--KEY …]
        pong train --resume RUN|CHECKPOINT [--device auto|cpu|cuda] [--players N] [--emulator machine|ale]
        pong eval RUN|CHECKPOINT [--episodes N] [--sampled|--greedy] [--seed N] [--emulator ale|machine] [--json FILE]
        pong play RUN|CHECKPOINT [--file FILE.mp4|.gif] [--terminal] [--window] [--speed X] [--greedy] [--seed N]
-       pong export RUN|CHECKPOINT DIR [--episodes N]
+       pong export RUN|CHECKPOINT DIR [--episodes N] [--save-p FILE]
+       pong import SAVE.P DIR [--hold N|2-4] [--sticky X] [--noop-max N] [--episodes N]
        pong toy [T1 … T10|all] [--samples N] [--seed N] [--plot [DIR]]
 
 `pong COMMAND --help` explains the options. Exit status: 0 done, 2 bad input, 1 anything else, 130 interrupted."""
@@ -24,12 +27,16 @@ USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal does not know ends nothing
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": functools.partial(train, began=STARTED if argv is None else time.monotonic()),
         "eval": evaluate,
         "play": play,
         "export": export,
+        "import": import_policy,
         "toy": toy,
     }
     if arguments[:1] in (["-h"], ["--help"]):
@@ -38,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not arguments or arguments[0] not in commands:
             given = f"unknown command {arguments[0]!r}" if arguments else "no command"
-            raise InputError(f"{given}; the commands are {', '.join(commands)} (pong --help)")
+            raise InputError(f"{given}; {nearest(arguments[0] if arguments else '', commands)} (pong --help)")
         return commands[arguments[0]](arguments[1:])
     except InputError as error:
         print(f"pong: {_in_one_line(error)}", file=sys.stderr)

@@ -1,7 +1,12 @@
 """The config of a run: frozen, validated, read from a TOML file."""
 
+import codecs
+import difflib
 import json
+import os
+import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +17,7 @@ PONG = "Pong"
 PONG_FRAMES = 65_209  # of a game at most: then the console's own clock runs out, see docs/pong-machine.md
 RENAMED = {"reseed_every": "checkpoint_every", "processes": "players"}  # keys of older files
 Units = Annotated[int, Field(ge=1)]
+PathLike = str | os.PathLike[str]
 
 
 class InputError(Exception):
@@ -30,7 +36,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    name: str = Field("pong", pattern=r"^[A-Za-z0-9_.-]+$", description="what the run is called")
+    name: str = Field("pong", pattern=r"^[\w.-]+$", description="what the run is called")
     seed: int = Field(1, ge=0, lt=2**63, description="the root of every random stream")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network lives; auto: cuda if there")
 
@@ -115,6 +121,14 @@ class Config(BaseModel):
     )
     stop_at_mean100: float | None = Field(None, description="end earlier, once the mean of 100 games reaches this")
 
+    def replace(self, **changes: Any) -> "Config":
+        """The same config with other values of some keys, checked as those of a file are.
+
+        Raises:
+            InputError: a key is unknown, of the wrong type or out of range.
+        """
+        return validate({**self.model_dump(), **changes}, source="replace")
+
     @property
     def points(self) -> bool:
         """Whether a reward ends a point, so that nothing is discounted across it: pong specific."""
@@ -185,20 +199,34 @@ def between(first: float, last: float | None, done: float) -> float:
     return first if last is None else first + (last - first) * done
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: PathLike) -> Config:
     """Read a TOML file, whose name gives the run's name where it sets none.
+
+    It is UTF-8, with or without a byte-order mark, or UTF-16 with one.
 
     Raises:
         InputError: the file is missing or not TOML, or a key is unknown, of the wrong type or out of range.
     """
+    path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(_decode(path.read_bytes()))
     except FileNotFoundError:
         known = ", ".join(sorted(str(file) for file in Path("configs").glob("*.toml")))
         raise InputError(f"config file {path} does not exist" + (f"; there are {known}" if known else "")) from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no text, or a number too long
         raise InputError(f"config file {path} can't be read as TOML: {error}") from None
-    return validate({"name": path.stem, **values}, source=str(path))
+    return validate({"name": _name(path), **values}, source=str(path))
+
+
+def _decode(content: bytes) -> str:
+    """Text in UTF-8, or as its byte-order mark says."""
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf16 else "utf-8-sig")
+
+
+def _name(path: Path) -> str:
+    """What a run of this file is called: as the file, with a dash for what a name can't hold."""
+    return re.sub(r"[^\w.-]+", "-", path.stem) or "run"
 
 
 def validate(values: dict[str, Any], source: str) -> Config:
@@ -216,9 +244,16 @@ def validate(values: dict[str, Any], source: str) -> Config:
             raise InputError(f"{source}: {first['msg'].removeprefix('Value error, ')}") from None
         key = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
-            raise InputError(f"{source}: unknown key {key!r}; the keys are {', '.join(Config.model_fields)}") from None
+            raise InputError(f"{source}: unknown key {key!r}; {nearest(key, Config.model_fields)}") from None
         messages = [one["msg"] for one in error.errors() if one["loc"][:1] == (key,)]  # one for each type it may have
         raise InputError(f"{source}: {key} = {values.get(key)!r}: {', or '.join(messages)}") from None
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """A hint for a name that is unknown: those most like it, or all."""
+    names = list(known)
+    like = difflib.get_close_matches(given, names, n=2)
+    return f"did you mean {' or '.join(like)}?" if like else f"there are {', '.join(names)}"
 
 
 def to_toml(config: Config) -> str:

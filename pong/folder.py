@@ -99,12 +99,12 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def command_of(folder: Path) -> str:
-    """The command that makes this run again."""
+    """The command that makes this run again; a name in it that is no text is told as far as it is."""
     try:
         command = json.loads((folder / "run.json").read_text(encoding="utf-8"))["command"]
     except (OSError, ValueError, KeyError):
         return "unknown command"
-    return shlex.join(command)
+    return shlex.join(command).encode(errors="replace").decode()
 
 
 def _version(package: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -145,7 +145,7 @@ class SparseFrames:
         some = numbers >= 0
         return cls(
             torch.from_numpy(numbers[some].astype(np.int32)),
-            torch.ones(int(some.sum())),
+            torch.ones(int(some.sum()), dtype=torch.float32),
             torch.from_numpy((some.cumsum() - some).astype(np.int32)),
             width,
         )
@@ -203,7 +203,7 @@ class SparseFrames:
     def cut(self, width: int) -> tuple[Tensor, Tensor]:
         """The rows as two ordinary float32 matrices, (B, width) and (B, the rest), without gaps between rows."""
         columns, rows, rest = self.columns.long(), self.rows(), self.width - width
-        numbers = torch.zeros(len(self) * self.width, device=self.offsets.device)
+        numbers = torch.zeros(len(self) * self.width, dtype=torch.float32, device=self.offsets.device)
         first, second = numbers.tensor_split([len(self) * width])
         places = torch.where(columns < width, rows * width + columns, len(first) + rows * rest + columns - width)
         numbers[places] = self.signs
@@ -218,6 +218,13 @@ def cat(parts: Sequence[Observations]) -> Observations:
     if isinstance(parts[0], SparseFrames):
         return SparseFrames.cat([part for part in parts if isinstance(part, SparseFrames)])
     return torch.cat([part for part in parts if isinstance(part, Tensor)])
+
+
+def nbytes(observations: Observations) -> int:
+    """How much memory they take."""
+    if isinstance(observations, SparseFrames):
+        return sum(part.nbytes for part in (observations.columns, observations.signs, observations.offsets))
+    return observations.nbytes
 
 
 def blank(like: Observations) -> Observations:
@@ -292,28 +299,46 @@ class View:
 
 
 class DifferenceFrames(VectorWrapper):
-    """Turns a vector environment's screens (N, 210, 160) into difference frames (N, 6400) int8 in {−1, 0, 1}.
+    """Turns a vector environment's screens into difference frames (N, 6400) int8 in {−1, 0, 1}.
 
-    Each observation is this frame minus the previous one; at an episode's first step there is no previous one and
-    the difference is all zeros. Points within a game do not reset it, as in the original. The wrapped environment must
-    reset a finished emulator in the same step (``AutoresetMode.SAME_STEP``), or at ``reset``.
+    Each observation is this frame minus the previous one, both as ``preprocess`` makes them; at an episode's first
+    screen there is no previous one and the difference is all zeros. Points within a game do not reset it, as in the
+    original.
+
+    Args:
+        env: shows screens (N, 210, 160, 3) RGB or (N, 210, 160) luminance, uint8, and restarts a finished environment
+            in the same step or in the next one (``AutoresetMode.SAME_STEP`` or ``NEXT_STEP``).
+
+    Raises:
+        ValueError: it shows something else, or does not restart by itself.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]):
         super().__init__(env)
+        screens, mode = env.single_observation_space, env.metadata.get("autoreset_mode")
+        if screens.shape not in ((210, 160, 3), (210, 160)) or screens.dtype != np.uint8:
+            raise ValueError(f"screens must be (210, 160, 3) or (210, 160), uint8; {env} shows {screens}")
+        if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
+            raise ValueError(f"{env} has autoreset_mode {mode}; make it with AutoresetMode.SAME_STEP or NEXT_STEP")
         self.single_observation_space = gymnasium.spaces.Box(-1, 1, (PIXELS,), np.int8)
         self.observation_space = gymnasium.spaces.Box(-1, 1, (env.num_envs, PIXELS), np.int8)
-        self._view = View()
+        self._next_step = mode == AutoresetMode.NEXT_STEP
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.int8], dict[str, Any]]:
         """Start new episodes: every difference frame is zero."""
         screens, infos = self.env.reset(seed=seed, options=options)
-        return self._view.first(screens).dense(torch.int8).numpy(), infos
+        self._before = preprocess(screens).reshape(-1, PIXELS).view(np.int8)
+        self._done = np.zeros(len(screens), bool)
+        return np.zeros_like(self._before), infos
 
     def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.int8], Any, Any, Any, dict[str, Any]]:
-        """Step the emulators and subtract each one's previous frame."""
+        """Step the environments and subtract each one's previous frame."""
         screens, rewards, terminations, truncations, infos = self.env.step(actions)
-        observations = self._view.next(screens, fresh=terminations | truncations)
-        return observations.dense(torch.int8).numpy(), rewards, terminations, truncations, infos
+        frames = preprocess(screens).reshape(-1, PIXELS).view(np.int8)
+        done = terminations | truncations
+        fresh, self._done = self._done if self._next_step else done, done
+        differences = np.where(fresh[:, None], np.int8(0), frames - self._before)
+        self._before = frames
+        return differences, rewards, terminations, truncations, infos

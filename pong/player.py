@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pong.config import Config, InputError, RunError, between
 from pong.envs import Kept, Network, Stretch, make_fleet, make_view
-from pong.frames import Observations, SparseFrames, cat
+from pong.frames import Observations, SparseFrames, cat, nbytes
 from pong.returns import discounted_returns, standardize
 from pong.snapshot import Snapshot
 
 TRAINING, EVALUATION = 0, 1  # what random streams are for
 EMULATOR, ACTIONS = 0, 1
+MOST_MOMENTS, MOST_BYTES = 200_000, 2**32  # that a player remembers while it waits for an episode's end
 
 
 class Actor(Protocol):
@@ -133,6 +134,7 @@ class Player:
         n = len(self.emulators)
         self._score, self._length, self._frames = np.zeros(n), np.zeros(n, int), np.zeros(n, int)  # of games under way
         self._stretches: list[Stretch] = []  # with decisions that no batch has held yet: their ``active`` ones
+        self._waiting = self._waiting_bytes = 0  # in the stretches: moments, and what was seen in them
 
     def begin(self, update: int, done: float = 0.0) -> None:
         """Get ready to play rollout number ``update``; ``done`` in [0, 1] says how far the run has come."""
@@ -149,6 +151,10 @@ class Player:
     def go_on(self) -> None:
         """Get ready to play the same rollout on."""
 
+    def is_done(self, seconds: float) -> bool:
+        """Whether nobody needs to wait for ``finish``: it plays by itself."""
+        return True
+
     def finish(self) -> Part:
         """Play it and hand out the rows whose point has ended.
 
@@ -161,6 +167,7 @@ class Player:
         while self._active.any() and (whole or moments < self._horizon) and not self.stopped:
             played = self._play(math.inf if whole else self._horizon - moments)
             moments += len(played)
+            self._bound(played)
             points += int(np.count_nonzero(played.rewards * played.active)) if self.config.points else 0
             steps += int(np.count_nonzero(played.active))
             frames += int(played.frames.sum())
@@ -208,6 +215,15 @@ class Player:
     def close(self) -> None:
         """End the emulators."""
         self.fleet.close()
+
+    def _bound(self, played: Stretch) -> None:
+        """Refuse to wait for ever for an end, and to remember all that was seen meanwhile."""
+        self._waiting += len(played)
+        self._waiting_bytes += nbytes(played.observations)
+        if self._waiting > MOST_MOMENTS or self._waiting_bytes > MOST_BYTES:
+            found = f"an episode has not ended in {self._waiting:,} decisions"
+            remedy = "give the environment a time limit, by gymnasium.register(…, max_episode_steps=…)"
+            raise RunError(f"env = {self.config.env!r}: {found}, and all of them wait for its return; {remedy}")
 
     def _play(self, most: float) -> Stretch:
         """Decisions of the active emulators in so many moments at most, remembered."""
@@ -281,4 +297,6 @@ class Player:
         rows = observations, torch.cat([p.actions for p in parts])[ready], returns[ready]
         waiting = np.split(unused & ~known, np.cumsum([len(p) for p in parts])[:-1])
         self._stretches = [replace(p, active=left) for p, left in zip(parts, waiting, strict=True) if left.any()]
+        self._waiting = sum(map(len, self._stretches))
+        self._waiting_bytes = sum(nbytes(part.observations) for part in self._stretches)
         return rows

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 import torch
@@ -27,20 +27,29 @@ class PlayerThread:
     def __init__(self, config: Config, emulators: range, purpose: int, actor: Actor):
         self._player = Player(config, emulators, purpose, actor)
         self._part: Future[Part] = Future()
+        self._begun = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self, update: int, done: float = 0.0) -> None:
         """Start playing a rollout; ``finish`` waits for it."""
 
         def play() -> Part:
-            self._player.begin(update, done)
+            try:
+                self._player.begin(update, done)
+            finally:
+                self._begun.set()
             return self._player.finish()
 
+        self._begun.clear()
         self._start(play)
 
     def go_on(self) -> None:
         """Start playing the same rollout on; ``finish`` waits for it."""
         self._start(self._player.finish)
+
+    def is_done(self, seconds: float) -> bool:
+        """Whether the rollout ends within so many seconds."""
+        return bool(wait([self._part], seconds).done)
 
     def finish(self) -> Part:
         """The rows of the rollout.
@@ -51,13 +60,9 @@ class PlayerThread:
         return self._part.result()
 
     def state(self, begun: bool) -> list[Kept] | None:
-        """The play that the next rollout goes on from; one that was begun is played first.
-
-        Raises:
-            RunError: as ``finish``.
-        """
+        """The play that the next rollout goes on from: where one that was begun has begun."""
         if begun:
-            self.finish()
+            self._begun.wait()
         return self._player.state(begun)
 
     def restore(self, state: list[Kept]) -> None:

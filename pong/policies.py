@@ -13,6 +13,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from pong.frames import PIXELS, Observations, SparseFrames
 
+F32 = torch.float32  # whatever torch's default is
+
 
 class Policy(nn.Module):
     """What training needs of a policy.
@@ -76,8 +78,8 @@ class KarpathyPolicy(Policy):
         super().__init__()
         # W1 is laid out so that one pixel's 200 weights lie side by side: W1.T is contiguous, and the first layer can
         # add up the few columns that changed without touching the rest.
-        W1 = torch.randn(inputs, hidden, generator=generator).T / math.sqrt(inputs)
-        W2 = torch.randn(hidden, generator=generator) / math.sqrt(hidden)
+        W1 = torch.randn(inputs, hidden, generator=generator, dtype=F32).T / math.sqrt(inputs)
+        W2 = torch.randn(hidden, generator=generator, dtype=F32) / math.sqrt(hidden)
         self.W1 = nn.Parameter(W1)  # (hidden, inputs)
         self.W2 = nn.Parameter(W2)  # (hidden,)
 
@@ -166,8 +168,8 @@ class TwoLayers(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int, generator: torch.Generator | None = None):
         super().__init__()
-        self.W1 = nn.Parameter(torch.randn(inputs, hidden, generator=generator).T / math.sqrt(inputs))
-        self.W2 = nn.Parameter(torch.zeros(outputs, hidden))
+        self.W1 = nn.Parameter(torch.randn(inputs, hidden, generator=generator, dtype=F32).T / math.sqrt(inputs))
+        self.W2 = nn.Parameter(torch.zeros(outputs, hidden, dtype=F32))
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes seen in ``contrast``, or ``SparseFrames``."""
@@ -210,12 +212,11 @@ class ConvNet(nn.Module):
         self.shape = tuple(shape)
         layers: list[nn.Module] = []
         for k, (inputs, filters) in enumerate(itertools.pairwise((shape[0], *channels))):
-            layers += [nn.Conv2d(inputs, filters, 4 if k else 8, 2 if k else 4), nn.ReLU()]
+            size, step = _WINDOWS[bool(k)]
+            layers += [nn.Conv2d(inputs, filters, size, step, dtype=F32), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
-        with torch.no_grad():
-            features = self.convolutions(torch.zeros(1, *shape)).shape[1]
-        self.hidden = nn.Linear(features + more, hidden)
-        self.outputs = nn.Linear(hidden, outputs)
+        self.hidden = nn.Linear(features(shape, channels) + more, hidden, dtype=F32)
+        self.outputs = nn.Linear(hidden, outputs, dtype=F32)
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
@@ -262,6 +263,24 @@ def contrast(pictures: Tensor) -> Tensor:
     pixels = pictures.float()
     pixels -= pixels.mean(-1, keepdim=True)
     return pixels / pixels.square().flatten(1).mean(1).sqrt().clamp(min=1).view(-1, *[1] * (pixels.ndim - 1))
+
+
+_WINDOWS = ((8, 4), (4, 2))  # pixels to a side, and from one to the next: of the first convolution, and of the others
+
+
+def features(shape: Sequence[int], channels: Sequence[int]) -> int:
+    """How many numbers the convolutions of a ``ConvNet`` make of a picture (C, H, W); without any, its own.
+
+    Raises:
+        ValueError: it is too small for them.
+    """
+    sides = list(shape[1:])
+    for k in range(len(channels)):
+        size, step = _WINDOWS[bool(k)]
+        sides = [(side - size) // step + 1 for side in sides]
+    if min(sides) < 1:
+        raise ValueError(f"pictures of {shape[1]} × {shape[2]} are too small for {len(channels)} convolutions")
+    return (channels[-1] if channels else shape[0]) * math.prod(sides)
 
 
 class CategoricalPolicy(Policy):
@@ -318,7 +337,7 @@ class GaussianPolicy(Policy):
     def __init__(self, network: nn.Module, actions: int):
         super().__init__()
         self.network = network
-        self.log_std = nn.Parameter(torch.zeros(actions))  # (d,)
+        self.log_std = nn.Parameter(torch.zeros(actions, dtype=F32))  # (d,)
         self.noise_shape = (actions,)
 
     def distribution(self, x: Tensor) -> "Independent[Normal]":
@@ -353,7 +372,7 @@ def mlp(units: Sequence[int], generator: torch.Generator | None = None) -> nn.Se
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(units):
-        layer = nn.Linear(inputs, outputs)
+        layer = nn.Linear(inputs, outputs, dtype=F32)
         nn.init.uniform_(layer.weight, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator)
         nn.init.zeros_(layer.bias)
         layers += [layer, nn.ReLU()]

@@ -2,10 +2,13 @@
 
 import contextlib
 import gc
+import math
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,9 +17,10 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from pong.config import RunError
+from pong.config import InputError, RunError
 
 T = TypeVar("T")
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TIMEOUT = timedelta(minutes=5)  # without a sign of life from the other ranks
 
 
@@ -38,9 +42,18 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> "Ranks":
-        """As ``torchrun`` started this process; alone without it."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True)))
+        """As ``torchrun`` started this process; alone if not all is set that it sets.
+
+        Raises:
+            InputError: one of them is no number.
+        """
+        if not all(name in os.environ for name in (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")):
+            return cls()
+        for name in NUMBERS:
+            if not os.environ[name].isdecimal():
+                found = f"the environment says {name}={os.environ[name]}"
+                raise InputError(f"{found}, which is no number; start several processes with torchrun, or unset it")
+        return cls(*(int(os.environ[name]) for name in NUMBERS))
 
     @property
     def cores(self) -> int:
@@ -107,5 +120,23 @@ def deal(everything: range, part: int, parts: int) -> range:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use: by its affinity, and by its container's share of the host."""
+    if sys.version_info >= (3, 13):
+        mine = os.process_cpu_count() or 1
+    else:
+        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(math.ceil(min(mine, quota())), 1)
+
+
+def quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores' worth of time that Linux grants this process's container, of either version of cgroups; else infinity.
+
+    Args:
+        root: where the system tells.
+    """
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):
+            time, period = " ".join((root / file).read_text() for file in files).split()
+            if time not in ("max", "-1"):
+                return int(time) / int(period)
+    return math.inf

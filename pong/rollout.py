@@ -1,6 +1,7 @@
 """Playing: a frozen policy in N emulators until the rollout ends, then the rows whose return is known."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,9 @@ from pong.frames import Observations, blank, cat
 from pong.player import TRAINING, Actor, Episode, Part
 from pong.player_thread import PlayerThread
 from pong.ranks import Ranks, deal
+from pong.threads import uninterrupted
+
+PATIENCE = 1.0  # seconds of waiting between two calls of ``while_playing``
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,16 @@ class Rollout:
 
     Attributes:
         begun: whether a rollout was begun and not handed out yet.
+        while_playing: called now and then by whoever waits for a rollout.
     """
 
     def __init__(self, config: Config, actor: Actor, purpose: int = TRAINING, ranks: Ranks | None = None):
         self.config = config
         self.ranks = ranks or Ranks()
         self.begun = False
+        self.while_playing: Callable[[], None] = lambda: None
         mine = self.ranks.share(range(config.num_envs))
         prepare(config)
-        torch.set_num_threads(1)  # the cores belong to the players; and sums must not depend on how many there are
         players = min(config.players or self._cores(purpose), len(mine))
         self.players: list[PlayerThread] = []
         with contextlib.ExitStack() as made:  # if one can't be, those before it are closed
@@ -85,23 +90,40 @@ class Rollout:
             update: from 0.
             done: how far the run has come, in [0, 1].
         """
+        self._parts: list[Part] = []
+        self._ready = False
         for player in self.players:
             player.begin(update, done)
         self.begun = True
+
+    def wait(self) -> None:
+        """Wait until the rollout that was begun has something to learn from; it may be interrupted, and called again.
+
+        Raises:
+            RunError: an emulator failed, or another rank died.
+        """
+        while not self._ready:
+            for player in self.players:
+                while not player.is_done(PATIENCE):
+                    self.while_playing()
+            with uninterrupted():
+                self._parts += [player.finish() for player in self.players]
+                self._ready = any(self.ranks.gather(any(len(part.returns) for part in self._parts)))
+                if self._ready:
+                    return
+                for player in self.players:  # no point has ended yet
+                    player.go_on()
+            self.while_playing()
 
     def finish(self) -> Batch:
         """Wait for the rollout that was begun and return its batch.
 
         Raises:
-            RunError: an emulator failed, or another rank died.
+            RunError: as ``wait``.
         """
-        parts = [player.finish() for player in self.players]
-        while not any(self.ranks.gather(any(len(part.returns) for part in parts))):
-            for player in self.players:  # no point has ended yet: nothing to learn from
-                player.go_on()
-            parts += [player.finish() for player in self.players]
+        self.wait()
         self.begun = False
-        return self._batch(parts)
+        return self._batch(self._parts)
 
     def collect(self, update: int) -> Batch:
         """Play rollout number ``update`` and return its batch."""
@@ -147,7 +169,8 @@ class Rollout:
         share = len(returns) / sum(theirs for theirs, _ in everyones)
         if not share:  # all points ended on other ranks: a row that weighs nothing
             observations, actions = rows[0]
-            rows, returns = [(blank(observations), actions.new_zeros(1, *actions.shape[1:]))], torch.zeros(1)
+            rows = [(blank(observations), actions.new_zeros(1, *actions.shape[1:]))]
+            returns = returns.new_zeros(1)
         everything_seen, all_actions = zip(*rows, strict=True)
         episodes, points, steps, frames = zip(*(one for _, theirs in everyones for one in theirs), strict=True)
         return Batch(

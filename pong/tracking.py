@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from torch.utils.tensorboard import summary
 
 from pong.checkpoint import Counters, write_whole
@@ -48,6 +49,7 @@ TAGS = (
     "time/track_seconds",
 )
 SPS_WINDOW = 20  # updates
+WIDE = 100  # columns of a terminal that has room for a bar
 LINE_SECONDS = 20.0  # between plain progress lines
 IMAGE_EVERY = 500  # updates between pictures, which take as long as some updates
 
@@ -109,7 +111,8 @@ class RunConsole(Console):
     """Where a run says how it goes. If nobody can read it any more, training goes on in silence."""
 
     def __init__(self, quiet: bool = False):
-        super().__init__(soft_wrap=True, highlight=False, quiet=quiet)
+        there = sys.stdout is not None and sys.stdout.isatty()  # whatever FORCE_COLOR says
+        super().__init__(soft_wrap=True, highlight=False, quiet=quiet, force_terminal=None if there else False)
 
     def on_broken_pipe(self) -> None:
         """Stay quiet from now on."""
@@ -151,7 +154,8 @@ class Tracker:
         self._track_seconds = 0.0
         self._failing: set[str] = set()  # what can't be written
         self._last_line = -LINE_SECONDS
-        self._progress = self._make_progress() if self._console.is_terminal else None
+        bar = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._progress = self._make_progress() if bar else None
 
     def _take_back(self, counters: Counters, folder: Path) -> float:
         """Cut both curves at the checkpoint and open them; returns the minutes that the run had taken to it."""
@@ -213,6 +217,13 @@ class Tracker:
             self._write_events(values, steps, pictures)
         self._show(steps, values["charts/SPS"] or 0.0)
         self._track_seconds = time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Say every so often, where there is no bar, that nothing has happened."""
+        now = time.monotonic() - self._began
+        if not self._progress and now - max(self._last_line, 0) >= LINE_SECONDS:
+            self._last_line = now
+            self.say(f"{now / 60:6.1f} min  {self._steps:,} steps  playing: nothing has ended yet to learn from")
 
     def _write_events(self, values: dict[str, float | None], steps: int, pictures: list[Any]) -> None:
         counts = {"charts/games": float(self.scores.games), "charts/points": float(self.scores.points)}
@@ -284,32 +295,48 @@ class Tracker:
         return dict(zip(TAGS, values, strict=True))
 
     def _make_progress(self) -> Progress:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
+        self._width = self._console.width
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+        if self._width >= WIDE:
+            columns.append(BarColumn(WIDE // 4))
+            self._width -= WIDE // 4 + 1
         progress = Progress(*columns, console=self._console)
         self._task = progress.add_task(self.config.name, total=self.config.total_steps)
         return progress
 
     def _show(self, steps: int, sps: float) -> None:
-        mean100 = self.scores.mean100
+        mean100, total = self.scores.mean100, self.config.total_steps
         mean = (
             f"mean100 {mean100:+.2f}"
             if mean100 is not None
             else f"mean100 after {100 - len(self.scores.last100)} more games"
         )
-        points = f"  {self.scores.points} points" if self.config.points else ""
-        summary = f"{self.scores.games} games{points}  {mean}  {sps:,.0f} steps/s"
+        left = max(total - steps, 0) / max(sps, 1e-9)
+        games, points = f"{self.scores.games} games", f"{self.scores.points} points" if self.config.points else ""
+        speed = f"{sps:,.0f} steps/s"
         if self._progress:
-            self._progress.update(self._task, completed=steps, description=summary)
+            first = (mean, f"{_clock(left)} left", f"{min(steps / total, 1):.0%}", speed, games, points)
+            self._progress.update(self._task, completed=steps, description=_fitting(first, self._width))
             return
         now = time.monotonic() - self._began
-        if now - self._last_line >= LINE_SECONDS or steps >= self.config.total_steps:
+        if now - self._last_line >= LINE_SECONDS or steps >= total:
             self._last_line = now
-            left = (self.config.total_steps - steps) / max(sps, 1e-9)
-            self.say(f"{now / 60:6.1f} min  {steps:,} steps  {summary}  {max(left, 0) / 60:.0f} min left")
+            summary = "  ".join(filter(None, (games, points, mean, speed)))
+            self.say(f"{now / 60:6.1f} min  {steps:,} steps  {summary}  {left / 60:.0f} min left")
+
+
+def _clock(seconds: float) -> str:
+    """A time in hours, minutes and seconds; days are hours, too."""
+    minutes, rest = divmod(round(min(seconds, 1e9)), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _fitting(pieces: Iterable[str], width: int) -> str:
+    """As many as fit into so many columns, the first ones."""
+    line = ""
+    for piece in filter(None, pieces):
+        longer = f"{line}  {piece}" if line else piece
+        if line and len(longer) > width:
+            break
+        line = longer
+    return line

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +12,16 @@ from torch.distributions import Distribution
 
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
-from pong.config import Config, InputError, between
+from pong.config import Config, InputError, PathLike, between
 from pong.envs import check_task, make_view, pictures, prepare, spaces
 from pong.frames import Observations
 from pong.losses import surrogate_loss
 from pong.optimizers import load_optimizer, make_optimizer
-from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, mlp, mlp_policy
+from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, features, mlp, mlp_policy
 from pong.ranks import Ranks
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
-from pong.threads import threads
+from pong.threads import threads, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ class Trainer:
         self.rollout = Rollout(config, self.actor, ranks=self.ranks)
         self.optimizer = make_optimizer(config, self.policy)
         self.baseline = make_baseline(config, self.device, self.ranks) if config.baseline == "network" else None
-        # while the players wait: convolutions want every core, and what one thread sums up is the same on any machine
-        self.threads = self.ranks.cores if config.policy == "conv" else 1
+        self.threads = self.ranks.cores if config.policy == "conv" else 1  # while the players wait
         self.updates = 0
         self.steps = 0
 
@@ -122,16 +120,18 @@ class Trainer:
         """Train until ``total_steps``, yielding each update; between two yields everything is consistent.
 
         The players begin the next rollout as soon as the policy has taken its step. All that does not change the
-        policy, what the caller does with an update included, is done while they play. Whoever stops in between and
-        calls this again goes on as if nothing had happened.
+        policy, what the caller does with an update included, is done while they play. Whoever stops, by ``break``, an
+        exception or Ctrl-C (a notebook's stop button), and calls this again goes on as if nothing had happened.
         """
         if self.steps < self.config.total_steps and not self.rollout.begun:
             self.rollout.begin(self.updates, self.done)
         while self.steps < self.config.total_steps:
             began = time.perf_counter()
-            batch = self.rollout.finish()
-            played = time.perf_counter()
-            learned = self._learn(batch)
+            self.rollout.wait()
+            with uninterrupted(), threads(1):  # what one thread sums up is the same on any machine
+                batch = self.rollout.finish()
+                played = time.perf_counter()
+                learned = self._learn(batch)
             yield Update(self.updates, batch, learned, played - began, time.perf_counter() - played)
 
     def _learn(self, batch: Batch) -> Learned:
@@ -237,6 +237,11 @@ def check(config: Config, ranks: Ranks) -> None:
             be played here.
     """
     check_task(config)
+    for channels in (config.channels, config.baseline_channels or []) if config.policy == "conv" else ():
+        try:
+            features(pictures(config)[0], channels)
+        except ValueError as error:
+            raise InputError(f"env = {config.env!r}, channels = {channels}: {error}; give fewer numbers") from None
     if config.num_envs < ranks.size:
         raise InputError(f"num_envs = {config.num_envs} is too few for {ranks.size} ranks; give each one or more")
     prepare(config)
@@ -269,7 +274,7 @@ def make_policy(config: Config) -> Policy:
     return CategoricalPolicy(make_network(config, config.layers, pictures(config)[2], generator, config.channels))
 
 
-def load_policy(where: Path) -> tuple[Policy, Checkpoint]:
+def load_policy(where: PathLike) -> tuple[Policy, Checkpoint]:
     """A trained policy, ready to play, with the checkpoint that it comes from.
 
     Args:

@@ -127,7 +127,7 @@ def decide_rows(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) 
 
 def logits_of_rows(network: tuple[Tensor, Tensor], x: SparseFrames) -> Tensor:
     """What ``decide_rows`` decides by: (B, outputs)."""
-    logits = torch.empty(len(x), len(network[1]))
+    logits = torch.empty(len(x), len(network[1]), dtype=torch.float32)
     forward_all(*_arrays(network, x, logits))
     return logits
 

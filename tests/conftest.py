@@ -1,5 +1,6 @@
 """Shared by the tests: the original environment, and one recorded update of configs/karpathy.toml."""
 
+import os
 import signal
 import warnings
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from numpy.typing import NDArray
 from pong.config import Config, load_config
 from pong.player import Player, emulator_seeds
 from pong.train import Trainer, Update
+
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    mine = sorted(os.sched_getaffinity(0))  # each of pytest's workers has a core, or they wait for each other
+    os.sched_setaffinity(0, {mine[int(worker.removeprefix("gw")) % len(mine)]})
 
 torch.set_num_threads(1)  # the tests' matrices are small: more threads wait longer for each other than they compute
 

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -78,8 +80,8 @@ class Interrupted(Won):
 
 # arguments: what the line must say. {run} is a finished run's folder, {begun} one without a checkpoint
 ERRORS = {
-    "": ["no command", "train, eval, play, export, toy"],
-    "fly": ["unknown command 'fly'", "train, eval, play, export, toy"],
+    "": ["no command", "train, eval, play, export, import, toy"],
+    "fly": ["unknown command 'fly'", "train, eval, play, export, import, toy"],
     "--fly": ["unknown command '--fly'"],
     "toy T99": ["unknown example 'T99'", "T1"],
     # train
@@ -115,9 +117,12 @@ ERRORS = {
     "train {root}/configs/cartpole.toml --sticky 0.1": ["sticky = 0.1 is a setting of Pong", "leave it out"],
     "train {config} --hidden 10 2": ["hidden = [10, 2]", "one hidden layer"],
     "train --resume": ["--resume takes a run folder first", "pong train --resume runs/"],
-    "train --resume {run} --total-steps 400": [
-        "Unrecognized options: --total-steps, 400 (pong train --resume RUN --help)"
-    ],
+    "trian": ["unknown command 'trian'", "did you mean train?"],
+    "train --resume {run} --seed 2": ["{run}: seed defines the run and stays", "pong train {run}/config.toml --seed"],
+    "train --resume {run} --hidden=9": ["hidden defines the run and stays"],
+    "train --resume {run} --totel-steps 400": ["--totel-steps, 400; did you mean --total-steps?"],
+    "train {config} --lerning-rate 1": ["--lerning-rate, 1; did you mean --learning-rate"],
+    "eval {run} --epsodes 3": ["--epsodes, 3; did you mean --episodes?"],
     "train --resume {run} {config}": ["{config} (pong train --resume RUN --help)"],
     "train --resume {run} --players 0.5": ["--players"],
     "train {config} --resume {run}": ["--resume"],
@@ -180,7 +185,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(elsewhere, monkeypatch, capsys
 def test_the_program_exits_with_mains_status(elsewhere):
     done = subprocess.run([sys.executable, "-m", "pong", "fly"], env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pong: unknown command 'fly'; the commands are train, eval, play, export, toy (pong --help)\n"
+    assert (
+        done.stderr == "pong: unknown command 'fly'; there are train, eval, play, export, import, toy (pong --help)\n"
+    )
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
@@ -514,6 +521,117 @@ def test_a_finished_run_stays_as_it_is(elsewhere, monkeypatch, capsys):
     before = [Path("run", name).read_bytes() for name in kept]
     assert main(["train", "--resume", "run"]) == 0
     assert [Path("run", name).read_bytes() for name in kept] == before
+
+
+def test_a_finished_run_can_be_trained_longer(elsewhere, monkeypatch, capsys):
+    """Its schedules go by the new total from there on, and so they do for whoever takes it up next."""
+    play(monkeypatch, Won)
+    command = ["train", CONFIG, *TINY, "--learning-rate", "0.01", "--learning-rate-end", "0", "--run-dir", "run"]
+    assert main([*command, "--total-steps", "180"]) == 0  # three updates of 60
+    assert main(["train", "--resume", "run", "--total-steps", "360"]) == 0
+    said = capsys.readouterr().out
+    assert "total_steps is now 360: what falls or rises with it goes on at 50% of its way, not at 100%" in said
+    rates = [float(row["charts/learning_rate"]) for row in rows("run")]
+    assert rates == pytest.approx([0.01, 0.01 * 2 / 3, 0.01 / 3, 0.01 / 2, 0.01 / 3, 0.01 / 6], rel=1e-5)
+    config = load_config("run/config.toml")
+    assert config.total_steps == 360
+    assert config.replace(total_steps=180) == checkpoint.load("run").config.replace(total_steps=180)
+    assert main(["train", "--resume", "run"]) == 0
+    assert len(rows("run")) == 6
+    assert "total_steps" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_gone_on_from_in_its_own_folder(elsewhere, monkeypatch, capsys):
+    play(monkeypatch, Won)
+    assert main(["train", CONFIG, *TINY, "--total-steps", "180", "--run-dir", "run"]) == 0
+    monkeypatch.chdir("run/checkpoints")
+    assert main(["train", "--resume", "update-000003.safetensors", "--total-steps", "240"]) == 0
+    assert checkpoint.load("../../run").counters.updates == 4
+
+
+def test_what_a_run_left_in_results_is_no_run(elsewhere, capsys):
+    """config.toml, run.json and curves alone: training would begin anew in there."""
+    shutil.copytree(ROOT / "results/pong/s11", "kept")
+    before = contents(Path("kept"))
+    assert main(["train", "--resume", "kept"]) == 2
+    assert capsys.readouterr().err.endswith("without its checkpoints; begin a new one: pong train kept/config.toml\n")
+    assert contents(Path("kept")) == before
+
+
+def test_a_policy_of_another_shape_to_begin_with_is_named_with_what_differs(finished, elsewhere, capsys):
+    _, run = finished
+    flags = ["--hidden", "5", "--actions", "3", "--init", str(run), "--run-dir", "other"]
+    assert main(["train", CONFIG, *flags]) == 2
+    differs = "another network: hidden is 4 there and 5 here; actions is 2 there and 3 here"
+    assert capsys.readouterr().err == f"pong: train: --init {run}: {differs}\n"
+    assert not Path("other").exists()
+
+
+ODD = b'r\xff: 12:30 %d "x"'  # as a name of a folder: no UTF-8, an address's colon, a pattern, quotes, blanks
+
+
+def test_a_runs_name_may_be_anything(elsewhere, capfd):
+    run, tiny = os.fsdecode(ODD), [*TINY, "--max-frames", "240", "--checkpoint-every", "1"]
+    assert main(["train", CONFIG, *tiny, "--total-steps", "60", "--run-dir", run]) == 0
+    assert main(["train", "--resume", run, "--total-steps", "200"]) == 0
+    assert main(["eval", run, "--episodes", "1", "--json", f"{run}/12:30.json"]) == 0
+    assert main(["play", run]) == 0
+    assert main(["play", run, "--file", "12:30 %d.gif"]) == 0
+    assert main(["play", run, "--file=-y.gif"]) == 0
+    assert main(["export", run, f"{run}-2", "--episodes", "2"]) == 0
+    assert main(["train", CONFIG, *tiny, "--total-steps", "60", "--init", f"{run}-2", "--run-dir", "again"]) == 0
+    films = {"-y.gif", "12:30 %d.gif", 'r?: 12:30 %d "x"-update2-seed0.mp4'}
+    assert {os.fsdecode(name) for name in os.listdir()} == {run, f"{run}-2", "again", *films}  # noqa: PTH208
+    assert all(Path(film).stat().st_size > 10_000 for film in films)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii"])
+@pytest.mark.parametrize(
+    "command",
+    [["toy", "T3"], ["train", "--help"], ["train", CONFIG, *TINY, "--total-steps", "60"], ["play", "pretrained"]],
+)
+def test_what_the_output_cannot_show_ends_nothing(elsewhere, encoding, command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    flags = ["--max-frames", "240"] if command[0] == "play" or "60" in command else []
+    done = subprocess.run([sys.executable, "-m", "pong", *command, *flags], env=environment, capture_output=True)
+    assert done.returncode == 0
+    assert done.stderr == b""
+    assert done.stdout.decode(encoding)
+
+
+@pytest.mark.parametrize("arguments", [["train", CONFIG, *TINY, "--total-steps", "60"], ["toy", "T3"]])
+def test_the_program_runs_in_a_thread_as_well(elsewhere, monkeypatch, arguments):
+    play(monkeypatch, Won)
+    status = []
+    thread = threading.Thread(target=lambda: status.append(main(arguments)))
+    thread.start()
+    thread.join()
+    assert status == [0]
+
+
+def test_ctrl_c_is_heard_while_nothing_ends(elsewhere, monkeypatch, capsys):
+    """An environment whose games never end: progress is told, and whoever has had enough need not ask twice."""
+    now = [0.0]
+    monkeypatch.setattr("pong.tracking.time.monotonic", lambda: now[0])
+
+    class Endless(Won):
+        decisions = 0
+
+        def step(self, actions, active):
+            now[0] += 1
+            Endless.decisions += 1
+            if Endless.decisions == 100:
+                signal.raise_signal(signal.SIGINT)
+            return self.played(np.zeros(self.num_envs), np.zeros(self.num_envs, bool))
+
+    play(monkeypatch, Endless)
+    assert main(["train", CONFIG, *TINY, "--horizon", "10", "--total-steps", "160", "--run-dir", "run"]) == 130
+    assert Endless.decisions == 100
+    lines = [line for line in capsys.readouterr().out.splitlines() if "nothing has ended yet" in line]
+    assert lines[0] == "   0.3 min  0 steps  playing: nothing has ended yet to learn from"
+    assert len(lines) == 5  # every twenty seconds
+    assert not Path("run/checkpoints").exists()
 
 
 def test_a_run_that_reached_its_goal_stays_as_it_is(elsewhere, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The config: shipped files, the round trip through TOML, and what it refuses, in one line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,45 @@ def test_hidden_is_a_number_of_units_or_one_for_each_layer(tmp_path):
     linear = load(tmp_path, vectors + "hidden = []\nbaseline_hidden = [5, 3]")
     assert (linear.layers, linear.baseline_layers) == ([], [5, 3])
     assert load(tmp_path, vectors + "hidden = 10").baseline_layers == [10]
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16"]  # the last two as Windows' Notepad and PowerShell write them
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_text_is_read_as_its_byte_order_mark_says(tmp_path, encoding):
+    (tmp_path / "some.toml").write_bytes("# Größe\r\nhidden = 10\r\n".encode(encoding))
+    assert load_config(tmp_path / "some.toml") == Config(name="some", hidden=10)
+
+
+NAMES = {
+    "cartpole copy.toml": "cartpole-copy",
+    "Понг 2.toml": "Понг-2",
+    "12:30.toml": "12-30",
+    "a/b.toml": "b",
+    "(new).toml": "-new-",
+    "v1.2.toml": "v1.2",
+}
+
+
+@pytest.mark.parametrize(("file", "name"), NAMES.items())
+def test_any_file_makes_a_name_for_its_run(tmp_path, file, name):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    config = load_config(str(tmp_path / file))  # a str does as well
+    assert config.name == name
+    assert validate(config.model_dump(), "again") == config
+
+
+def test_a_changed_config_is_checked():
+    config = Config(hidden=10).replace(total_steps=20_000, seed=4)
+    assert config == Config(hidden=10, total_steps=20_000, seed=4)
+    for changes, words in {
+        "total_step": "unknown key 'total_step'; did you mean total_steps?",
+        "seed": "seed = 'x': ",
+    }.items():
+        with pytest.raises(InputError, match=rf"^replace: {re.escape(words)}"):
+            config.replace(**{changes: "x"})
 
 
 def test_no_file(tmp_path, monkeypatch):

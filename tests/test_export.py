@@ -68,6 +68,17 @@ def test_it_holds_all_that_is_known_of_the_policy(run, exported):
         assert film.n_frames > 30
 
 
+def test_what_fails_half_way_leaves_nothing(run, tmp_path, monkeypatch, capsys):
+    """Such as a film, after all the games: the next try need not be another name."""
+    with monkeypatch.context() as patch:
+        patch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: "/nowhere/ffmpeg")
+        assert main(["export", str(run), str(tmp_path / "agent"), "--episodes", "2"]) == 1
+    assert "ffmpeg (/nowhere/ffmpeg) can't be started" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert main(["export", str(run), str(tmp_path / "agent"), "--episodes", "2"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+
+
 def test_it_is_evaluated_like_a_run(exported, run, tmp_path, capsys):
     said = []
     for folder in (exported, run):
@@ -153,7 +164,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, capsys, argumen
 def test_another_shape_is_refused_before_anything_is_made(exported, tmp_path, capsys):
     assert train(tmp_path / "on", "--init", exported, "--hidden", 5) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "does not fit" in line
+    assert "another network: hidden is 4 there and 5 here" in line
     assert not (tmp_path / "on").exists()
 
 

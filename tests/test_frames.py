@@ -1,5 +1,7 @@
 """Frames: real screens in both colour codes, differences by hand, and sparse rows that lose nothing."""
 
+import contextlib
+
 import ale_py
 import gymnasium
 import karpathy_numpy
@@ -204,6 +206,49 @@ def test_differences_are_this_frame_minus_the_previous_of_the_same_game(envs):
         observations, *_ = envs.step(np.zeros(2, int))
         assert observations.dtype == np.int8
         np.testing.assert_array_equal(observations, np.stack(expected))
+
+
+def games(shown, mode):
+    """Two games of the real thing, cut off after a few decisions."""
+    return gymnasium.make_vec(
+        "ALE/Pong-v5",
+        2,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": mode},
+        obs_type=shown,
+        max_num_frames_per_episode=40,
+    )
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+@pytest.mark.parametrize("shown", ["rgb", "grayscale"])
+def test_differences_are_those_of_preprocess_however_games_restart(shown, mode):
+    """Each screen as ``preprocess`` makes it, minus the one before; a game's first screen has none before it."""
+    with contextlib.closing(games(shown, mode)) as plain, contextlib.closing(games(shown, mode)) as wrapped:
+        envs = DifferenceFrames(wrapped)
+        before = preprocess(plain.reset(seed=[3, 4])[0]).astype(np.int8)
+        assert not envs.reset(seed=[3, 4])[0].any()
+        over, firsts, moved = np.zeros(2, bool), 0, 0
+        for number in range(60):
+            actions = np.array([2, 3]) if number % 9 < 5 else np.array([3, 2])
+            screens, _, terminations, truncations, _ = plain.step(actions)
+            now, done = preprocess(screens).astype(np.int8), terminations | truncations
+            fresh = over if mode == AutoresetMode.NEXT_STEP else done
+            expected = np.where(fresh[:, None, None], 0, now - before).reshape(2, PIXELS)
+            np.testing.assert_array_equal(envs.step(actions)[0], expected)
+            firsts, moved = firsts + fresh.sum(), moved + bool(expected.any())
+            before, over = now, done
+        assert firsts >= 8
+        assert moved > 40
+
+
+def test_environments_that_show_something_else_or_do_not_restart_are_refused():
+    found = r"autoreset_mode .*DISABLED; make it with AutoresetMode\.SAME_STEP"
+    with contextlib.closing(games("rgb", AutoresetMode.DISABLED)) as envs, pytest.raises(ValueError, match=found):
+        DifferenceFrames(envs)
+    found = r"^screens must be \(210, 160, 3\) or \(210, 160\), uint8; .* shows Box"
+    with contextlib.closing(gymnasium.make_vec("CartPole-v1", 2)) as envs, pytest.raises(ValueError, match=found):
+        DifferenceFrames(envs)
 
 
 def test_a_fleet_shows_the_same_differences_as_sparse_rows_with_what_the_emulators_paid():

@@ -202,8 +202,7 @@ def test_what_fails_in_a_player_is_what_ends_the_run(monkeypatch):
                 rollout.finish()
             assert caught.value is ON_PURPOSE
         assert "step" in [frame.name for frame in caught.traceback]  # it says where
-        with pytest.raises(ValueError, match="on purpose"):
-            rollout.state()
+        assert rollout.state() is None  # as before this rollout: these emulators can't be kept
 
 
 @pytest.mark.parametrize("victim", [0, 1])

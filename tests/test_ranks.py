@@ -5,6 +5,7 @@ by gloo and run the command line, as ``torchrun`` would have them do.
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -25,14 +26,18 @@ from hypothesis import strategies as st
 import pong.tracking  # noqa: F401  before the fork, once for all
 from pong import checkpoint
 from pong.cli import main
-from pong.config import Config
+from pong.config import Config, InputError
 from pong.envs import Fleet, Played
 from pong.frames import PIXELS, SparseFrames
 from pong.player import emulator_seeds
-from pong.ranks import Ranks, deal
+from pong.ranks import Ranks, cores, deal, quota
 from pong.train import Trainer
 
 ROOT = Path(__file__).parents[1]
+TORCHRUN = {
+    **{"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"},
+    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+}
 
 
 # --- dealing out ------------------------------------------------------------------------------------------------------
@@ -46,14 +51,49 @@ def test_deal(n, parts, first):
 
 
 def test_ranks_are_what_torchrun_says(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+    for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
     assert Ranks.from_environment() == Ranks(0, 1, 0, 1)
-    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
+    for name, value in TORCHRUN.items():  # a cluster may set some of them for programs of its own
+        assert Ranks.from_environment() == Ranks(0, 1, 0, 1)
         monkeypatch.setenv(name, value)
     ranks = Ranks.from_environment()
     assert ranks == Ranks(5, 8, 1, 4)
     assert ranks.share(range(16)) == range(10, 12)
+
+
+def test_a_rank_that_is_no_number_is_named(monkeypatch):
+    for name, value in {**TORCHRUN, "RANK": "first"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"^the environment says RANK=first, which is no number; .* torchrun"):
+        Ranks.from_environment()
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu.max": "what?\n"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_a_containers_share_of_the_processor(tmp_path, files, cores):
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert quota(tmp_path) == cores
+
+
+@pytest.mark.parametrize(("share", "counted"), [(math.inf, 8), (1.5, 2), (0.2, 1), (64.0, 8)])
+def test_cores_are_the_containers_not_the_hosts(monkeypatch, share, counted):
+    """By the affinity, or what Python counts, and rounded up: two players on a core and a half are busy."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr("os.process_cpu_count", lambda: 8, raising=False)
+    monkeypatch.setattr("pong.ranks.quota", lambda: share)
+    assert cores() == counted
 
 
 def test_a_rank_that_is_alone_talks_to_nobody():

@@ -2,8 +2,17 @@
 
 import contextlib
 import io
+import multiprocessing
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+from small_runs import environment
+
+from pong.evaluate import evaluate
+from pong.train import load_policy
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,3 +35,27 @@ def test_a_run_an_evaluation_and_a_loaded_policy_in_twenty_lines(monkeypatch) ->
     assert lines[0].startswith("1 0.69")  # a coin toss at first
     assert all(re.fullmatch(r"[+-]\d+\.\d\d ± \d+\.\d\d, n = \d+ fresh games", line) for line in lines[-2:])
     assert float(lines[-1].split()[0]) > 5  # the pretrained agent beats the built-in player
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_it_is_a_script_too_wherever_processes_are_spawned(tmp_path, method) -> None:
+    """Nothing in it starts a process, which would run the script again."""
+    (block,) = blocks()
+    script = tmp_path / "mine.py"
+    first = f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\nprint('once')\n"
+    script.write_text(first + block, encoding="utf-8")
+    done = subprocess.run([sys.executable, script], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("once") == 1
+
+
+def score(seed: int) -> list[float]:
+    """In a worker, which may have no children."""
+    policy, loaded = load_policy(ROOT / "pretrained/pong")
+    return evaluate(policy, loaded.config.replace(max_frames=2_000), 2, seed=seed).scores
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_of_a_pool_can_evaluate(method) -> None:
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(score, [1, 2]) == [score(1), score(2)]

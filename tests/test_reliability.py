@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from small_runs import CONFIG, ROOT, SMALL, TINY, Dice, curves, pong, rows, saved, timeless
 from tensorboard.compat.proto.summary_pb2 import Summary
+from warm import Warm
 
 from pong import checkpoint
 from pong.cli import main
@@ -36,19 +37,6 @@ RECIPES = {  # flags; decisions of an update; more updates than one stop gets th
     "pong": (["--num-envs", "3", "--horizon", "20", "--checkpoint-every", "4"], 160, 25),
     "pong_conv": (["--num-envs", "3", "--horizon", "20", "--checkpoint-every", "3", "--channels", "2", "3"], 160, 20),
 }
-# run() in pieces of three updates, as a notebook's cells would call it
-PIECES = """
-import itertools, sys
-from pong import train
-from pong.cli import main
-whole = train.Trainer.run
-def pieces(trainer):
-    while piece := list(itertools.islice(whole(trainer), 1)):
-        yield from piece
-        yield from itertools.islice(whole(trainer), 2)
-train.Trainer.run = pieces
-sys.exit(main(sys.argv[1:]))
-"""
 MINUTE = 60.0
 
 
@@ -76,10 +64,12 @@ def survive(run, start, kind, rng, log):
     before = metrics.stat().st_ino if metrics.exists() else None
     done = max((int(path.stem[7:]) for path in (run / "checkpoints").glob("update-*.safetensors")), default=0)
     begun = (run / "config.toml").exists()
-    program = ["-c", PIECES] if rng.random() < 0.3 else ["-m", "pong"]
-    arguments = ["train", "--resume", run] if begun else start
-    with log.open("w") as out:
-        process = pong(*arguments, "--players", rng.integers(1, 4), program=program, stdout=out, stderr=out)
+    arguments = [*(["train", "--resume", run] if begun else start), "--players", rng.integers(1, 4)]
+    if kind == "starting":
+        with log.open("w") as out:
+            process = pong(*arguments, stdout=out, stderr=out)
+    else:
+        process = Warm(*arguments, output=log, pieces=rng.random() < 0.3)
     number = signal.SIGKILL
     try:
         if kind == "starting":
@@ -113,15 +103,14 @@ def stop_and_go_on(recipe, folder):
     rng = np.random.default_rng(list(recipe.encode()))
     for kind in rng.permutation(["starting"] * EARLY + ["taking up"] * EARLY + ["training"] * TRAINING):
         survive(run, [*start, run], kind, rng, log)
-    with log.open("w") as out:
-        assert pong("train", "--resume", run, stdout=out, stderr=out).wait(20 * MINUTE) == 0, log.read_text()
-        assert pong(*start, whole, stdout=out, stderr=out).wait(20 * MINUTE) == 0, log.read_text()
+    assert Warm("train", "--resume", run, output=log).wait(20 * MINUTE) == 0, log.read_text()
+    assert Warm(*start, whole, output=log).wait(20 * MINUTE) == 0, log.read_text()
     return run, whole
 
 
 @pytest.fixture(scope="module")
 def runs(hangups, tmp_path_factory):
-    """What becomes of each recipe: side by side, for each run mostly waits for another Python to start."""
+    """What becomes of each recipe, side by side."""
     with ThreadPoolExecutor(len(RECIPES)) as pool:
         yield {recipe: pool.submit(stop_and_go_on, recipe, tmp_path_factory.mktemp(recipe)) for recipe in RECIPES}
 

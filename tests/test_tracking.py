@@ -20,7 +20,7 @@ from pong.pictures import weight_picture
 from pong.player import Episode
 from pong.policies import KarpathyPolicy
 from pong.rollout import Batch
-from pong.tracking import COUNTERS, TAGS, Tracker
+from pong.tracking import COUNTERS, TAGS, RunConsole, Tracker, _clock
 from pong.train import Learned, Update
 
 CONFIG = Config(name="tracked", seed=4, hidden=2, total_steps=1_000, learning_rate_end=0.0, device="cpu")
@@ -387,6 +387,54 @@ def test_what_nobody_can_read_stops_nothing(tmp_path):
         track.track(*UPDATES[0], POLICY)
         track.say("hello?")
     assert len(table(tmp_path)[1]) == 1
+
+
+WIDTHS = {
+    30: "mean100 +3.00  0:01 left  25%",
+    40: "mean100 +3.00  0:01 left  25%",
+    60: "mean100 +3.00  0:01 left  25%  1,000 steps/s  100 games",
+    80: "mean100 +3.00  0:01 left  25%  1,000 steps/s  100 games  12 points",
+    120: "mean100 +3.00  0:01 left  25%  1,000 steps/s  100 games  12 points ━━━━━━",
+}
+
+
+@pytest.mark.parametrize(("width", "line"), WIDTHS.items())
+def test_a_terminal_shows_as_much_as_fits_and_the_score_first(tmp_path, monkeypatch, width, line):
+    now = [0.0]
+    monkeypatch.setattr("pong.tracking.time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    config = CONFIG.replace(total_steps=1_000)
+    with Tracker(config, tmp_path, Console(file=out, force_terminal=True, width=width)) as track:
+        now[0] += 0.25
+        track.track(update(1, [(3.0, 2)] * 100, points=12), 250, POLICY)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    shown = [part for part in re.split(r"[\r\n]+", text) if "mean100" in part]
+    assert shown[-1].startswith(line)
+    assert all(len(part.rstrip()) <= width for part in shown)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.4, "0:00"), (61, "1:01"), (3_599.6, "1:00:00"), (1e12, "277777:46:40")]
+)
+def test_a_time_is_hours_minutes_and_seconds(seconds, said):
+    assert _clock(seconds) == said
+
+
+@pytest.mark.parametrize("settings", [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}, {"TERM": "dumb"}])
+def test_where_nobody_looks_at_a_terminal_lines_are_plain(monkeypatch, settings):
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert not RunConsole().is_terminal
+
+
+def test_a_terminal_that_can_do_nothing_gets_plain_lines(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    out = io.StringIO()
+    with Tracker(CONFIG, tmp_path, Console(file=out, force_terminal=True)) as track:
+        track.track(update(1, points=12), 250, POLICY)
+    assert "0.0 min  250 steps" in out.getvalue()
+    assert "\x1b" not in out.getvalue()
 
 
 def test_a_bar_on_a_terminal(tmp_path):

@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import itertools
+import signal
+import threading
 from math import log, sqrt
 
 import karpathy_numpy
@@ -334,6 +336,47 @@ def test_run_in_pieces_is_run_in_one(recipe, players):
         learned += [update.learned for update in itertools.islice(trainer.run(), 2)]
         learned += [update.learned for update in itertools.islice(trainer.run(), 2)]
     assert learned == expected
+
+
+@pytest.mark.parametrize("players", [1, 2])
+@pytest.mark.parametrize("recipe", PIECES.values(), ids=PIECES)
+def test_ctrl_c_anywhere_changes_nothing(recipe, players):
+    """A notebook's stop button, at a random moment of each of some calls: the updates are those of a run in one."""
+    config = TINY.model_copy(update={"num_envs": 4, "players": players, "total_steps": 10**6, **recipe})
+    with contextlib.closing(Trainer(config)) as whole:
+        for _ in itertools.islice(whole.run(), 6):
+            pass
+        expected = {name: weights.clone() for name, weights in whole.policy.state_dict().items()}
+    random, stops = np.random.default_rng(players), 0
+    with contextlib.closing(Trainer(config)) as trainer:
+        while trainer.updates < 6:
+            button = threading.Timer(random.uniform(0, 0.05), signal.raise_signal, [signal.SIGINT])
+            button.start()
+            try:
+                for _ in trainer.run():
+                    if trainer.updates == 6:
+                        break
+                button.join()
+            except KeyboardInterrupt:
+                stops += 1
+        with contextlib.suppress(KeyboardInterrupt):
+            button.join()
+        for name, weights in trainer.policy.state_dict().items():
+            assert torch.equal(weights, expected[name])
+    assert stops
+
+
+def test_nothing_is_left_of_how_many_threads_torch_had():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with contextlib.closing(Trainer(TINY)) as trainer:
+            for _ in itertools.islice(trainer.run(), 2):
+                assert torch.get_num_threads() == 2
+            evaluate(trainer.policy, TINY.replace(max_frames=200), 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_games_of_other_emulators_do_not_fit():

@@ -1,6 +1,7 @@
 """Environments that show vectors, and the policies for them: the same rollout, loss and trainer as for Pong."""
 
 import contextlib
+import itertools
 from math import exp, log, pi
 
 import gymnasium
@@ -13,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from small_runs import alone_and_shared
 from torch import nn
 
-from pong.config import Config, InputError
+from pong.config import Config, InputError, RunError
 from pong.envs import LQR, VectorFleet, make_fleet, spaces
 from pong.envs.lqr import optimal_gain, riccati
 from pong.losses import surrogate_loss
@@ -187,6 +188,149 @@ def test_an_environment_no_policy_can_play(env, what):
 def test_an_environment_that_is_not_there(env):
     with pytest.raises(InputError, match=f"env = '{env}': "):
         spaces(env)
+
+
+# --- pictures, numbers that are none, games without an end ------------------------------------------------------------
+
+
+class Pictures(gymnasium.Env):
+    """Shows, (H, W, C), how often it was told 1: in the second row and third column's green."""
+
+    observation_space = Box(0, 255, (40, 50, 3), np.uint8)
+    action_space = Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.told, self.taken = 0, 0
+        return self._see(), {}
+
+    def step(self, action):
+        self.told, self.taken = self.told + int(action), self.taken + 1
+        return self._see(), float(action), self.taken == 5, False, {}
+
+    def _see(self):
+        picture = np.zeros((40, 50, 3), np.uint8)
+        picture[1, 2, 1] = self.told
+        return picture
+
+
+class Small(Pictures):
+    observation_space = Box(0, 255, (10, 50, 3), np.uint8)
+
+
+gymnasium.register("tests/Pictures-v0", Pictures)
+gymnasium.register("tests/Small-v0", Small)
+SEEN = Config(env="tests/Pictures-v0", policy="conv", channels=[2], hidden=4, num_envs=2, horizon=20, device="cpu")
+
+
+def test_pictures_with_their_colours_last_are_seen_with_them_first():
+    assert spaces(SEEN.env)[0].shape == (3, 40, 50)
+    with contextlib.closing(make_fleet(SEEN)) as fleet:
+        assert fleet.reset(np.array([1, 2])).shape == (2, 3, 40, 50)
+        fleet.step(np.array([1, 0]), np.ones(2, bool))
+        seen = fleet.step(np.array([1, 1]), np.ones(2, bool)).observations
+    assert seen[:, 1, 1, 2].tolist() == [2, 1]
+    assert int(seen.sum()) == 3
+    with contextlib.closing(Trainer(SEEN)) as trainer:
+        assert next(trainer.run()).batch.observations.shape == (40, 3, 40, 50)
+
+
+@pytest.mark.parametrize("kind", ["rgb", "ram"])
+def test_ataris_own_environments_train_or_say_why_not(kind):
+    """Pong's screens (210, 160, 3), by gymnasium's name of it; and its memory, 128 bytes."""
+    gymnasium.register(f"tests/Pong-{kind}", "ale_py.env:AtariEnv", kwargs={"game": "pong", "obs_type": kind})
+    config = SEEN.replace(env=f"tests/Pong-{kind}", policy="conv" if kind == "rgb" else "mlp", num_envs=1, horizon=150)
+    with contextlib.closing(Trainer(config.replace(gamma=0.9))) as trainer:
+        trainer.rollout.players[0]._player.fleet.envs.envs[0].unwrapped.ale.setInt("max_num_frames_per_episode", 40)
+        update = next(trainer.run())
+    shape = (3, 210, 160) if kind == "rgb" else (128,)
+    assert tuple(update.batch.observations.shape[1:]) == shape
+
+
+def test_pictures_that_are_too_small_for_the_convolutions_are_refused():
+    with pytest.raises(InputError, match=r"Small-v0', channels = \[2, 2\]: pictures of 10 × 50 are too small for 2"):
+        Trainer(SEEN.replace(env="tests/Small-v0", channels=[2, 2]))
+
+
+class Broken(Counting):
+    """Shows, or pays, something that is no number, at its fourth step, which ends no episode."""
+
+    def __init__(self, shows, pays):
+        super().__init__()
+        self.shows, self.pays, self.number = shows, pays, 0
+
+    def step(self, action):
+        self.number += 1
+        seen, reward, *rest = super().step(action)
+        if self.number == 4:
+            seen, reward = seen + np.float32(self.shows), reward + self.pays
+        return seen, reward, *rest
+
+
+@pytest.mark.parametrize(
+    ("shows", "pays", "words"),
+    [(np.nan, 0, "a number that it shows is nan"), (0, -np.inf, "a reward is -inf"), (np.inf, 0, "it shows is inf")],
+)
+def test_what_is_no_number_is_blamed_on_who_gave_it(shows, pays, words):
+    gymnasium.register("tests/Broken-v0", Broken, kwargs={"shows": shows, "pays": pays})
+    try:
+        trainer = Trainer(COUNTING.replace(env="tests/Broken-v0"))
+        found = rf"^env = 'tests/Broken-v0': .*{words}; mend the environment"
+        with contextlib.closing(trainer), pytest.raises(RunError, match=found):
+            next(trainer.run())
+    finally:
+        del gymnasium.registry["tests/Broken-v0"]
+
+
+class Endless(Counting):
+    """Its episodes do not end."""
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
+gymnasium.register("tests/Endless-v0", Endless)
+
+
+@pytest.mark.parametrize("until", ["steps", "episodes"])
+@pytest.mark.parametrize("limit", ["MOST_MOMENTS", "MOST_BYTES"])
+def test_nobody_waits_for_ever_for_an_episodes_end(monkeypatch, until, limit):
+    monkeypatch.setattr(f"pong.player.{limit}", 2_000)
+    trainer = Trainer(COUNTING.replace(env="tests/Endless-v0", until=until))
+    with contextlib.closing(trainer), pytest.raises(RunError, match=r"an episode has not ended in .*max_episode_steps"):
+        next(trainer.run())
+
+
+def test_whoever_waits_hears_of_it_and_may_leave():
+    """Such as the command line, which shows a line every so often, and hears Ctrl-C."""
+    with contextlib.closing(Trainer(COUNTING.replace(env="tests/Endless-v0"))) as trainer:
+        heard = []
+
+        def leave():
+            heard.append(len(heard))
+            if len(heard) == 3:
+                raise ZeroDivisionError
+
+        trainer.rollout.while_playing = leave
+        with pytest.raises(ZeroDivisionError):
+            next(trainer.run())
+        assert trainer.updates == 0
+
+
+@pytest.mark.parametrize("config", [COUNTING, SEEN, Config(num_envs=2, horizon=40, hidden=8, baseline="network")])
+def test_torchs_default_dtype_changes_nothing(config):
+    """Numbers are float32 whatever a script has made torch's default."""
+    learned, weights = [], []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            with contextlib.closing(Trainer(config.replace(device="cpu"))) as trainer:
+                learned.append([update.learned for update in itertools.islice(trainer.run(), 2)])
+            weights.append(list(trainer.policy.state_dict().values()))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert learned[0] == learned[1]
+    assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
+    assert {weight.dtype for weight in weights[1]} == {torch.float32}
 
 
 # --- policies ---------------------------------------------------------------------------------------------------------

@@ -21,12 +21,14 @@ def parse(flags: type[T], arguments: list[str], prog: str) -> T:
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        words = [line.strip(" │╭╮╰╯─-") for line in complaint.getvalue().splitlines()]
-        lines = [line for line in words if line]
+        words = [line.strip(" │╭╮╰╯─|+") for line in complaint.getvalue().splitlines()]
+        lines = [line for line in words if line.strip("-")]
         end = next(
             (i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "For full", "Perhaps"))), None
         )
-        raise InputError(f"{' '.join(lines[1:end])} ({prog} --help)") from None
+        like = [line.split()[0] for line in lines[end:] if line.startswith("--")]  # of "Perhaps you meant"
+        hint = f"; did you mean {' or '.join(like[:2])}?" if "Unrecognized" in lines[0] and like else ""
+        raise InputError(f"{' '.join(lines[1:end])}{hint} ({prog} --help)") from None
 
 
 def check_place(flag: str, file: Path) -> None:

@@ -117,9 +117,9 @@ def _output(flags: PlayFlags, config: Config, updates: int) -> "tuple[Show, str]
 def _name(run: Path) -> str:
     """What a run folder is called, or that of a checkpoint, or a checkpoint elsewhere."""
     path = run.resolve()
-    if path.is_dir():
-        return path.name
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+    if not path.is_dir():
+        path = path.parent.parent if path.parent.name == "checkpoints" else path.with_suffix("")
+    return path.name.encode(errors="replace").decode()
 
 
 def _play_input(arguments: list[str]) -> PlayFlags:

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pong.commands.flags import parse
-from pong.config import Config, InputError, RunError, load_config, validate
+from pong.config import Config, InputError, RunError, load_config, to_toml, validate
 
 if TYPE_CHECKING:
     from pong.checkpoint import Checkpoint, Counters
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from pong.train import Trainer, Update
 
 # what does not define a run, and may change when it is resumed
-FREE = ("device", "act_on", "players", "emulator", "checkpoint_seconds", "stop_at_mean100")
+FREE = ("device", "act_on", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
+SHAPE = ("env", "policy", "hidden", "channels", "actions", "frames", "last_action")  # of a policy's weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ def train(arguments: list[str], began: float | None = None) -> int:
 
 def _train(asked: TrainInput, ranks: "Ranks", command: list[str], began: float) -> int:
     from pong import checkpoint
+    from pong.threads import threads
     from pong.tracking import RunConsole, Tracker
     from pong.train import Trainer, check
 
@@ -80,9 +83,11 @@ def _train(asked: TrainInput, ranks: "Ranks", command: list[str], began: float) 
         keeper = None
         if folder:  # nothing that was there has been touched so far
             _set_aside(asked, begin, console.print)
+            _lengthen(asked.config, begin, folder, console.print)
             tracker = stack.enter_context(Tracker(asked.config, folder, console, begin.counters, began))
             keeper = Keeper(folder, trainer, tracker, begin.counters)
-        _run(trainer, keeper, ranks, stop)
+        with threads(1):  # the other cores belong to the players
+            _run(trainer, keeper, ranks, stop)
     return 130 if stop() else 0
 
 
@@ -95,21 +100,33 @@ def _run(trainer: "Trainer", keeper: "Keeper | None", ranks: "Ranks", stop: Call
         answers = ranks.gather((enough, keeper is not None and keeper.is_due()))
         return any(enough for enough, _ in answers), any(due for _, due in answers)
 
+    def while_playing() -> None:
+        if keeper:
+            keeper.wait()
+        if stop() and ranks.size == 1:  # others would wait for this one
+            raise _StoppedError
+
     if asked()[0]:  # a run that has reached its goal is left as it is
         return
-    for update in trainer.run():
-        if keeper:
-            keeper.keep(update)
-        enough, due = asked()
-        if enough:
-            break
-        if due:
-            play = trainer.rollout.state()  # of all ranks
+    trainer.rollout.while_playing = while_playing
+    with contextlib.suppress(_StoppedError):
+        for update in trainer.run():
             if keeper:
-                keeper.try_to_save(play)
+                keeper.keep(update)
+            enough, due = asked()
+            if enough:
+                break
+            if due:
+                play = trainer.rollout.state()  # of all ranks
+                if keeper:
+                    keeper.try_to_save(play)
     play = trainer.rollout.state()
     if keeper:
         keeper.save(play)
+
+
+class _StoppedError(Exception):
+    """Somebody asked for a stop while a rollout was played; the run is where it was before it."""
 
 
 @contextlib.contextmanager
@@ -137,8 +154,13 @@ def _initial_policy(asked: TrainInput) -> "Policy | None":
 
     if asked.init is None:
         return None
-    policy = make_policy(asked.config)
-    load_weights(policy, load(asked.init).policy)
+    policy, saved = make_policy(asked.config), load(asked.init)
+    try:
+        load_weights(policy, saved.policy)
+    except InputError as error:
+        pairs = ((key, getattr(saved.config, key), getattr(asked.config, key)) for key in SHAPE)
+        differs = [f"{key} is {there!r} there and {here!r} here" for key, there, here in pairs if there != here]
+        raise InputError(f"train: --init {asked.init}: another network: {'; '.join(differs) or error}") from None
     return policy
 
 
@@ -180,6 +202,18 @@ def _set_aside(asked: TrainInput, begin: "Checkpoint", say: Callable[[str], None
             say(f"set aside: {path}")
 
 
+def _lengthen(config: Config, begin: "Checkpoint", folder: Path, say: Callable[[str], None]) -> None:
+    """Let a run have another ``total_steps`` from here on, whoever takes it up next."""
+    from pong.checkpoint import write_whole
+
+    before = load_config(folder / "config.toml")
+    if config.total_steps != before.total_steps:
+        write_whole(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())
+        then, now = (min(begin.counters.steps / total, 1) for total in (before.total_steps, config.total_steps))
+        where = f"what falls or rises with it goes on at {now:.0%} of its way, not at {then:.0%}"
+        say(f"total_steps is now {config.total_steps:,}: {where}")
+
+
 class Keeper:
     """Keeps what a run brings forth: tracks its updates, evaluates it, saves it.
 
@@ -212,6 +246,10 @@ class Keeper:
         evaluates = self._at_a_boundary() and self._config.eval_episodes
         self._evaluation = self._evaluate(update.number) if evaluates else None
         self._tracker.track(update, self._trainer.steps, self._trainer.policy, self._evaluation)
+
+    def wait(self) -> None:
+        """Say that a rollout takes long."""
+        self._tracker.wait()
 
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint: by updates, or by the clock where a run can go on from anywhere."""
@@ -319,12 +357,13 @@ def _train_input(arguments: list[str]) -> TrainInput:
 def _resume_input(arguments: list[str]) -> TrainInput:
     if not arguments or arguments[0].startswith("-"):
         raise InputError("train: --resume takes a run folder first, such as: pong train --resume runs/…")
-    given = Path(arguments[0])
+    given = Path(arguments[0]).absolute() if Path(arguments[0]).suffix == ".safetensors" else Path(arguments[0])
     try:
         named = given.parent.name == "checkpoints" and not given.is_dir()
         folder = given.parent.parent if named else given
         exported = (folder / "policy.safetensors").exists() and not (folder / "run.json").exists()
         there = (folder / "config.toml").exists()
+        trained = (folder / "lock").exists() or (folder / "checkpoints").exists()
     except OSError as error:
         raise InputError(f"train: --resume {given}: {error.strerror}; give a run folder (runs/…)") from None
     if exported:
@@ -332,7 +371,15 @@ def _resume_input(arguments: list[str]) -> TrainInput:
         raise InputError(f"train: --resume {given}: an exported policy is there, and no run; {instead}")
     if not there:
         raise InputError(f"train: --resume {given}: no run is there; give a run folder (runs/…) or its checkpoint")
+    if not trained:
+        instead = f"begin a new one: pong train {folder / 'config.toml'}"
+        raise InputError(f"train: --resume {given}: what a run has left is there, without its checkpoints; {instead}")
     config = load_config(folder / "config.toml")
+    for flag in arguments[1:]:
+        key = flag.removeprefix("--").split("=")[0].replace("-", "_")
+        if key in Config.model_fields and key not in FREE:
+            instead = f"begin a new run: pong train {folder / 'config.toml'} {flag} …"
+            raise InputError(f"train: --resume {given}: {key} defines the run and stays; {instead}")
     changes = dataclasses.asdict(parse(_flags(config, FREE), arguments[1:], prog="pong train --resume RUN"))
     config = validate({**config.model_dump(), **changes}, source="command line")
     return TrainInput(config, folder, resume=True, checkpoint=given if named else None)
@@ -380,6 +427,9 @@ def _flags(defaults: Config, keys: Iterable[str]) -> type:
 def _stop_requested() -> Iterator[Callable[[], bool]]:
     """The first SIGINT, SIGTERM or SIGHUP asks for a stop after this update; the second one stops at once."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield lambda: False
+        return
 
     def on_signal(number: int, frame: types.FrameType | None) -> None:
         if received:

@@ -14,7 +14,7 @@ from pong.envs.atari import RATE, Pong, PongFleet, ShownPong, make_pong, make_vi
 from pong.envs.doom import DoomFleet, doom_spaces, is_doom
 from pong.envs.fleet import Fleet, Kept, Network, Played, Shown, Stretch
 from pong.envs.lqr import LQR
-from pong.envs.vectors import VectorFleet
+from pong.envs.vectors import VectorFleet, channels_last
 
 if TYPE_CHECKING:
     from pong.envs.machine_fleet import MachineFleet
@@ -162,10 +162,15 @@ def spaces(env: str) -> tuple[Box, Discrete | Box]:
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise InputError(f"env = {env!r}: {' '.join(str(error).split())}") from None
     observations: Space[object] = one.observation_space
+    if isinstance(observations, Box) and observations.dtype == np.uint8 and channels_last(observations):
+        height, width, colours = observations.shape
+        observations = Box(0, 255, (colours, height, width), np.uint8)
     actions: Space[object] = one.action_space
     one.close()
     if not (isinstance(observations, Box) and _can_be_seen(observations)):
-        raise InputError(f"env = {env!r} shows {observations}; choose one that shows a vector of numbers")
+        raise InputError(
+            f"env = {env!r} shows {observations}; choose one that shows a vector of numbers, or pictures of bytes"
+        )
     if (isinstance(actions, Discrete) and actions.start == 0) or (isinstance(actions, Box) and len(actions.shape) == 1):
         return observations, actions
     raise InputError(f"env = {env!r} takes {actions}; choose one that takes a vector of numbers, or one of 0, 1, …")

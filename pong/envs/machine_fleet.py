@@ -217,9 +217,9 @@ def compile_once() -> None:
         fleet, one = MachineFleet(1), np.ones(1, np.bool_)
         seen = fleet.reset()
         fleet.step(np.zeros(1, np.int64), one)
-        network = torch.zeros(PIXELS, 1).T, torch.zeros(1, 1)
+        network = torch.zeros(PIXELS, 1, dtype=torch.float32).T, torch.zeros(1, 1, dtype=torch.float32)
         fleet.stretch(network, seen, np.zeros((1, 1), np.float32), one, False)
-        decide_rows(network, seen, torch.zeros(1))
+        decide_rows(network, seen, torch.zeros(1, dtype=torch.float32))
 
 
 class _SayOnce(Listener):

@@ -9,7 +9,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pong.config import RunError
 from pong.envs.fleet import Fleet, Played
+
+COLOURS = 4  # numbers a pixel has, at most
 
 
 class VectorFleet(Fleet):
@@ -17,6 +20,8 @@ class VectorFleet(Fleet):
 
     A Box action is clipped to the environment's bounds here, on its way out: whoever chose it goes on knowing it as it
     was chosen.
+
+    Pictures are seen as (C, H, W), also where the environment shows (H, W, C).
 
     Args:
         envs: N environments; a finished one must restart in the same step (``AutoresetMode.SAME_STEP``), so that every
@@ -28,9 +33,10 @@ class VectorFleet(Fleet):
             raise ValueError(f"{envs} must restart in the same step, with AutoresetMode.SAME_STEP")
         self.envs = envs
         self.num_envs = envs.num_envs
+        self._channels_last = channels_last(envs.single_observation_space)
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> Tensor:
-        """New episodes: observations (N, …) float32; pictures stay uint8.
+        """New episodes: observations (N, …) float32; pictures stay uint8, (N, C, H, W).
 
         Args:
             seeds: (N,) of each environment's random streams; None lets them run on. How long an environment was
@@ -39,22 +45,42 @@ class VectorFleet(Fleet):
         if seeds is not None:
             self._streams = [np.random.default_rng(seed) for seed in seeds]
         drawn: list[int | None] = [int(stream.integers(2**31)) for stream in self._streams]
-        return _rows(self.envs.reset(seed=drawn)[0])
+        return self._rows(self.envs.reset(seed=drawn)[0])
 
     def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> Played:
-        """One decision of each environment: actions (N,) whole numbers, or (N, d) for a Box."""
+        """One decision of each environment: actions (N,) whole numbers, or (N, d) for a Box.
+
+        Raises:
+            RunError: an observation or a reward is NaN or infinite.
+        """
         box = self.envs.single_action_space
         if isinstance(box, gymnasium.spaces.Box):
             actions = np.clip(actions, box.low, box.high)
         observations, rewards, terminations, truncations, _ = self.envs.step(actions)
         frames = active.astype(np.int64)
-        return Played(_rows(observations), rewards.astype(np.float32), terminations | truncations, frames)
+        self._check("a reward", rewards)
+        return Played(self._rows(observations), rewards.astype(np.float32), terminations | truncations, frames)
 
     def close(self) -> None:
         """End the environments."""
         self.envs.close()
 
+    def _rows(self, observations: NDArray[Any]) -> Tensor:
+        if observations.ndim > 2:
+            pictures = np.moveaxis(observations, -1, 1) if self._channels_last else observations
+            return torch.from_numpy(pictures.astype(np.uint8, order="C"))
+        self._check("a number that it shows", observations)
+        return torch.from_numpy(observations.astype(np.float32))  # a copy: gymnasium writes the next ones over these
 
-def _rows(observations: NDArray[Any]) -> Tensor:
-    dtype = np.uint8 if observations.ndim > 2 else np.float32
-    return torch.from_numpy(observations.astype(dtype))  # a copy: gymnasium writes the next ones over these
+    def _check(self, what: str, numbers: NDArray[Any]) -> None:
+        """Raises a RunError if some are NaN or infinite."""
+        if not np.isfinite(numbers).all():
+            name = self.envs.spec.id if self.envs.spec else str(self.envs)
+            found = numbers[~np.isfinite(numbers)][0]
+            raise RunError(f"env = {name!r}: {what} is {found}; mend the environment")
+
+
+def channels_last(space: gymnasium.Space[Any]) -> bool:
+    """Whether pictures are (H, W, C), as most environments have them, and not (C, H, W)."""
+    shape = space.shape
+    return shape is not None and len(shape) == 3 and shape[2] <= COLOURS < shape[0]

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from pong.play.game import Moment
 from pong.play.picture import DARK, GREEN, LIGHT, picture
 
 H264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+ANEW = "install it anew: pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE"
 GIF = ["-pix_fmt", "pal8"]
 GIF_FPS = 50  # browsers slow a faster gif down, to 10
 Colour = tuple[int, int, int]  # red, green, blue
@@ -52,7 +54,7 @@ def record(pictures: Iterable[NDArray[np.uint8]], file: Path, fps: float) -> Non
         InputError: nothing can be written there.
         RunError: writing failed on the way, such as on a full disk.
     """
-    part = file.with_name(f".{file.stem}.part{file.suffix}")
+    part = file.with_name(f".part-{os.getpid()}{file.suffix}")
     try:
         part.touch()
     except OSError as error:
@@ -75,10 +77,14 @@ def _encode(pictures: Iterable[NDArray[np.uint8]], part: Path, fps: float) -> No
         first, pictures = _peek(map(_half, pictures))
         palette = _palette_of(first)
     raw = ["-f", "rawvideo", "-pix_fmt", "pal8" if gif else "rgb24", "-s", f"{first.shape[1]}x{first.shape[0]}"]
-    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
-    command = [*program, *raw, "-r", f"{rate:.6f}", "-i", "-", *(GIF if gif else H264), str(part)]
+    program = _ffmpeg()
+    output = str(part.absolute())  # ffmpeg takes "12:30.gif" for an address, and "-1.gif" for an option
+    command = [program, "-v", "error", "-y", *raw, "-r", f"{rate:.6f}", "-i", "-", *(GIF if gif else H264), output]
     with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints, process_group=0)  # Ctrl-C is ours
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints, process_group=0)  # not Ctrl-C
+        except OSError as error:
+            raise RunError(f"play: ffmpeg ({program}) can't be started: {error.strerror}; {ANEW}") from None
         try:
             assert process.stdin
             _feed(process.stdin, pictures, palette)
@@ -88,8 +94,17 @@ def _encode(pictures: Iterable[NDArray[np.uint8]], part: Path, fps: float) -> No
             process.wait()
         complaints.seek(0)
         said = complaints.read().decode(errors="replace").strip().splitlines()
+    if status and said:
+        raise OSError(f"{said[-1].split('] ')[-1]} (says {program})")  # without "[out#0/mp4 @ …] "
     if status:
-        raise OSError(said[-1].split("] ")[-1] if said else f"ffmpeg ended with {status}")  # without "[out#0/mp4 @ …] "
+        raise OSError(f"ffmpeg ({program}) ended with status {status} and said nothing")
+
+
+def _ffmpeg() -> str:
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise RunError(f"play: there is no ffmpeg ({' '.join(str(error).split())}); {ANEW}") from None
 
 
 def _peek(pictures: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], Iterable[NDArray[np.uint8]]]:

@@ -5,15 +5,17 @@ Every curve is made of exact numbers, those of ``pong.toy.gradients``; only the 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pong.config import InputError
+from pong.config import InputError, PathLike
 from pong.losses import surrogate_loss
 from pong.toy.examples.bandits import BANDIT, BANDIT_WAY, BANDIT_WITHOUT_LOG, REWARDS, SOFTMAX, SOFTMAX_MEAN
 from pong.toy.examples.baselines import constant
@@ -31,7 +33,7 @@ SAMPLES = 1000  # batches behind each dot of the first picture
 SIZE, DPI = (10.0, 6.0), 100  # inches and pixels per inch: 1000×600
 
 
-def write(folder: Path) -> list[Path]:
+def write(folder: PathLike) -> list[Path]:
     """Write the pictures as PNG files of 1000×600 pixels.
 
     Args:
@@ -43,7 +45,7 @@ def write(folder: Path) -> list[Path]:
     Raises:
         InputError: matplotlib is not installed, or the folder can't be written.
     """
-    paths = []
+    folder, paths = Path(folder), []
     try:
         figures = [_figure() for _ in PICTURES]
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,10 +119,22 @@ PICTURES: dict[str, Callable[[Figure], None]] = {
 
 def _figure() -> Figure:
     try:
-        from matplotlib.figure import Figure
+        with _without_backend():
+            from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError("toy: --plot needs matplotlib; install it with: pip install matplotlib") from error
     return Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+
+
+@contextlib.contextmanager
+def _without_backend() -> Iterator[None]:
+    """What shows pictures plays no part here, and need not be installed, as Jupyter's is not in another environment."""
+    named = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
 
 
 def _axes(figure: Figure, x: str, y: str) -> Axes:
