@@ -5,6 +5,7 @@ ARGS ?=
 RUNS ?= runs
 VENV := .venv
 BIN := $(VENV)/bin
+EACH_CORE := --numprocesses=auto --dist=worksteal
 unexport MPLBACKEND # a notebook's, which need not be installed here
 
 .DEFAULT_GOAL := help
@@ -45,8 +46,8 @@ toy: setup ## the log-derivative trick with numbers: ARGS="T3"
 tensorboard: setup ## watch the runs in a browser
 	$(BIN)/tensorboard --logdir "$(RUNS)" $(ARGS)
 
-test: setup ## the whole test suite, on the CPU
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## the whole test suite on the CPU, on all cores: ARGS="tests/test_losses.py tests/test_toy.py"
+	$(BIN)/python -m pytest $(EACH_CORE) $(ARGS)
 
 test-gpu: setup ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -rs $(ARGS)
@@ -55,7 +56,7 @@ check: doom ## lint, format, types, tests; the types are those of ViZDoom, too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(EACH_CORE) $(ARGS)
 
 smoke: setup ## two tiny updates of real Pong; checks the log and the run folder
 	$(BIN)/python scripts/smoke.py $(ARGS)

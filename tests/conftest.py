@@ -37,6 +37,14 @@ def hangups():
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.fixture
+def ctrl_c():
+    """SIGINT raises a KeyboardInterrupt, also where the tests themselves run in pytest's workers."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def pong_v0():
     """gymnasium's own ``Pong-v0``: ``pong_v0()`` is unmodified, ``pong_v0(frameskip=1)`` overrides one setting."""

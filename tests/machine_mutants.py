@@ -1,6 +1,7 @@
 """The machine with one constant changed, and the comparison with ALE that has to notice."""
 
 import ast
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,17 +61,25 @@ def uncompiled(changed: Constant | None = None) -> ModuleType:
 
 
 def notices(changed: Constant | None, traces: list[Trace]) -> str | None:
-    """What the comparison first finds wrong with such a machine, if anything; one that fails is noticed, too."""
+    """What the comparison first finds wrong with such a machine, if anything; one that fails is noticed, too.
+
+    The traces take turns: most of what is wrong shows early in one of them.
+    """
     try:
         module = uncompiled(changed)
-        found = ((trace, *differs) for trace in traces for differs in _replay(module, trace))
-        return next((f"{trace.task}, decision {t}: {what}" for trace, t, what in found), None)
+        replays = [(trace, _replay(module, trace)) for trace in traces]
+        turns = itertools.zip_longest(*(replay for _, replay in replays), fillvalue=(0, None))
+        found = ((one.task, *differs) for turn in turns for (one, _), differs in zip(replays, turn, strict=True))
+        return next((f"{task}, decision {t}: {what}" for task, t, what in found if what), None)
     except Exception as error:  # a mutant may do anything
         return type(error).__name__
 
 
-def _replay(module: ModuleType, trace: Trace) -> Iterator[tuple[int, str]]:
-    """``verify_machine.replay`` on plain Python objects: twenty times as fast as on records, without Numba."""
+def _replay(module: ModuleType, trace: Trace) -> Iterator[tuple[int, str | None]]:
+    """``verify_machine.replay`` on plain Python objects: twenty times as fast as on records, without Numba.
+
+    Each decision, and what differs, or None after those in which nothing did.
+    """
     task, view, n = trace.task, trace.task.view, len(trace.seeds)
     games = [SimpleNamespace(**dict.fromkeys(module.GAME.names, 0)) for _ in range(n)]
     words, numbers = [], []
@@ -105,3 +114,4 @@ def _replay(module: ModuleType, trace: Trace) -> Iterator[tuple[int, str]]:
         yield from ((t, what) for what in differences(played, expected, rows=not memory["stopped"].any()))
         ours = {name: np.array([getattr(game, name) for game in games]) for name in memory}
         yield from ((t, name) for name in other_memory(ours, memory))
+        yield t, None

@@ -49,6 +49,20 @@ def test_it_is_a_script_too_wherever_processes_are_spawned(tmp_path, method) -> 
     assert done.stdout.count("once") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["play", "RUN=my run"], 'play "my run"'),
+        (["play"], 'play "pretrained"'),
+        (["eval", "RUN=my run"], 'eval "my run"'),
+        (["train", "CONFIG=my copy.toml"], 'train "my copy.toml"'),
+    ],
+)
+def test_make_takes_names_with_blanks(arguments, command) -> None:
+    done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"pong {command}" in done.stdout
+
+
 def score(seed: int) -> list[float]:
     """In a worker, which may have no children."""
     policy, loaded = load_policy(ROOT / "pretrained/pong")

@@ -192,7 +192,7 @@ OTHERS = [  # what the checkpoint has that the run has not
     ({"gamma": 0.5}, "run: gamma = 0.99, but the checkpoint was trained with 0.5; "),
     ({"hidden": 5}, "run: hidden = 4, but the checkpoint was trained with 5; "),
     ({"hold": "2-4"}, "run: hold = 4, but the checkpoint was trained with '2-4'; "),
-    ({"total_steps": 7}, "run: total_steps = 120, but the checkpoint was trained with 7; "),
+    ({"noop_max": 7}, "run: noop_max = 0, but the checkpoint was trained with 7; "),
     ({"eval_episodes": 7}, "run: eval_episodes = 0, but the checkpoint was trained with 7; "),
     ({"units": 5}, "size mismatch for W1: copying a param with shape torch.Size([5, 6400]) from checkpoint"),
     ({"format": 4}, f"checkpoint {NEWEST} has format 4, this version reads 2 and 3; update pong\n"),

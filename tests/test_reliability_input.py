@@ -119,7 +119,7 @@ EXTREMES = {  # what no generator comes upon
     "a number of 5,000 digits": b"seed = " + b"9" * 5_000,
     "10,000 brackets": b"hidden = " + b"[" * 10_000,
     "no text": b"\xff\xfe\x00",
-    "a byte order mark": "\ufeffseed = 1".encode(),
+    "two byte order marks": "\ufeff\ufeffseed = 1".encode(),
     "nothing but a nul": b"\x00",
     "a very long key": b"a" * 100_000 + b" = 1",
 }

@@ -1,5 +1,6 @@
 """scripts/study.py: what a variant is, what is kept of a run, and what is said of several seeds."""
 
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ import study
 from seeds import thin
 from study import Study, interval, row, run, show, table
 
+from pong.cli import main
 from pong.config import InputError, load_config
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +62,18 @@ def test_the_interval_of_equal_scores_is_that_score_and_of_two_lies_between_them
     assert interval([1.0, 3.0]) == (1.0, 3.0)  # a quarter of its bootstrap's means is 1, another 3
 
 
+@pytest.fixture
+def in_process(monkeypatch):
+    """Commands of pong run here, where torch is imported already."""
+
+    def run_here(log, core, *arguments):
+        with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            assert main([*map(str, arguments)]) == 0
+
+    monkeypatch.setattr("seeds.pong", run_here)
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_study_runs_what_is_missing_and_shows_every_seed(tmp_path, capsys):
     both = some(plain={}, still={"actions": 3})
     runs, results = tmp_path / "runs", tmp_path / "results"
@@ -84,6 +98,7 @@ def test_a_study_runs_what_is_missing_and_shows_every_seed(tmp_path, capsys):
     assert line.startswith("| still | actions = 3 | 2 | 0.0 |")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_run_that_was_interrupted_goes_on(tmp_path):
     one = some(plain={"checkpoint_every": 1})
     runs, results = tmp_path, tmp_path / "results"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from small_runs import environment
 
 import pong.cli
 import pong.toy
@@ -133,6 +134,14 @@ def test_no_noise_and_no_truth_is_infinitely_many_standard_errors_off(capsys: py
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_plots_need_no_backend_of_the_notebook_that_they_are_made_in() -> None:
+    """Jupyter names its own to every program that it starts, installed there or not."""
+    code = "from pong.toy import plots; import os; plots._figure(); print(os.environ['MPLBACKEND'])"
+    settings = {**environment(), "MPLBACKEND": "module://nobody.has.this"}
+    done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("module://nobody.has.this\n", "")
 
 
 def test_plot_writes_pictures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

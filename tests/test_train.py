@@ -340,6 +340,7 @@ def test_run_in_pieces_is_run_in_one(recipe, players):
 
 @pytest.mark.parametrize("players", [1, 2])
 @pytest.mark.parametrize("recipe", PIECES.values(), ids=PIECES)
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_anywhere_changes_nothing(recipe, players):
     """A notebook's stop button, at a random moment of each of some calls: the updates are those of a run in one."""
     config = TINY.model_copy(update={"num_envs": 4, "players": players, "total_steps": 10**6, **recipe})

@@ -357,7 +357,9 @@ def _train_input(arguments: list[str]) -> TrainInput:
 def _resume_input(arguments: list[str]) -> TrainInput:
     if not arguments or arguments[0].startswith("-"):
         raise InputError("train: --resume takes a run folder first, such as: pong train --resume runs/…")
-    given = Path(arguments[0]).absolute() if Path(arguments[0]).suffix == ".safetensors" else Path(arguments[0])
+    given = Path(arguments[0])
+    if given.suffix == ".safetensors" and given.parent == Path():  # in the folder that we are in
+        given = given.absolute()
     try:
         named = given.parent.name == "checkpoints" and not given.is_dir()
         folder = given.parent.parent if named else given

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pong.config import InputError, PathLike
+from pong.config import InputError
 from pong.losses import surrogate_loss
 from pong.toy.examples.bandits import BANDIT, BANDIT_WAY, BANDIT_WITHOUT_LOG, REWARDS, SOFTMAX, SOFTMAX_MEAN
 from pong.toy.examples.baselines import constant
@@ -33,7 +33,7 @@ SAMPLES = 1000  # batches behind each dot of the first picture
 SIZE, DPI = (10.0, 6.0), 100  # inches and pixels per inch: 1000×600
 
 
-def write(folder: PathLike) -> list[Path]:
+def write(folder: Path | str) -> list[Path]:
     """Write the pictures as PNG files of 1000×600 pixels.
 
     Args:
