@@ -122,8 +122,9 @@ class Rollout:
             RunError: as ``wait``.
         """
         self.wait()
+        parts, self._parts = self._parts, []
         self.begun = False
-        return self._batch(self._parts)
+        return self._batch(parts)
 
     def collect(self, update: int) -> Batch:
         """Play rollout number ``update`` and return its batch."""

@@ -6,6 +6,7 @@ goes on where it was stopped and skips what is there; all of it takes some hours
 clock has the machine to itself, one run after the other on all cores; all else runs two at a time, on a core each.
 """
 
+import math
 import re
 import shutil
 import statistics
@@ -57,6 +58,7 @@ PAGES = {  # by the file that a page shows whole
     "recipes.md": ("README.md",),
     "seeds.md": ("docs/performance.md",),
     "karpathy.md": ("docs/from-karpathy.md",),
+    "ladder/ladder.md": ("docs/from-karpathy.md",),
 }
 
 
@@ -237,12 +239,16 @@ def games_table(runs: list[plot.Run], marks: tuple[float, ...] = (-18, -15, -10,
 
 
 def passed(runs: list[plot.Run], mark: float, key: str = "minutes", said: plot.Said = plot.duration) -> str:
-    """When the mean of 100 games reached a mark."""
-    found = [row[key] for run in runs if (row := run.reached(mark))]
+    """When the mean of 100 games reached a mark; to the median, a run that never did is the last."""
+    times = [row[key] if (row := run.reached(mark)) else math.inf for run in runs]
+    found = [time for time in times if time < math.inf]
     if not found:
-        return "–"
-    missing = f"; {len(runs) - len(found)} of {len(runs)} never" if len(found) < len(runs) else ""
-    return spread(found, said) + missing
+        return "never"
+    if len(found) == len(runs):
+        return spread(found, said)
+    middle = statistics.median(times)
+    middle_said = said(middle) if middle < math.inf else "never"
+    return f"{middle_said} ({said(min(found))} … {said(max(found))}; {len(runs) - len(found)} of {len(runs)} never)"
 
 
 def spread(values: list[float], said: plot.Said) -> str:

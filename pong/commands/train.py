@@ -379,7 +379,7 @@ def _resume_input(arguments: list[str]) -> TrainInput:
     config = load_config(folder / "config.toml")
     for flag in arguments[1:]:
         key = flag.removeprefix("--").split("=")[0].replace("-", "_")
-        if key in Config.model_fields and key not in FREE:
+        if flag.startswith("--") and key in Config.model_fields and key not in FREE:
             instead = f"begin a new run: pong train {folder / 'config.toml'} {flag} …"
             raise InputError(f"train: --resume {given}: {key} defines the run and stays; {instead}")
     changes = dataclasses.asdict(parse(_flags(config, FREE), arguments[1:], prog="pong train --resume RUN"))
