@@ -1,5 +1,6 @@
 """Shared by the tests: the original environment, and one recorded update of configs/karpathy.toml."""
 
+import multiprocessing
 import os
 import signal
 import warnings
@@ -15,6 +16,7 @@ import pytest
 import torch
 from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
+from warm import PRELOADED
 
 from pong.config import Config, load_config
 from pong.player import Player, emulator_seeds
@@ -24,6 +26,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     mine = sorted(os.sched_getaffinity(0))  # each of pytest's workers has a core, or they wait for each other
     os.sched_setaffinity(0, {mine[int(worker.removeprefix("gw")) % len(mine)]})
 
+multiprocessing.set_forkserver_preload(PRELOADED)  # before anybody starts it: see warm.py
 torch.set_num_threads(1)  # the tests' matrices are small: more threads wait longer for each other than they compute
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +29,13 @@ EARLY = max(
 )  # kills while the run starts, and as many while it takes up; the others come while it trains
 TRAINING = STOPS - 2 * EARLY
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CONV = ["--channels", "2", "3", "--baseline-hidden", "4"]
 RECIPES = {  # flags; decisions of an update; more updates than one stop gets through
     # 2 games of about 100 decisions an update; 2 evaluation games at a boundary
-    "karpathy": (["--num-envs", "2", "--checkpoint-every", "3", "--eval-episodes", "2"], 200, 8),
+    "karpathy": (["--num-envs", "2", "--checkpoint-every", "3", "--eval-episodes", "2"], 200, 6),
     # 3 × 20 decisions an update, or more until a point has ended
     "pong": (["--num-envs", "3", "--horizon", "20", "--checkpoint-every", "4"], 160, 25),
-    "pong_conv": (["--num-envs", "3", "--horizon", "20", "--checkpoint-every", "3", "--channels", "2", "3"], 160, 20),
+    "pong_conv": (["--num-envs", "3", "--horizon", "10", "--checkpoint-every", "3", *CONV], 100, 16),
 }
 MINUTE = 60.0
 
@@ -108,24 +108,14 @@ def stop_and_go_on(recipe, folder):
     return run, whole
 
 
-@pytest.fixture(scope="module")
-def runs(hangups, tmp_path_factory):
-    """What becomes of each recipe, side by side."""
-    with ThreadPoolExecutor(len(RECIPES)) as pool:
-        yield {recipe: pool.submit(stop_and_go_on, recipe, tmp_path_factory.mktemp(recipe)) for recipe in RECIPES}
-
-
-def test_stopping_at_any_moment_leaves_nothing_behind(runs):
-    for run in [future.result()[0] for future in runs.values()]:
-        assert list(run.glob("**/*.tmp")) == []
-        assert len(list(run.glob("events.*"))) > TRAINING  # one for each time that it was taken up
-
-
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_stopping_at_any_moment_changes_nothing(runs, recipe):
-    run, whole = runs[recipe].result()
+def test_stopping_at_any_moment_changes_nothing_and_leaves_nothing_behind(tmp_path, recipe):
+    run, whole = stop_and_go_on(recipe, tmp_path)
     assert_same(run, whole)
     assert len(rows(run)) > 2 * TRAINING
+    assert list(run.glob("**/*.tmp")) == []
+    assert len(list(run.glob("events.*"))) > TRAINING  # one for each time that it was taken up
 
 
 def assert_same(run, whole):

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 PRELOADED = ["pong.cli", "pong.tracking", "pong.train", "pong.pictures", "pong.play.film", "warm_kernels"]
@@ -19,10 +20,12 @@ PRELOADED = ["pong.cli", "pong.tracking", "pong.train", "pong.pictures", "pong.p
 @functools.cache
 def _server():
     """What forks: torch has not computed there, so it has no threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    return context
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
+    return multiprocessing.get_context("forkserver")
 
 
 def _child(output, pieces, arguments):
