@@ -62,7 +62,7 @@ smoke: setup ## two tiny updates of real Pong; checks the log and the run folder
 	$(BIN)/python scripts/smoke.py $(ARGS)
 
 torture: setup ## stop three small runs 100 times each, in every way, and compare them with runs that nobody stopped
-	PONG_STOPS=100 $(BIN)/python -m pytest tests/test_reliability.py -k any_moment -v $(ARGS)
+	PONG_STOPS=100 $(BIN)/python -m pytest $(EACH_CORE) tests/test_reliability.py -k any_moment -v $(ARGS)
 
 soak: setup ## train for half an hour and watch memory and file handles: ARGS="--minutes 3"
 	$(BIN)/python scripts/soak.py $(ARGS)

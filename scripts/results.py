@@ -130,7 +130,7 @@ def show() -> None:
     runs, rungs = everything(), ladder()
     for file, text in tables(runs, rungs).items():
         (RESULTS / file).write_text(text, encoding="utf-8")
-        for page in PAGES.get(file, ()):
+        for page in PAGES[file]:
             put_into(ROOT / page, file, text)
     put_into(ROOT / "docs/performance.md", "bench.md", (RESULTS / "bench.md").read_text(encoding="utf-8"))
     fast = [one for name, some in runs.items() if name != "karpathy" for one in some]

@@ -96,9 +96,9 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def pong(*arguments, program=("-m", "pong"), **settings):
+def pong(*arguments, **settings):
     """The command line in a process, and a process group, of its own."""
-    command = [sys.executable, *program, *map(str, arguments)]
+    command = [sys.executable, "-m", "pong", *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), start_new_session=True, text=True, **settings)
 
 
