@@ -33,19 +33,19 @@ class Baseline:
         returns: Tensor = self.unit * self.network(observations)
         return returns
 
-    def fit(self, observations: Observations, predicted: Tensor, returns: Tensor, share: float) -> None:
+    def fit(self, observations: Observations, predicted: Tensor, returns: Tensor, weight: float) -> None:
         """Learn from a batch, after it was used.
 
         Args:
             observations: B rows.
             predicted: (B,) what ``predict`` said of them.
             returns: (B,) discounted points.
-            share: B over the rows of all ranks together.
+            weight: B over the rows of all ranks together.
         """
         for step in range(self.passes):
             predicted = self.predict(observations) if step else predicted
-            loss = share * ((predicted - returns) / self.unit).square().mean()
+            loss = weight * ((predicted - returns) / self.unit).square().mean()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            self.ranks.add_up([p.grad for p in self.network.parameters() if p.grad is not None])
+            self.ranks.all_reduce([p.grad for p in self.network.parameters() if p.grad is not None])
             self.optimizer.step()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pong.baseline import Baseline
 from pong.config import Config, InputError, PathLike, validate
-from pong.envs.fleet import Kept
+from pong.envs.fleet import EmulatorState
 from pong.save_p import is_pickle
 
 FORMAT = 3  # every format but 1 has a checksum, that of ``_digest``
@@ -67,7 +67,7 @@ class Checkpoint:
     optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     baseline: dict[str, Tensor] = field(default_factory=dict)
     baseline_optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    play: list[Kept] = field(default_factory=list)
+    play: list[EmulatorState] = field(default_factory=list)
 
 
 def save(
@@ -77,7 +77,7 @@ def save(
     policy: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     baseline: Baseline | None = None,
-    play: list[Kept] | None = None,
+    play: list[EmulatorState] | None = None,
     *,
     best: bool = False,
 ) -> Path:
@@ -343,7 +343,7 @@ def _tensors(
     return tensors
 
 
-def _joined(play: list[Kept]) -> dict[str, Tensor]:
+def _joined(play: list[EmulatorState]) -> dict[str, Tensor]:
     """The emulators' arrays, those of one name behind each other, and how long each is."""
     tensors = {}
     for name in play[0] if play else ():
@@ -353,7 +353,7 @@ def _joined(play: list[Kept]) -> dict[str, Tensor]:
     return tensors
 
 
-def _parted(tensors: dict[str, Tensor]) -> list[Kept]:
+def _parted(tensors: dict[str, Tensor]) -> list[EmulatorState]:
     """The reverse of ``_joined``."""
     parted = {
         name: torch.split(tensor, tensors[name + LENGTHS].tolist())

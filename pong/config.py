@@ -194,7 +194,7 @@ class Config(BaseModel):
         return self
 
 
-def between(first: float, last: float | None, done: float) -> float:
+def linear_schedule(first: float, last: float | None, done: float) -> float:
     """On the line from ``first`` to ``last``; ``done`` in [0, 1] says how far. Without a last one it stays."""
     return first if last is None else first + (last - first) * done
 

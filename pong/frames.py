@@ -63,7 +63,7 @@ def play_field(screens: NDArray[np.uint8]) -> NDArray[np.uint8]:
 class SparseFrames:
     """Difference frames kept as the few pixels that changed: about 27 of 6400, so a row takes 220 bytes, not 25,600.
 
-    Other inputs that are mostly 0 are kept in the same way, see ``View``.
+    Other inputs that are mostly 0 are kept in the same way, see ``ObservationBuilder``.
 
     Attributes:
         columns: (nnz,) int32, the changed pixels of row 0, then of row 1, …, each in [0, width).
@@ -86,7 +86,7 @@ class SparseFrames:
         return cls._of_pixels(changed, frames.ravel()[changed], len(frames))
 
     @classmethod
-    def between(cls, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> "SparseFrames":
+    def difference(cls, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> "SparseFrames":
         """Difference frames of N emulators: ``preprocess`` of their screens after, minus that of those before.
 
         Most of a screen stands still, so the screens are compared eight pixels at a time, as they are, and only the
@@ -234,15 +234,15 @@ def blank(like: Observations) -> Observations:
     return like.new_zeros(1, *like.shape[1:])
 
 
-Shown = Literal["difference", "stack", "both"]
-FRAMES: dict[Shown, list[tuple[str, str]]] = {  # side by side, each a screen less another one
+FrameKind = Literal["difference", "stack", "both"]
+FRAMES: dict[FrameKind, list[tuple[str, str]]] = {  # side by side, each a screen less another one
     "difference": [("now", "before")],
     "stack": [("now", "nothing"), ("before", "nothing")],
     "both": [("now", "nothing"), ("now", "before")],
 }
 
 
-class View:
+class ObservationBuilder:
     """What a policy sees of N emulators, from one screen after the other, of which it keeps the last.
 
     A row is this frame minus the previous one ("difference"), or this frame and beside it the previous one ("stack") or
@@ -259,7 +259,7 @@ class View:
         field: (N, 80, 160) uint8, of the last screens, see ``play_field``.
     """
 
-    def __init__(self, shown: Shown = "difference", actions: int = 0):
+    def __init__(self, shown: FrameKind = "difference", actions: int = 0):
         self.frames = FRAMES[shown]
         self.actions = actions
         self.shape = (len(self.frames), SIDE, SIDE)
@@ -292,7 +292,7 @@ class View:
 
     def _row(self, before: NDArray[np.uint8], decisions: NDArray[np.int64]) -> SparseFrames:
         fields = {"now": self.field, "before": before, "nothing": self._nothing}
-        frames = [SparseFrames.between(fields[old], fields[new]) for new, old in self.frames]
+        frames = [SparseFrames.difference(fields[old], fields[new]) for new, old in self.frames]
         if self.actions:
             frames.append(SparseFrames.one_hot(decisions, self.actions))
         return frames[0] if len(frames) == 1 else SparseFrames.beside(frames)

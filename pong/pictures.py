@@ -17,7 +17,7 @@ from pong.play.film import fps_of
 from pong.play.game import play
 from pong.policies import CategoricalPolicy, KarpathyPolicy, Policy, TwoLayers
 
-MOMENTS = 150  # ten seconds at hold 4
+FRAMES = 150  # ten seconds at hold 4
 
 
 def weight_picture(W1: torch.Tensor, rows: int = 5, columns: int = 8) -> NDArray[np.uint8]:
@@ -48,7 +48,7 @@ def first_weights(policy: Policy) -> torch.Tensor | None:
 def game_summary(tag: str, policy: Policy, config: Config, seed: int) -> Any:
     """The beginning of a game, sampled, as TensorBoard's summary of an animated picture."""
     on_cpu = copy.deepcopy(policy).cpu() if next(policy.parameters()).is_cuda else policy
-    screens = [moment.screen for moment in itertools.islice(play(on_cpu, config, seed), MOMENTS)]
+    screens = [frame.screen for frame in itertools.islice(play(on_cpu, config, seed), FRAMES)]
     (height, width, _), fps = screens[0].shape, fps_of(config)
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif(screens, fps))
     return Summary(value=[Summary.Value(tag=tag, image=image)])

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pong.config import Config, InputError, RunError, between
-from pong.envs import Kept, Network, Stretch, make_fleet, make_view
+from pong.config import Config, InputError, RunError, linear_schedule
+from pong.envs import EmulatorState, Network, Segment, make_fleet, make_observation_builder
 from pong.frames import Observations, SparseFrames, cat, nbytes
 from pong.returns import discounted_returns, standardize
 from pong.snapshot import Snapshot
@@ -47,7 +47,7 @@ class Episode:
 
 
 @dataclass
-class Part:
+class Trajectories:
     """One player's part of a rollout; the attributes are those of ``Batch``."""
 
     observations: Observations
@@ -59,7 +59,7 @@ class Part:
     frames: int
 
 
-class Noise:
+class ActionNoise:
     """Uniform numbers that decide the actions: one stream for each (seed, update, emulator).
 
     ``shape`` is that of the numbers for one action.
@@ -133,8 +133,8 @@ class Player:
     def _start_afresh(self) -> None:
         n = len(self.emulators)
         self._score, self._length, self._frames = np.zeros(n), np.zeros(n, int), np.zeros(n, int)  # of games under way
-        self._stretches: list[Stretch] = []  # with decisions that no batch has held yet: their ``active`` ones
-        self._waiting = self._waiting_bytes = 0  # in the stretches: moments, and what was seen in them
+        self._segments: list[Segment] = []  # with decisions that no batch has held yet: their ``active`` ones
+        self._waiting = self._waiting_bytes = 0  # in the segments: moments, and what was seen in them
 
     def begin(self, update: int, done: float = 0.0) -> None:
         """Get ready to play rollout number ``update``; ``done`` in [0, 1] says how far the run has come."""
@@ -144,9 +144,9 @@ class Player:
             self._start_afresh()
         elif self.config.until == "episodes":
             self._seen = self.fleet.reset()
-        self._noise = Noise(self.config.seed, update, self.emulators, self.purpose, self.actor.noise_shape)
+        self._noise = ActionNoise(self.config.seed, update, self.emulators, self.purpose, self.actor.noise_shape)
         self._active = np.ones(len(self.emulators), bool)
-        self._horizon = round(between(self.config.horizon, self.config.horizon_end, done))
+        self._horizon = round(linear_schedule(self.config.horizon, self.config.horizon_end, done))
 
     def go_on(self) -> None:
         """Get ready to play the same rollout on."""
@@ -155,7 +155,7 @@ class Player:
         """Whether nobody needs to wait for ``finish``: it plays by itself."""
         return True
 
-    def finish(self) -> Part:
+    def finish(self) -> Trajectories:
         """Play it and hand out the rows whose point has ended.
 
         Raises:
@@ -176,9 +176,9 @@ class Player:
                 self._active = played.active[-1] & ~played.dones[-1]
         if self.stopped:
             raise RunError("the rollout was ended while it was played")
-        return Part(*self._cut(), self._episodes, points, steps, frames)
+        return Trajectories(*self._cut(), self._episodes, points, steps, frames)
 
-    def state(self, begun: bool) -> list[Kept] | None:
+    def state(self, begun: bool) -> list[EmulatorState] | None:
         """The play that the next rollout goes on from, of each emulator; None where nothing is kept.
 
         Args:
@@ -187,7 +187,7 @@ class Player:
         snapshot = self._before if begun else self._snapshot()
         return snapshot.pack() if snapshot else None
 
-    def restore(self, state: list[Kept]) -> None:
+    def restore(self, state: list[EmulatorState]) -> None:
         """Go on from what ``state`` gave.
 
         Raises:
@@ -198,10 +198,10 @@ class Player:
         except (KeyError, ValueError, RuntimeError) as error:
             what = " ".join(str(error).split())
             raise InputError(f"the checkpoint does not fit its config: its games are others ({what})") from None
-        now = Snapshot.unpack(state, make_view(self.config).width)
+        now = Snapshot.unpack(state, make_observation_builder(self.config).width)
         self._seen = now.seen
         self._score, self._length, self._frames = now.score, now.length, now.frames
-        self._stretches = now.stretches
+        self._segments = now.segments
 
     def _snapshot(self) -> Snapshot | None:
         """What there is now; None where it can't be kept, or before the first rollout."""
@@ -210,13 +210,13 @@ class Player:
             return None
         assert isinstance(self._seen, SparseFrames)
         games = self._score.copy(), self._length.copy(), self._frames.copy()
-        return Snapshot(fleet, self._seen, *games, list(self._stretches))
+        return Snapshot(fleet, self._seen, *games, list(self._segments))
 
     def close(self) -> None:
         """End the emulators."""
         self.fleet.close()
 
-    def _bound(self, played: Stretch) -> None:
+    def _bound(self, played: Segment) -> None:
         """Refuse to wait for ever for an end, and to remember all that was seen meanwhile."""
         self._waiting += len(played)
         self._waiting_bytes += nbytes(played.observations)
@@ -225,26 +225,26 @@ class Player:
             remedy = "give the environment a time limit, by gymnasium.register(…, max_episode_steps=…)"
             raise RunError(f"env = {self.config.env!r}: {found}, and all of them wait for its return; {remedy}")
 
-    def _play(self, most: float) -> Stretch:
+    def _play(self, most: float) -> Segment:
         """Decisions of the active emulators in so many moments at most, remembered."""
         assert self._seen is not None, "begin first"
         noise = self._noise.ahead()
         noise = noise[: int(min(most, len(noise)))]
         network, whole = self.actor.two_layers, self.config.until == "episodes"
-        played = self.fleet.stretch(network, self._seen, noise, self._active, whole) if network else None
+        played = self.fleet.play_segment(network, self._seen, noise, self._active, whole) if network else None
         played = played or self._step(torch.from_numpy(noise[0]))
         self._noise.use(len(played))
-        self._stretches.append(played)
+        self._segments.append(played)
         self._seen = played.seen
         return played
 
-    def _step(self, noise: Tensor) -> Stretch:
+    def _step(self, noise: Tensor) -> Segment:
         """One decision of every active emulator."""
         assert self._seen is not None
         actions = self._decide(self._seen, noise)  # (n, …)
         played = self.fleet.step(actions.numpy(), self._active)
         rewards, dones, frames = played.rewards[None], played.dones[None], played.frames[None]
-        return Stretch(self._seen, actions[None], rewards, dones, frames, self._active[None], played.observations)
+        return Segment(self._seen, actions[None], rewards, dones, frames, self._active[None], played.observations)
 
     def _decide(self, seen: Observations, noise: Tensor) -> Tensor:
         """Actions (n, …): the actor's for active emulators, 0 for the others."""
@@ -256,7 +256,7 @@ class Player:
         actions[active] = chosen
         return actions
 
-    def _keep_score(self, played: Stretch) -> None:
+    def _keep_score(self, played: Segment) -> None:
         begins = np.zeros(len(self.emulators), int)  # of what was not counted yet
         for t, i in zip(*np.nonzero(played.dones & played.active), strict=True):
             self._count(played, int(i), slice(begins[i], t + 1))
@@ -267,7 +267,7 @@ class Player:
         for i, begin in enumerate(begins):
             self._count(played, i, slice(begin, None))
 
-    def _count(self, played: Stretch, i: int, moments: slice) -> None:
+    def _count(self, played: Segment, i: int, moments: slice) -> None:
         active = played.active[moments, i]
         self._score[i] += (played.rewards[moments, i] * active).sum(dtype=np.float64)
         self._length[i] += np.count_nonzero(active)
@@ -275,7 +275,7 @@ class Player:
 
     def _cut(self) -> tuple[Observations, Tensor, Tensor]:
         """Take the rows whose point has ended: observations, actions, returns; the others wait."""
-        parts = self._stretches
+        parts = self._segments
         rewards, dones = np.concatenate([p.rewards for p in parts]), np.concatenate([p.dones for p in parts])  # (T, n)
         unused = np.concatenate([p.active for p in parts])
         ended = dones | (rewards != 0) if self.config.points else dones
@@ -296,7 +296,7 @@ class Player:
         observations = cat([p.observations for p in parts])[ready[0] * len(self.emulators) + ready[1]]
         rows = observations, torch.cat([p.actions for p in parts])[ready], returns[ready]
         waiting = np.split(unused & ~known, np.cumsum([len(p) for p in parts])[:-1])
-        self._stretches = [replace(p, active=left) for p, left in zip(parts, waiting, strict=True) if left.any()]
-        self._waiting = sum(map(len, self._stretches))
-        self._waiting_bytes = sum(nbytes(part.observations) for part in self._stretches)
+        self._segments = [replace(p, active=left) for p, left in zip(parts, waiting, strict=True) if left.any()]
+        self._waiting = sum(map(len, self._segments))
+        self._waiting_bytes = sum(nbytes(part.observations) for part in self._segments)
         return rows

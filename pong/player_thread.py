@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from pong.config import Config
-from pong.envs import Kept
-from pong.player import Actor, Part, Player
+from pong.envs import EmulatorState
+from pong.player import Actor, Player, Trajectories
 
 
 class PlayerThread:
@@ -26,14 +26,14 @@ class PlayerThread:
 
     def __init__(self, config: Config, emulators: range, purpose: int, actor: Actor):
         self._player = Player(config, emulators, purpose, actor)
-        self._part: Future[Part] = Future()
+        self._part: Future[Trajectories] = Future()
         self._begun = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self, update: int, done: float = 0.0) -> None:
         """Start playing a rollout; ``finish`` waits for it."""
 
-        def play() -> Part:
+        def play() -> Trajectories:
             try:
                 self._player.begin(update, done)
             finally:
@@ -51,7 +51,7 @@ class PlayerThread:
         """Whether the rollout ends within so many seconds."""
         return bool(wait([self._part], seconds).done)
 
-    def finish(self) -> Part:
+    def finish(self) -> Trajectories:
         """The rows of the rollout.
 
         Raises:
@@ -59,13 +59,13 @@ class PlayerThread:
         """
         return self._part.result()
 
-    def state(self, begun: bool) -> list[Kept] | None:
+    def state(self, begun: bool) -> list[EmulatorState] | None:
         """The play that the next rollout goes on from: where one that was begun has begun."""
         if begun:
             self._begun.wait()
         return self._player.state(begun)
 
-    def restore(self, state: list[Kept]) -> None:
+    def restore(self, state: list[EmulatorState]) -> None:
         """Go on from what ``state`` gave.
 
         Raises:
@@ -80,7 +80,7 @@ class PlayerThread:
             self._thread.join()
         self._player.close()
 
-    def _start(self, play: Callable[[], Part]) -> None:
+    def _start(self, play: Callable[[], Trajectories]) -> None:
         self._part = Future()
         self._thread = threading.Thread(target=_fulfil, args=(self._part, play), daemon=True)
         self._thread.start()

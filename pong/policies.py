@@ -47,7 +47,7 @@ class Policy(nn.Module):
         log_probs: Tensor = self.distribution(x).log_prob(actions)
         return log_probs
 
-    def gauges(self, distribution: Any) -> dict[str, Tensor]:
+    def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
         """What to show of π(·|x) besides its entropy: each a () averaged over the rows."""
         return {}
 
@@ -112,7 +112,7 @@ class KarpathyPolicy(Policy):
         logits: Tensor = self(x)
         return (logits > 0).long().cpu()
 
-    def gauges(self, distribution: Bernoulli) -> dict[str, Tensor]:
+    def diagnostics(self, distribution: Bernoulli) -> dict[str, Tensor]:
         """The mean P(UP)."""
         return {"prob_up": distribution.probs.mean()}
 
@@ -359,7 +359,7 @@ class GaussianPolicy(Policy):
         means: Tensor = self.network(x).cpu()
         return means
 
-    def gauges(self, distribution: "Independent[Normal]") -> dict[str, Tensor]:
+    def diagnostics(self, distribution: "Independent[Normal]") -> dict[str, Tensor]:
         """The mean σ."""
         return {"std": distribution.stddev.mean()}
 

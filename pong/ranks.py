@@ -76,11 +76,11 @@ class Ranks:
                 dist.destroy_process_group()
                 gc.collect()  # gloo's threads end with it: one that still lets go of a tensor later aborts the process
 
-    def share(self, everything: range) -> range:
+    def shard(self, everything: range) -> range:
         """This rank's part of something, such as the emulators of a run."""
-        return deal(everything, self.rank, self.size)
+        return shard(everything, self.rank, self.size)
 
-    def gather(self, mine: T) -> list[T]:
+    def all_gather(self, mine: T) -> list[T]:
         """What each rank has, in order of rank.
 
         Raises:
@@ -92,7 +92,7 @@ class Ranks:
                 dist.all_gather_object(everyones, mine)
         return everyones
 
-    def add_up(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks.
 
         Raises:
@@ -113,7 +113,7 @@ def _all_alive() -> Iterator[None]:
         raise RunError(f"another rank is gone ({what}); take the run up again with --resume") from None
 
 
-def deal(everything: range, part: int, parts: int) -> range:
+def shard(everything: range, part: int, parts: int) -> range:
     """One of several consecutive parts, all of the same size or one apart."""
     first, last = (len(everything) * k // parts for k in (part, part + 1))
     return everything[first:last]

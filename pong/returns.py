@@ -41,8 +41,8 @@ def discounted_returns(
     flows_back = gamma * (~ends).to(rewards.dtype)  # what one unit of R[t+1] is worth at t
     returns: list[Tensor] = []
     running = torch.zeros_like(rewards[:1]).sum(0)
-    for reward, share in zip(reversed(rewards.unbind()), reversed(flows_back.unbind()), strict=True):
-        running = reward + share * running
+    for reward, discount in zip(reversed(rewards.unbind()), reversed(flows_back.unbind()), strict=True):
+        running = reward + discount * running
         returns.append(running)
     return torch.stack(returns[::-1]) if returns else rewards
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from pong.config import Config, InputError
-from pong.envs import Kept, prepare
+from pong.envs import EmulatorState, prepare
 from pong.frames import Observations, blank, cat
-from pong.player import TRAINING, Actor, Episode, Part
+from pong.player import TRAINING, Actor, Episode, Trajectories
 from pong.player_thread import PlayerThread
-from pong.ranks import Ranks, deal
+from pong.ranks import Ranks, shard
 from pong.threads import uninterrupted
 
 PATIENCE = 1.0  # seconds of waiting between two calls of ``while_playing``
@@ -26,7 +26,7 @@ class Batch:
         observations: B rows, what the policy saw.
         actions: (B,) int64, or (B, d) floating, as the policy chose them.
         returns: (B,) float32, discounted points; with standardize = "episode" in their game's standard deviations.
-        share: B over the rows of all ranks together: 1 without others.
+        weight: B over the rows of all ranks together: 1 without others.
         episodes: the games that ended in this rollout, on all ranks; by emulator, and then in time.
         points: rallies that ended in it, on all ranks; 0 in a game without.
         steps: decisions made in it, on all ranks.
@@ -36,7 +36,7 @@ class Batch:
     observations: Observations
     actions: Tensor
     returns: Tensor
-    share: float
+    weight: float
     episodes: list[Episode]
     points: int
     steps: int
@@ -69,14 +69,14 @@ class Rollout:
         self.ranks = ranks or Ranks()
         self.begun = False
         self.while_playing: Callable[[], None] = lambda: None
-        mine = self.ranks.share(range(config.num_envs))
+        mine = self.ranks.shard(range(config.num_envs))
         prepare(config)
         players = min(config.players or self._cores(purpose), len(mine))
         self.players: list[PlayerThread] = []
         with contextlib.ExitStack() as made:  # if one can't be, those before it are closed
             made.callback(self.close)
             for k in range(players):
-                self.players.append(PlayerThread(config, deal(mine, k, players), purpose, actor))
+                self.players.append(PlayerThread(config, shard(mine, k, players), purpose, actor))
             made.pop_all()
 
     def _cores(self, purpose: int) -> int:
@@ -90,7 +90,7 @@ class Rollout:
             update: from 0.
             done: how far the run has come, in [0, 1].
         """
-        self._parts: list[Part] = []
+        self._parts: list[Trajectories] = []
         self._ready = False
         for player in self.players:
             player.begin(update, done)
@@ -108,7 +108,7 @@ class Rollout:
                     self.while_playing()
             with uninterrupted():
                 self._parts += [player.finish() for player in self.players]
-                self._ready = any(self.ranks.gather(any(len(part.returns) for part in self._parts)))
+                self._ready = any(self.ranks.all_gather(any(len(part.returns) for part in self._parts)))
                 if self._ready:
                     return
                 for player in self.players:  # no point has ended yet
@@ -131,7 +131,7 @@ class Rollout:
         self.begin(update)
         return self.finish()
 
-    def state(self) -> list[Kept] | None:
+    def state(self) -> list[EmulatorState] | None:
         """The play that the next rollout goes on from, of each emulator of all ranks; None where it can't be kept.
 
         A rollout that has been begun is not in it: whoever takes this up plays it again.
@@ -139,11 +139,11 @@ class Rollout:
         Raises:
             RunError: as ``finish``.
         """
-        everyones = self.ranks.gather([player.state(self.begun) for player in self.players])
+        everyones = self.ranks.all_gather([player.state(self.begun) for player in self.players])
         parts = [part for theirs in everyones for part in theirs]
         return None if any(part is None for part in parts) else [kept for part in parts if part for kept in part]
 
-    def restore(self, state: list[Kept]) -> None:
+    def restore(self, state: list[EmulatorState]) -> None:
         """Go on from what ``state`` gave, with any number of players and ranks.
 
         Raises:
@@ -152,9 +152,9 @@ class Rollout:
         if len(state) != self.config.num_envs:
             found = f"it holds the games of {len(state)} emulators, not of {self.config.num_envs}"
             raise InputError(f"the checkpoint does not fit its config: {found}")
-        mine = self.ranks.share(range(len(state)))
+        mine = self.ranks.shard(range(len(state)))
         for number, player in enumerate(self.players):
-            emulators = deal(mine, number, len(self.players))
+            emulators = shard(mine, number, len(self.players))
             player.restore(state[emulators.start : emulators.stop])
 
     def close(self) -> None:
@@ -162,13 +162,13 @@ class Rollout:
         for player in self.players:
             player.close()
 
-    def _batch(self, parts: list[Part]) -> Batch:
+    def _batch(self, parts: list[Trajectories]) -> Batch:
         returns = torch.cat([part.returns for part in parts])
         rows = [(part.observations, part.actions) for part in parts]
         counts = [(part.episodes, part.points, part.steps, part.frames) for part in parts]
-        everyones = self.ranks.gather((len(returns), counts))
-        share = len(returns) / sum(theirs for theirs, _ in everyones)
-        if not share:  # all points ended on other ranks: a row that weighs nothing
+        everyones = self.ranks.all_gather((len(returns), counts))
+        weight = len(returns) / sum(theirs for theirs, _ in everyones)
+        if not weight:  # all points ended on other ranks: a row that weighs nothing
             observations, actions = rows[0]
             rows = [(blank(observations), actions.new_zeros(1, *actions.shape[1:]))]
             returns = returns.new_zeros(1)
@@ -178,7 +178,7 @@ class Rollout:
             observations=cat(everything_seen),
             actions=torch.cat(all_actions),
             returns=returns,
-            share=share,
+            weight=weight,
             episodes=sorted((one for some in episodes for one in some), key=lambda episode: episode.emulator),
             points=sum(points),
             steps=sum(steps),

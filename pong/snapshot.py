@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pong.envs import Kept, Stretch
+from pong.envs import EmulatorState, Segment
 from pong.frames import SparseFrames, cat
 
 
@@ -15,24 +15,24 @@ class Snapshot:
     """A player of Pong between two rollouts; the attributes are the player's own.
 
     What waits for its point's end are the last decisions of each emulator, without a reward: the ``active`` ones of the
-    stretches.
+    segments.
     """
 
-    fleet: list[Kept]
+    fleet: list[EmulatorState]
     seen: SparseFrames
     score: NDArray[np.float64]
     length: NDArray[np.int64]
     frames: NDArray[np.int64]
-    stretches: list[Stretch]
+    segments: list[Segment]
 
-    def pack(self) -> list[Kept]:
+    def pack(self) -> list[EmulatorState]:
         """The same as arrays, by emulator: it does not matter then who plays it."""
         n = len(self.fleet)
         nothing = np.zeros((0, n), np.bool_)
-        emulators, moments = np.nonzero(np.concatenate([nothing, *(part.active for part in self.stretches)]).T)
+        emulators, moments = np.nonzero(np.concatenate([nothing, *(part.active for part in self.segments)]).T)
         rows = moments * n + emulators
-        waiting = cat([*(part.observations for part in self.stretches), self.seen])[torch.from_numpy(rows)]
-        actions = np.concatenate([nothing, *(part.actions.numpy() for part in self.stretches)]).ravel()[rows]
+        waiting = cat([*(part.observations for part in self.segments), self.seen])[torch.from_numpy(rows)]
+        actions = np.concatenate([nothing, *(part.actions.numpy() for part in self.segments)]).ravel()[rows]
         assert isinstance(waiting, SparseFrames)
         return [
             {
@@ -46,7 +46,7 @@ class Snapshot:
         ]
 
     @classmethod
-    def unpack(cls, state: list[Kept], width: int) -> "Snapshot":
+    def unpack(cls, state: list[EmulatorState], width: int) -> "Snapshot":
         """The reverse; rows are of so many numbers."""
         seen = SparseFrames.cat([_unpack_rows("seen", kept, width) for kept in state])
         score, length, frames = np.stack([kept["game"] for kept in state], 1)
@@ -58,13 +58,13 @@ class Snapshot:
         waits = moments >= 0
         numbers = torch.from_numpy(np.where(waits, begins + moments, len(actions) - 1))  # the last is not used
         nothing = np.zeros(waits.shape, np.int64)  # a reward would have ended the point
-        waiting = Stretch(
+        waiting = Segment(
             rows[numbers.ravel()], actions[numbers], nothing.astype(np.float32), nothing > 0, nothing, waits, seen
         )
         return cls([], seen, score.astype(np.float64), length, frames, [waiting] if T else [])
 
 
-def _pack_rows(name: str, rows: SparseFrames) -> Kept:
+def _pack_rows(name: str, rows: SparseFrames) -> EmulatorState:
     return {
         f"{name}.columns": rows.columns.numpy().astype(np.int16),
         f"{name}.signs": rows.signs.numpy().astype(np.int8),
@@ -72,6 +72,6 @@ def _pack_rows(name: str, rows: SparseFrames) -> Kept:
     }
 
 
-def _unpack_rows(name: str, kept: Kept, width: int) -> SparseFrames:
+def _unpack_rows(name: str, kept: EmulatorState, width: int) -> SparseFrames:
     columns, signs, counts = (torch.from_numpy(kept[f"{name}.{part}"]) for part in ("columns", "signs", "counts"))
     return SparseFrames(columns.int(), signs.float(), (counts.cumsum(0) - counts).int(), width)

@@ -271,23 +271,23 @@ class Tracker:
     def _values(self, update: Update, evaluation: Evaluation | None) -> dict[str, float | None]:
         episodes = update.batch.episodes
         (first_time, first_steps), (last_time, last_steps) = self._recent[0], self._recent[-1]
-        learned = update.learned
+        stats = update.stats
         values = (
             float(np.mean([episode.score for episode in episodes])) if episodes else None,
             self.scores.mean100,
             self.scores.ema,
             float(np.mean([episode.length for episode in episodes])) if episodes else None,
             (last_steps - first_steps) / max(last_time - first_time, 1e-9),
-            learned.learning_rate,
-            learned.policy_loss,
-            learned.entropy,
-            learned.grad_norm,
-            learned.approx_kl,
-            learned.explained_variance,
+            stats.learning_rate,
+            stats.policy_loss,
+            stats.entropy,
+            stats.grad_norm,
+            stats.approx_kl,
+            stats.explained_variance,
             evaluation.mean if evaluation else None,
             evaluation.standard_error if evaluation and evaluation.n > 1 else None,
-            learned.prob_up,
-            learned.std,
+            stats.prob_up,
+            stats.std,
             update.rollout_seconds,
             update.learn_seconds,
             self._track_seconds,  # of the update before

@@ -12,8 +12,8 @@ from torch.distributions import Distribution
 
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
-from pong.config import Config, InputError, PathLike, between
-from pong.envs import check_task, make_view, pictures, prepare, spaces
+from pong.config import Config, InputError, PathLike, linear_schedule
+from pong.envs import check_task, make_observation_builder, pictures, prepare, spaces
 from pong.frames import Observations
 from pong.losses import surrogate_loss
 from pong.optimizers import load_optimizer, make_optimizer
@@ -25,7 +25,7 @@ from pong.threads import threads, uninterrupted
 
 
 @dataclass(frozen=True)
-class Learned:
+class UpdateStats:
     """What one gradient step looked like.
 
     Attributes:
@@ -34,7 +34,7 @@ class Learned:
         grad_norm: Euclidean norm of the whole gradient.
         approx_kl: KL(before ‖ after the step) estimated on the batch, nats.
         learning_rate: of this step.
-        explained_variance: share of the returns' variance that the baseline foretold; None without one.
+        explained_variance: share of the returns' variance that the baseline predicted; None without one.
         prob_up: mean P(UP) over the batch; None where there is no UP.
         std: mean standard deviation of a Gaussian policy; None for others.
     """
@@ -55,7 +55,7 @@ class Update:
 
     number: int  # from 1
     batch: Batch
-    learned: Learned
+    stats: UpdateStats
     rollout_seconds: float
     learn_seconds: float
 
@@ -91,7 +91,7 @@ class Trainer:
         self.updates = 0
         self.steps = 0
 
-    def take_up(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same config; one of update 0 may hold a policy and nothing else.
 
         Raises:
@@ -102,7 +102,7 @@ class Trainer:
         if self.baseline and checkpoint.baseline:
             load_weights(self.baseline.network, checkpoint.baseline)
             load_optimizer(self.baseline.optimizer, checkpoint.baseline_optimizer)
-        self._show_players()
+        self._sync_actor()
         self.updates, self.steps = checkpoint.counters.updates, checkpoint.counters.steps
         if checkpoint.play:
             self.rollout.restore(checkpoint.play)
@@ -131,39 +131,39 @@ class Trainer:
             with uninterrupted(), threads(1):  # what one thread sums up is the same on any machine
                 batch = self.rollout.finish()
                 played = time.perf_counter()
-                learned = self._learn(batch)
-            yield Update(self.updates, batch, learned, played - began, time.perf_counter() - played)
+                stats = self._learn(batch)
+            yield Update(self.updates, batch, stats, played - began, time.perf_counter() - played)
 
-    def _learn(self, batch: Batch) -> Learned:
+    def _learn(self, batch: Batch) -> UpdateStats:
         """Take a step and let the players go on; then do what they need not wait for."""
         observations = batch.observations.to(self.device)
         actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
         with threads(self.threads):
             predicted = self.baseline.predict(observations) if self.baseline else torch.zeros_like(returns)
             unexplained = returns - predicted.detach()
-            advantages = self._standardize(unexplained, batch.share)
-            step = self._step(observations, actions, advantages, batch.share)
+            advantages = self._standardize(unexplained, batch.weight)
+            step = self._step(observations, actions, advantages, batch.weight)
         self.updates += 1
         self.steps += batch.steps
         if self.steps < self.config.total_steps:
             self.rollout.begin(self.updates, self.done)
-        learned = self._measure(step, observations, actions, batch.share)
+        stats = self._measure(step, observations, actions, batch.weight)
         if self.baseline:
-            learned = replace(learned, explained_variance=self._explained(returns, unexplained, batch.share))
-            self.baseline.fit(observations, predicted, returns, batch.share)
-        return learned
+            stats = replace(stats, explained_variance=self._explained(returns, unexplained, batch.weight))
+            self.baseline.fit(observations, predicted, returns, batch.weight)
+        return stats
 
-    def _standardize(self, returns: Tensor, share: float) -> Tensor:
+    def _standardize(self, returns: Tensor, weight: float) -> Tensor:
         """Returns, less the baseline if there is one, in standard deviations over the batch of all ranks; (B,)."""
         if self.config.standardize != "batch":
             return returns
-        everyones = self.ranks.gather(returns.cpu() if share else returns[:0].cpu())
-        if not share:
+        everyones = self.ranks.all_gather(returns.cpu() if weight else returns[:0].cpu())
+        if not weight:
             return torch.zeros_like(returns)
         before = sum(len(theirs) for theirs in everyones[: self.ranks.rank])
         return standardize(torch.cat(everyones))[before : before + len(returns)].to(self.device)
 
-    def _step(self, observations: Observations, actions: Tensor, advantages: Tensor, share: float) -> "_Step":
+    def _step(self, observations: Observations, actions: Tensor, advantages: Tensor, weight: float) -> "_Step":
         """One step on −log π·R over the batch, the same on every rank.
 
         Raises:
@@ -175,43 +175,43 @@ class Trainer:
         policy_loss = surrogate_loss(log_probs, advantages, reduction=config.reduction)  # ()
         entropy = distribution.entropy().mean()  # ()
         if config.reduction == "mean":
-            policy_loss = policy_loss * share
-        loss = policy_loss - between(config.entropy_bonus, config.entropy_bonus_end, done) * entropy * share
+            policy_loss = policy_loss * weight
+        loss = policy_loss - linear_schedule(config.entropy_bonus, config.entropy_bonus_end, done) * entropy * weight
 
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         gradient = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        self.ranks.add_up(gradient)
+        self.ranks.all_reduce(gradient)
         grad_norm = torch.nn.utils.get_total_norm(gradient)
         if not torch.isfinite(grad_norm):  # before the step, so that the weights stay good
             raise FloatingPointError(f"update {self.updates + 1}: the gradient is not finite; lower learning_rate")
-        learning_rate = between(config.learning_rate, config.learning_rate_end, done)
+        learning_rate = linear_schedule(config.learning_rate, config.learning_rate_end, done)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
-        self._show_players()
+        self._sync_actor()
         return _Step(policy_loss.detach(), entropy.detach(), log_probs.detach(), distribution, grad_norm, learning_rate)
 
-    def _show_players(self) -> None:
+    def _sync_actor(self) -> None:
         """Let the players see the policy's new weights."""
         if self.actor is not self.policy:
             self.actor.load_state_dict(self.policy.state_dict())
 
     @torch.no_grad()
-    def _measure(self, step: "_Step", observations: Observations, actions: Tensor, share: float) -> Learned:
+    def _measure(self, step: "_Step", observations: Observations, actions: Tensor, weight: float) -> UpdateStats:
         """What the step looked like, over the batch of all ranks."""
         log_ratio = self.policy.log_prob(observations, actions) - step.log_probs
         approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
-        means = {"entropy": step.entropy, "approx_kl": approx_kl, **self.policy.gauges(step.distribution)}
-        sums = torch.stack([step.policy_loss, *(share * mean for mean in means.values())])
-        self.ranks.add_up([sums])
+        means = {"entropy": step.entropy, "approx_kl": approx_kl, **self.policy.diagnostics(step.distribution)}
+        sums = torch.stack([step.policy_loss, *(weight * mean for mean in means.values())])
+        self.ranks.all_reduce([sums])
         values = dict(zip(("policy_loss", *means), sums.tolist(), strict=True))
-        return Learned(**values, grad_norm=step.grad_norm.item(), learning_rate=step.learning_rate)
+        return UpdateStats(**values, grad_norm=step.grad_norm.item(), learning_rate=step.learning_rate)
 
-    def _explained(self, returns: Tensor, unexplained: Tensor, share: float) -> float | None:
-        """Share of the returns' variance that the baseline foretold, over all ranks; None if there was no variance."""
-        moments = torch.stack([share * x.double() ** k for x in (returns, unexplained) for k in (1, 2)]).mean(1)
-        self.ranks.add_up([moments])
+    def _explained(self, returns: Tensor, unexplained: Tensor, weight: float) -> float | None:
+        """Share of the returns' variance that the baseline predicted, over all ranks; None if there was no variance."""
+        moments = torch.stack([weight * x.double() ** k for x in (returns, unexplained) for k in (1, 2)]).mean(1)
+        self.ranks.all_reduce([moments])
         mean, square, mean_left, square_left = moments.tolist()
         variance = square - mean**2
         return 1 - (square_left - mean_left**2) / variance if variance > 1e-9 else None
@@ -270,7 +270,7 @@ def make_policy(config: Config) -> Policy:
     if config.policy == "mlp":
         return mlp_policy(config.layers, *spaces(config.env), generator)
     if config.policy == "karpathy" and config.actions == 2:
-        return KarpathyPolicy(config.layers[0], make_view(config).width, generator=generator)
+        return KarpathyPolicy(config.layers[0], make_observation_builder(config).width, generator=generator)
     return CategoricalPolicy(make_network(config, config.layers, pictures(config)[2], generator, config.channels))
 
 
@@ -293,7 +293,7 @@ def make_value_network(config: Config) -> nn.Module:
     """The untrained network that predicts returns; it begins at 0 everywhere."""
     generator = torch.Generator().manual_seed(config.seed)
     if config.policy == "karpathy":
-        value = KarpathyPolicy(config.baseline_layers[0], make_view(config).width, generator=generator)
+        value = KarpathyPolicy(config.baseline_layers[0], make_observation_builder(config).width, generator=generator)
         nn.init.zeros_(value.W2)
         return value
     channels = config.channels if config.baseline_channels is None else config.baseline_channels

@@ -300,7 +300,7 @@ class Training:
 
 
 PLAYING = (
-    *(("play", MachineFleet, name) for name in ("reset", "stretch", "step")),
+    *(("play", MachineFleet, name) for name in ("reset", "play_segment", "step")),
     *(("play", policy, "act") for policy in (KarpathyPolicy, CategoricalPolicy)),
 )
 LEARNING = (("learner", Trainer, "_learn"), ("tracking", Tracker, "track"))

@@ -23,10 +23,10 @@ import tyro
 from numpy.typing import NDArray
 
 from pong.config import PONG_FRAMES
-from pong.envs import Played
+from pong.envs import StepResult
 from pong.envs.actions import ALE_ACTIONS, DOWN, DOWN_FIRE, NOOP, UP, UP_FIRE
 from pong.envs.atari import Pong, PongFleet
-from pong.frames import Observations, Shown, SparseFrames, View
+from pong.frames import FrameKind, ObservationBuilder, Observations, SparseFrames
 from pong.ranks import cores
 from pong.train import load_policy
 
@@ -58,7 +58,7 @@ class Task:
     sticky: float = 0.25
     noop_max: int = 0
     max_frames: int = PONG_FRAMES
-    shown: Shown = "difference"
+    shown: FrameKind = "difference"
     last_action: bool = False
 
     @property
@@ -67,9 +67,9 @@ class Task:
         return {"sticky": self.sticky, "noop_max": self.noop_max, "max_frames": self.max_frames}
 
     @property
-    def view(self) -> View:
+    def view(self) -> ObservationBuilder:
         """Of as many actions as there are."""
-        return View(self.shown, len(ALE_ACTIONS) if self.last_action else 0)
+        return ObservationBuilder(self.shown, len(ALE_ACTIONS) if self.last_action else 0)
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Trace:
     actions: list[NDArray[np.int64]] = field(default_factory=list)
     active: list[NDArray[np.bool_]] = field(default_factory=list)
     pokes: list[dict[int, Poke]] = field(default_factory=list)
-    outcomes: list[tuple[Played, dict[str, NDArray[np.int64]]]] = field(default_factory=list)
+    outcomes: list[tuple[StepResult, dict[str, NDArray[np.int64]]]] = field(default_factory=list)
 
     @property
     def frames(self) -> int:
@@ -304,7 +304,7 @@ def replay(trace: Trace) -> Iterator[tuple[int, str]]:
         yield from ((t, name) for name in other_memory({name: fleet.games[name] for name in memory}, memory))
 
 
-def differences(played: Played, expected: Played, rows: bool) -> Iterator[str]:
+def differences(played: StepResult, expected: StepResult, rows: bool) -> Iterator[str]:
     """What of a decision's outcome is not as expected; rows only count before the clock runs out."""
     for what in ("rewards", "dones", "frames"):
         if not np.array_equal(getattr(played, what), getattr(expected, what)):

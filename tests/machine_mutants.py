@@ -13,7 +13,7 @@ import torch
 from numpy.random import PCG64, RandomState, SeedSequence
 from verify_machine import Trace, differences, other_memory, same_rows
 
-from pong.envs import Played, machine
+from pong.envs import StepResult, machine
 from pong.envs.machine_fleet import ALE, PICTURES
 from pong.frames import SparseFrames
 
@@ -110,7 +110,7 @@ def _replay(module: ModuleType, trace: Trace) -> Iterator[tuple[int, str | None]
             vars(games[i]).update(poke)
         rewards, dones, frames = np.zeros(n, np.float32), np.zeros(n, bool), np.zeros(n, np.int64)
         module.step(games, words, numbers, *settings, *hold, ALE[actions], active.tolist(), rewards, dones, frames)
-        played = Played(rows(dones, actions), rewards, dones, frames)
+        played = StepResult(rows(dones, actions), rewards, dones, frames)
         yield from ((t, what) for what in differences(played, expected, rows=not memory["stopped"].any()))
         ours = {name: np.array([getattr(game, name) for game in games]) for name in memory}
         yield from ((t, name) for name in other_memory(ours, memory))

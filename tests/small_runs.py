@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pong.envs import Fleet, Played
+from pong.envs import Fleet, StepResult
 from pong.frames import PIXELS, SparseFrames
 from pong.player import Player
 from pong.rollout import Rollout
@@ -48,7 +48,7 @@ class Won(Fleet):
         return self.played(np.ones(self.num_envs), np.ones(self.num_envs, bool))
 
     def played(self, rewards, dones):
-        return Played(self.reset(), rewards.astype(np.float32), dones, np.full(self.num_envs, 4))
+        return StepResult(self.reset(), rewards.astype(np.float32), dones, np.full(self.num_envs, 4))
 
 
 class Dice(Won):
@@ -83,7 +83,7 @@ def meanwhile(games, happenings):
             return step(actions, active)
 
         fleet.step = step_and_happen
-        fleet.stretch = lambda *_: None  # one decision at a time
+        fleet.play_segment = lambda *_: None  # one decision at a time
         return fleet
 
     return make

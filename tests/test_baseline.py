@@ -33,8 +33,8 @@ def networks():
 
 
 @pytest.mark.parametrize("kind", networks())
-@pytest.mark.parametrize(("passes", "unit", "share"), [(1, 1.0, 1.0), (2, 1.0, 1.0), (3, 20.0, 0.25)])
-def test_a_fit_is_so_many_plain_passes(kind, passes, unit, share):
+@pytest.mark.parametrize(("passes", "unit", "weight"), [(1, 1.0, 1.0), (2, 1.0, 1.0), (3, 20.0, 0.25)])
+def test_a_fit_is_so_many_plain_passes(kind, passes, unit, weight):
     """Three batches; each gradient, of the mean square in units, is that of the weights of its own pass."""
     network, x = networks()[kind]
     plain = copy.deepcopy(network)
@@ -46,10 +46,10 @@ def test_a_fit_is_so_many_plain_passes(kind, passes, unit, share):
         returns = unit * torch.randn(30, generator=torch.Generator().manual_seed(seed))
         predicted = baseline.predict(x)
         torch.testing.assert_close(predicted, unit * plain(x), rtol=1e-4, atol=1e-5 * unit)
-        baseline.fit(x, predicted, returns, share)
+        baseline.fit(x, predicted, returns, weight)
         for _ in range(passes):
             optimizer.zero_grad()
-            (share * (plain(x) - returns / unit).square().mean()).backward()
+            (weight * (plain(x) - returns / unit).square().mean()).backward()
             optimizer.step()
         for found, expected in zip(network.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

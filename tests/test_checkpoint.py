@@ -110,7 +110,7 @@ def test_a_loaded_optimiser_takes_the_same_step(tmp_path, monkeypatch, optimizer
 
     monkeypatch.setattr("pong.player.make_fleet", lambda config, num_envs: None)
     trainer = Trainer(config.model_copy(update={"seed": 99}))
-    trainer.take_up(loaded)
+    trainer.restore(loaded)
     assert (trainer.updates, trainer.steps) == (COUNTERS.updates, COUNTERS.steps)
     for p, o in ((policy, optimiser), (trainer.policy, trainer.optimizer)):
         for parameter, gradient in zip(p.parameters(), gradients(p), strict=True):

@@ -240,7 +240,7 @@ def test_a_run_that_is_taken_up_where_games_start_afresh_is_the_same_to_the_bit(
                 counters = checkpoint.Counters(whole.updates, whole.steps)
                 checkpoint.save(tmp_path, TINY, counters, whole.policy, whole.optimizer)
     with contextlib.closing(Trainer(TINY)) as taken_up:
-        taken_up.take_up(checkpoint.load(tmp_path / checkpoint.file_name(2)))
+        taken_up.restore(checkpoint.load(tmp_path / checkpoint.file_name(2)))
         numbers = [update.number for update in taken_up.run()]
     assert numbers == [3, 4]
     for one, other in zip(whole.policy.parameters(), taken_up.policy.parameters(), strict=True):

@@ -12,7 +12,7 @@ from gymnasium.wrappers import AtariPreprocessing
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from pong.config import Config
-from pong.envs import Pong, make_fleet, make_pong, make_view
+from pong.envs import Pong, make_fleet, make_observation_builder, make_pong
 from pong.frames import PIXELS, preprocess
 
 GYM_ACTION = {1: 2, 0: 3}  # ours → Pong-v0's, as in the gist
@@ -303,7 +303,9 @@ def test_make_fleet_shows_what_the_config_says():
     assert seen.dense()[:, -3:].tolist() == [[0, 0, 0]] * 2  # nothing was decided yet
     played = fleet.step(np.array([2, 1]), np.ones(2, bool))
     assert played.observations.dense()[:, -3:].tolist() == [[0, 0, 1], [0, 1, 0]]
-    assert played.observations.width == make_view(Config(frames="both", last_action=True, actions=3)).width
+    assert (
+        played.observations.width == make_observation_builder(Config(frames="both", last_action=True, actions=3)).width
+    )
     fleet.close()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pong.config import Config
-from pong.envs import Fleet, Played
+from pong.envs import Fleet, StepResult
 from pong.evaluate import Evaluation, Greedy, evaluate
 from pong.frames import PIXELS, SparseFrames
 from pong.player import EVALUATION, Episode, emulator_seeds
@@ -43,7 +43,7 @@ class Games(Fleet):
         self.games += ends
         self.played[ends] = 0
         rewards = np.where(actions == 1, 1, -1).astype(np.float32) * active
-        return Played(self._observe(), rewards, ends, 4 * active)
+        return StepResult(self._observe(), rewards, ends, 4 * active)
 
     def close(self):
         self.closed = True

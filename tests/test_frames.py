@@ -20,8 +20,8 @@ from pong.frames import (
     LUMINANCE_BACKGROUNDS,
     PIXELS,
     DifferenceFrames,
+    ObservationBuilder,
     SparseFrames,
-    View,
     blank,
     play_field,
     preprocess,
@@ -415,7 +415,7 @@ def test_sparse_frames_refuse_another_width_and_rows_they_do_not_have():
 
 
 def subtracted(before, after):
-    """What ``between`` must give, the long way: preprocess both screens, subtract, compress."""
+    """What ``difference`` must give, the long way: preprocess both screens, subtract, compress."""
     differences = preprocess(after).view(np.int8) - preprocess(before).view(np.int8)
     return SparseFrames.from_dense(differences.reshape(len(after), PIXELS))
 
@@ -433,7 +433,7 @@ def test_play_field_is_a_copy_of_the_rows_that_count():
 def test_between_real_screens(seen, apart):
     # consecutive moments, and others that have less in common
     fields, frames = seen["field"], seen["luminance"].reshape(SCREENS, PIXELS).view(np.int8)
-    sparse = SparseFrames.between(fields[:-apart], fields[apart:])
+    sparse = SparseFrames.difference(fields[:-apart], fields[apart:])
     assert equal(sparse, SparseFrames.from_dense(frames[apart:] - frames[:-apart]))
     assert (sparse.counts() > 0).float().mean() > 0.9
 
@@ -444,7 +444,7 @@ def test_between_takes_every_value_to_every_other_value():
     before, after = rng.integers(256, size=(2, 11, 210, 160), dtype=np.uint8)
     values = np.arange(11 * PIXELS).reshape(11, 80, 80)
     before[:, 35:195:2, ::2], after[:, 35:195:2, ::2] = values % 256, values // 256 % 256
-    sparse = SparseFrames.between(play_field(before), play_field(after))
+    sparse = SparseFrames.difference(play_field(before), play_field(after))
     assert equal(sparse, subtracted(before, after))
     assert (sparse.signs == 1).sum() > 3 * 253  # from each of 0, 87 and 107 to each of the others
 
@@ -466,7 +466,7 @@ def test_between_random_screens(pairs):
     before, after, _ = pairs
     fields = play_field(before), play_field(after)
     given_fields = [field.copy() for field in fields]
-    assert equal(SparseFrames.between(*fields), subtracted(before, after))
+    assert equal(SparseFrames.difference(*fields), subtracted(before, after))
     np.testing.assert_array_equal(fields, given_fields)  # left as they were
 
 
@@ -480,7 +480,7 @@ ORDER = {"difference": ["minus"], "stack": ["now", "before"], "both": ["now", "m
 def test_a_view_holds_the_preprocessed_frames_side_by_side_and_then_the_decision(pairs, shown, actions, data):
     before, after, fresh = pairs
     decisions = data.draw(arrays.arrays(np.int64, len(before), elements=st.integers(0, 1)))
-    view = View(shown, actions)
+    view = ObservationBuilder(shown, actions)
     first, row = view.first(before), view.next(after, fresh, decisions)
     for seen, old, new, made in (
         (first, before, before, np.full(len(before), -1)),

@@ -87,10 +87,10 @@ def test_an_update_is_the_cpus(config):
         trainer = Trainer(config.model_copy(update={"device": device}))
         before = copy.deepcopy(trainer.policy.state_dict())
         updates = trainer.run()
-        learned = [next(updates).learned for _ in range(2)]
+        stats = [next(updates).stats for _ in range(2)]
         moved.append({name: (after - before[name]).cpu() for name, after in trainer.policy.state_dict().items()})
         assert all(torch.equal(trainer.actor.state_dict()[k], v.cpu()) for k, v in trainer.policy.state_dict().items())
-        moved[-1]["learned"] = torch.tensor([[one.policy_loss, one.entropy, one.grad_norm] for one in learned])
+        moved[-1]["stats"] = torch.tensor([[one.policy_loss, one.entropy, one.grad_norm] for one in stats])
         trainer.close()
     gpu, cpu = moved
     for name, expected in cpu.items():

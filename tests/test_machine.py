@@ -274,9 +274,9 @@ def test_scores_are_taken_in_ale_unless_asked_otherwise_and_are_the_same(tmp_pat
 PLAY = """
 import hashlib, numpy as np
 from pong.envs.machine_fleet import MachineFleet, compile_once
-from pong.frames import View
+from pong.frames import ObservationBuilder
 compile_once()
-fleet = MachineFleet(2, "2-4", View("both", 6), sticky=0.3, noop_max=9, max_frames=150)
+fleet = MachineFleet(2, "2-4", ObservationBuilder("both", 6), sticky=0.3, noop_max=9, max_frames=150)
 seen, digest = fleet.reset(np.array([5, 6])), hashlib.sha256()
 for t in range(130):
     played = fleet.step(np.array([t // 5 % 6, t // 7 % 6]), np.array([True, t % 9 > 0]))

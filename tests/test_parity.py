@@ -12,7 +12,7 @@ import torch
 
 from pong.frames import SparseFrames
 from pong.losses import surrogate_loss
-from pong.player import Noise
+from pong.player import ActionNoise
 from pong.policies import KarpathyPolicy
 from pong.returns import discounted_returns, standardize
 from pong.train import make_optimizer
@@ -98,7 +98,7 @@ def test_actions_and_rewards_are_those_of_pong_v0(recorded):
 def test_all_games_are_played_with_the_weights_from_before_the_update(recorded):
     # UP where u < p, with p from NumPy and the weights that the update began with. Only where u and p are closer than
     # float32 tells apart, 1e-6 at most, could the two disagree: 0.004 of these 4,180 decisions are expected there.
-    noise = Noise(recorded.config.seed, 0, range(recorded.config.num_envs))
+    noise = ActionNoise(recorded.config.seed, 0, range(recorded.config.num_envs))
     u = np.stack([noise.draw().numpy().copy() for _ in recorded.active])  # (T, N)
     for i, game in enumerate(recorded.games):
         _, p = karpathy_numpy.forward(*float64(recorded.before), game.x.astype(float))
@@ -135,7 +135,7 @@ def test_gradient_in_float32_from_the_batch_as_it_is(recorded, gradient):
     assert relative(-policy.W2.grad, gradient[1]) < 1e-5
     norm = np.sqrt(sum((g**2).sum() for g in gradient))
     # the trainer took the same; a float32 sum of 1.3 million squares loses some digits
-    assert recorded.update.learned.grad_norm == pytest.approx(norm, rel=1e-4)
+    assert recorded.update.stats.grad_norm == pytest.approx(norm, rel=1e-4)
 
 
 # --- the weights ------------------------------------------------------------------------------------------------------

@@ -29,10 +29,10 @@ from pong.envs import make_fleet
 from pong.evaluate import Greedy, evaluate
 from pong.frames import preprocess
 from pong.play import film, terminal
-from pong.play.game import Moment, play
+from pong.play.game import RenderedFrame, play
 from pong.play.pace import Pace
 from pong.play.picture import BOTTOM, HEIGHT, RIGHT, SCALE, SIDE, TOP, WIDTH, picture, signed
-from pong.player import EVALUATION, Noise, emulator_seeds
+from pong.player import EVALUATION, ActionNoise, emulator_seeds
 from pong.train import make_optimizer, make_policy
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def moment(screen=None, **others):
     """A made-up moment."""
     screen = np.zeros((210, 160, 3), np.uint8) if screen is None else screen
     values = {"step": 12, "score": -3, "probs": (0.75, 0.25), "action": 0, "frames": 4, "names": ("DOWN", "UP")}
-    return Moment(screen, np.zeros((1, 80, 80), np.int8), **{**values, **others})
+    return RenderedFrame(screen, np.zeros((1, 80, 80), np.int8), **{**values, **others})
 
 
 # --- the moments ------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def test_the_moments_are_those_of_a_fleet(task, greedy):
     config = TINY.model_copy(update=task)
     policy = make_policy(config)
     actor = Greedy(policy) if greedy else policy
-    noise = Noise(3, 0, range(1), EVALUATION)
+    noise = ActionNoise(3, 0, range(1), EVALUATION)
     fleet = make_fleet(config, 1)
     seen, score, done = fleet.reset(emulator_seeds(3, 0, range(1), EVALUATION)), 0, False
 
@@ -502,7 +502,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ):
     there = tmp_path_factory.mktemp("there") / "there.mp4"
     there.write_bytes(b"a film")
-    monkeypatch.setattr("pong.play.game.make_shown", no_game)
+    monkeypatch.setattr("pong.play.game.make_rendered", no_game)
     names = {"root": ROOT, "runs": runs, "there": there}
     err = error_line(capsys, *(argument.format(**names) for argument in arguments.split()))
     for word in words:
@@ -571,7 +571,7 @@ def test_a_film_that_is_interrupted_leaves_the_one_before(elsewhere, monkeypatch
 
 def test_a_default_name_that_cannot_be_a_films(elsewhere, monkeypatch, runs, capsys):
     """A folder has it, or it is too long, since the run's own is long."""
-    monkeypatch.setattr("pong.play.game.make_shown", no_game)
+    monkeypatch.setattr("pong.play.game.make_rendered", no_game)
     Path("run-update7-seed0.mp4").mkdir()
     assert "--file run-update7-seed0.mp4: give a file" in error_line(capsys, "play", str(runs / "run"))
     long = saved(elsewhere / (250 * "x"), TINY)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pong.config import Config, RunError
-from pong.envs import Fleet, Played
+from pong.envs import Fleet, StepResult
 from pong.frames import PIXELS, SparseFrames
 from pong.player import EVALUATION, TRAINING
 from pong.policies import KarpathyPolicy
@@ -43,7 +43,7 @@ class Scored(Fleet):
     def step(self, actions, active):
         self.played += 1
         rewards = np.where(actions == 1, 1, -1).astype(np.float32)
-        return Played(self._observe(), rewards, np.zeros(self.num_envs, bool), np.full(self.num_envs, 4))
+        return StepResult(self._observe(), rewards, np.zeros(self.num_envs, bool), np.full(self.num_envs, 4))
 
     def close(self):
         Scored.open -= 1
@@ -130,8 +130,8 @@ def test_the_number_of_players_changes_nothing(kind):
                 assert torch.equal(getattr(other.observations, name), getattr(batch.observations, name))
             assert torch.equal(other.actions, batch.actions)
             assert torch.equal(other.returns, batch.returns)
-            assert (other.share, other.points, other.steps, other.frames) == (
-                *(batch.share, batch.points, batch.steps, batch.frames),
+            assert (other.weight, other.points, other.steps, other.frames) == (
+                *(batch.weight, batch.points, batch.steps, batch.frames),
             )
             assert {*other.episodes} == {*batch.episodes}
             assert len(other.episodes) == len(batch.episodes)
@@ -237,7 +237,7 @@ def test_closing_ends_what_is_played(monkeypatch, begun, whole):
 
 
 def test_closing_ends_what_the_machine_plays():
-    """In compiled code, which is asked after each stretch."""
+    """In compiled code, which is asked after each segment."""
     config, policy = TINY.model_copy(update={"horizon": 10**9}), KarpathyPolicy(8)
     with contextlib.closing(Rollout(TINY, policy)) as rollout:
         rollout.collect(0)  # it is compiled

@@ -27,10 +27,10 @@ import pong.tracking  # noqa: F401  before the fork, once for all
 from pong import checkpoint
 from pong.cli import main
 from pong.config import Config, InputError
-from pong.envs import Fleet, Played
+from pong.envs import Fleet, StepResult
 from pong.frames import PIXELS, SparseFrames
 from pong.player import emulator_seeds
-from pong.ranks import Ranks, cores, deal, quota
+from pong.ranks import Ranks, cores, quota, shard
 from pong.train import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -45,9 +45,9 @@ TORCHRUN = {
 
 @given(n=st.integers(0, 200), parts=st.integers(1, 40), first=st.integers(0, 50))
 def test_deal(n, parts, first):
-    hands = [deal(range(first, first + n), part, parts) for part in range(parts)]
-    assert [i for hand in hands for i in hand] == list(range(first, first + n))
-    assert max(map(len, hands)) - min(map(len, hands)) <= 1
+    shards = [shard(range(first, first + n), part, parts) for part in range(parts)]
+    assert [i for hand in shards for i in hand] == list(range(first, first + n))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 def test_ranks_are_what_torchrun_says(monkeypatch):
@@ -59,7 +59,7 @@ def test_ranks_are_what_torchrun_says(monkeypatch):
         monkeypatch.setenv(name, value)
     ranks = Ranks.from_environment()
     assert ranks == Ranks(5, 8, 1, 4)
-    assert ranks.share(range(16)) == range(10, 12)
+    assert ranks.shard(range(16)) == range(10, 12)
 
 
 def test_a_rank_that_is_no_number_is_named(monkeypatch):
@@ -98,9 +98,9 @@ def test_cores_are_the_containers_not_the_hosts(monkeypatch, share, counted):
 
 def test_a_rank_that_is_alone_talks_to_nobody():
     with Ranks().together():
-        assert Ranks().gather("mine") == ["mine"]
+        assert Ranks().all_gather("mine") == ["mine"]
         numbers = torch.tensor([1.0, 2.0])
-        Ranks().add_up([numbers])
+        Ranks().all_reduce([numbers])
         assert numbers.tolist() == [1, 2]
 
 
@@ -128,12 +128,12 @@ class Seated(Ranks):
 
     table: Table | None = None
 
-    def gather(self, mine):
+    def all_gather(self, mine):
         return self.table.meet(self.rank, mine)
 
-    def add_up(self, tensors):
+    def all_reduce(self, tensors):
         tensors = list(tensors)
-        everyones = self.gather([tensor.clone() for tensor in tensors])
+        everyones = self.all_gather([tensor.clone() for tensor in tensors])
         for tensor, *theirs in zip(tensors, *everyones, strict=True):
             tensor.copy_(sum(theirs))
 
@@ -158,7 +158,7 @@ class Paced(Fleet):
         self.moment += 1
         ended = self.moment % np.array([6, 7, 21])[self.emulators] == 0
         rewards = np.where(actions == 1, 1, -1).astype(np.float32) * ended
-        return Played(self._observe(), rewards, ended & (self.moment % 7 == 0), np.full(self.num_envs, 4))
+        return StepResult(self._observe(), rewards, ended & (self.moment % 7 == 0), np.full(self.num_envs, 4))
 
     def close(self):
         pass
@@ -184,8 +184,8 @@ def trained(ranks, config, updates=6):
 
 def measured(update):
     """What the step looked like over all rows; the variance explained is that of a rank's own rows."""
-    learned = {name: value for name, value in vars(update.learned).items() if value is not None}
-    return {name: value for name, value in learned.items() if name != "explained_variance"}
+    stats = {name: value for name, value in vars(update.stats).items() if value is not None}
+    return {name: value for name, value in stats.items() if name != "explained_variance"}
 
 
 def in_threads(size, config):
@@ -216,9 +216,9 @@ def test_ranks_take_the_step_of_a_single_process(monkeypatch, size, recipe):
     for number, update in enumerate(alone):
         everyones = [updates[number] for updates, _ in results]
         batches = [other.batch for other in everyones]
-        learning = [batch for batch in batches if batch.share]
+        learning = [batch for batch in batches if batch.weight]
         empty += len(batches) - len(learning)
-        assert sum(batch.share for batch in batches) == pytest.approx(1)
+        assert sum(batch.weight for batch in batches) == pytest.approx(1)
         assert torch.cat([batch.actions for batch in learning]).equal(update.batch.actions)
         assert torch.cat([batch.returns for batch in learning]).equal(update.batch.returns)
         for other, batch in zip(everyones, batches, strict=True):

@@ -15,9 +15,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pong.config import Config
-from pong.envs import Fleet, Played
+from pong.envs import Fleet, StepResult
 from pong.frames import PIXELS, SparseFrames
-from pong.player import EVALUATION, TRAINING, Episode, Noise, emulator_seeds
+from pong.player import EVALUATION, TRAINING, ActionNoise, Episode, emulator_seeds
 from pong.rollout import Rollout
 
 exact = settings(deadline=None, derandomize=True, max_examples=60)  # the same examples on every machine
@@ -53,7 +53,7 @@ class Script(Fleet):
         assert self.repeat or self.moment < len(self.rewards), "played on after the end of the script"
         t, decided = self.moment % len(self.rewards), active
         self.moment += 1
-        return Played(self._observe(), self.rewards[t] * decided, self.ends[t] & decided, self.hold * decided)
+        return StepResult(self._observe(), self.rewards[t] * decided, self.ends[t] & decided, self.hold * decided)
 
     def _observe(self):
         frames = np.zeros((self.num_envs, PIXELS), np.int8)
@@ -117,7 +117,7 @@ def rows(batch):
     assert found == sorted(found)
     assert batch.actions.tolist() == [Namer.answer(*name) for name in found]
     assert (batch.actions.dtype, batch.returns.dtype) == (torch.int64, torch.float32)
-    assert batch.share == 1
+    assert batch.weight == 1
     return dict(zip(found, batch.returns.tolist(), strict=True))
 
 
@@ -276,7 +276,7 @@ def test_a_game_that_is_over_costs_no_decision_and_shifts_nobodys_noise():
             return super().act(x, noise)
 
     games(actor=Asked())
-    stream = Noise(1, 0, range(2))
+    stream = ActionNoise(1, 0, range(2))
     drawn = [stream.draw().tolist() for _ in range(5)]
     both, one = [([(0, t), (1, t)], drawn[t]) for t in (0, 1)], [([(0, t)], drawn[t][:1]) for t in (2, 3, 4)]
     assert asked == both + one
@@ -366,7 +366,7 @@ def test_emulators_differ():
 
 
 def draw(seed=1, update=0, emulators=range(3), purpose=TRAINING, moments=300):  # more than one block
-    noise = Noise(seed, update, emulators, purpose)
+    noise = ActionNoise(seed, update, emulators, purpose)
     return torch.stack([noise.draw() for _ in range(moments)])  # (moments, n)
 
 
@@ -383,16 +383,16 @@ def test_noise_is_uniform():
 
 def test_what_comes_next_of_the_noise_is_what_is_drawn():
     """Looked at in any pieces, as often as one likes; it is there until it is used."""
-    expected, noise, moment = draw(moments=4 * Noise.BLOCK), Noise(1, 0, range(3)), 0
-    for used in (0, 1, 100, Noise.BLOCK - 104 - 1, 0, Noise.BLOCK - 2, 7):
+    expected, noise, moment = draw(moments=4 * ActionNoise.BLOCK), ActionNoise(1, 0, range(3)), 0
+    for used in (0, 1, 100, ActionNoise.BLOCK - 104 - 1, 0, ActionNoise.BLOCK - 2, 7):
         ahead = torch.from_numpy(noise.ahead())
-        assert len(ahead) == Noise.BLOCK - moment % Noise.BLOCK
+        assert len(ahead) == ActionNoise.BLOCK - moment % ActionNoise.BLOCK
         assert ahead.equal(expected[moment : moment + len(ahead)])
         noise.use(used)  # what is left of the block at most
         moment += used
         assert noise.draw().equal(expected[moment])
         moment += 1
-    assert Noise(1, 0, range(3), shape=(2,)).ahead().shape == (Noise.BLOCK, 3, 2)
+    assert ActionNoise(1, 0, range(3), shape=(2,)).ahead().shape == (ActionNoise.BLOCK, 3, 2)
 
 
 def test_noise_is_reproducible():

@@ -34,4 +34,4 @@ def test_the_linear_controller_finds_the_riccati_gain():
     weights = policy.state_dict()
     assert weights["network.0.weight"].item() == pytest.approx(optimal_gain(), rel=0.02)
     assert weights["network.0.bias"].item() == pytest.approx(0, abs=0.02)
-    assert last.learned.std < 0.5  # it has stopped trying things out
+    assert last.stats.std < 0.5  # it has stopped trying things out

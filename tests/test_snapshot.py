@@ -7,13 +7,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pong.envs import Stretch
+from pong.envs import Segment
 from pong.frames import PIXELS, SparseFrames
 from pong.snapshot import Snapshot
 
 
 def snapshot(waiting, cuts, more):
-    """Of a player whose emulators have so many decisions that wait, in stretches that end at some moments.
+    """Of a player whose emulators have so many decisions that wait, in segments that end at some moments.
 
     Before them ``more`` moments were played of which nobody waits. Returns also all rows, dense, and all actions.
     """
@@ -22,11 +22,11 @@ def snapshot(waiting, cuts, more):
     rows = random.choice(np.array([0, 1, -1], np.int8), (T + 1, n, PIXELS), p=[0.998, 0.001, 0.001])
     actions, active = random.integers(0, 3, (T, n)), np.arange(T)[:, None] >= T - np.array(waiting)
     bounds = sorted({0, T, *(cut for cut in cuts if cut < T)})
-    stretches = []
+    segments = []
     for begin, end in itertools.pairwise(bounds):
         nothing = np.zeros((end - begin, n), np.int64)
-        stretches.append(
-            Stretch(
+        segments.append(
+            Segment(
                 SparseFrames.from_dense(rows[begin:end].reshape(-1, PIXELS)),
                 torch.from_numpy(actions[begin:end]),
                 nothing.astype(np.float32),
@@ -39,7 +39,7 @@ def snapshot(waiting, cuts, more):
     games = np.arange(n) - 2.0, 100 + np.arange(n), 400 + np.arange(n)
     fleet = [{"who": np.array([i])} for i in range(n)]
     seen = SparseFrames.from_dense(rows[T])
-    return Snapshot(fleet, seen, *games, [s for s in stretches if s.active.any()]), rows, actions
+    return Snapshot(fleet, seen, *games, [s for s in segments if s.active.any()]), rows, actions
 
 
 def same(kept, others):
@@ -70,7 +70,7 @@ def test_packing_and_unpacking_loses_nothing(waiting, cuts, more):
         assert one["seen.signs"].tolist() == rows[T, i][rows[T, i] != 0].tolist()
     after = Snapshot.unpack(kept, PIXELS)
     assert (len(after.score), len(after.seen)) == (len(waiting), len(waiting))
-    assert sum(int(stretch.active.sum()) for stretch in after.stretches) == sum(waiting)
+    assert sum(int(segment.active.sum()) for segment in after.segments) == sum(waiting)
     after.fleet = before.fleet
     assert same(after.pack(), kept)
 

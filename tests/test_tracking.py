@@ -21,23 +21,23 @@ from pong.player import Episode
 from pong.policies import KarpathyPolicy
 from pong.rollout import Batch
 from pong.tracking import COUNTERS, TAGS, RunConsole, Tracker, _clock
-from pong.train import Learned, Update
+from pong.train import Update, UpdateStats
 
 CONFIG = Config(name="tracked", seed=4, hidden=2, total_steps=1_000, learning_rate_end=0.0, device="cpu")
 POLICY = KarpathyPolicy(2, generator=torch.Generator().manual_seed(0))
 NO_FRAMES = SparseFrames.from_dense(np.zeros((0, PIXELS), np.int8))
 
 
-def update(number, episodes=(), points=0, **learned):
+def update(number, episodes=(), points=0, **stats):
     """An update in which those games ended, given as (score, length)."""
     games = [Episode(0, score, length) for score, length in episodes]
     nothing = (NO_FRAMES, torch.zeros(0), torch.zeros(0))
-    batch = Batch(*nothing, share=1.0, episodes=games, points=points, steps=100, frames=400)
+    batch = Batch(*nothing, weight=1.0, episodes=games, points=points, steps=100, frames=400)
     values = {
         **{"policy_loss": -0.5, "entropy": 0.625, "grad_norm": 2.0, "approx_kl": 0.125, "explained_variance": 0.5},
-        **{"prob_up": 0.375, "std": 0.75, "learning_rate": 0.25, **learned},
+        **{"prob_up": 0.375, "std": 0.75, "learning_rate": 0.25, **stats},
     }
-    return Update(number, batch, Learned(**values), rollout_seconds=3.0, learn_seconds=0.75)
+    return Update(number, batch, UpdateStats(**values), rollout_seconds=3.0, learn_seconds=0.75)
 
 
 def tracker(folder, terminal=False, config=CONFIG, counters=None):

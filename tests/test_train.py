@@ -14,7 +14,7 @@ import torch
 
 from pong import checkpoint
 from pong.config import Config, InputError
-from pong.envs import Fleet, Played
+from pong.envs import Fleet, StepResult
 from pong.evaluate import evaluate
 from pong.frames import PIXELS, SparseFrames
 from pong.ranks import Ranks
@@ -51,7 +51,7 @@ class Choice(Fleet):
     def step(self, actions, active):
         rewards = np.where((actions == 1) == self._in_a, 1, -1).astype(np.float32)
         self._in_a = ~self._in_a
-        return Played(self._observe(), rewards, np.zeros(self.num_envs, bool), np.full(self.num_envs, 4))
+        return StepResult(self._observe(), rewards, np.zeros(self.num_envs, bool), np.full(self.num_envs, 4))
 
     def close(self):
         self.closed = True
@@ -96,18 +96,18 @@ def test_a_step_is_what_numpy_makes_of_it(choice, reduction):
     trainer = choosing(reduction=reduction, entropy_bonus=0.0)
     before = weights(trainer.policy)
     update = next(trainer.run())
-    batch, learned = update.batch, update.learned
+    batch, stats = update.batch, update.stats
     x, h, p, y, returns = in_numpy(before, batch)
     rows = len(y)
     assert rows == 20
     scale = 1 if reduction == "sum" else 1 / rows
 
-    assert learned.policy_loss == pytest.approx(-(log_prob(p, y) * returns).sum() * scale, abs=1e-5)
-    assert learned.entropy == pytest.approx(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean(), rel=1e-5)
-    assert learned.prob_up == pytest.approx(p.mean(), rel=1e-5)
+    assert stats.policy_loss == pytest.approx(-(log_prob(p, y) * returns).sum() * scale, abs=1e-5)
+    assert stats.entropy == pytest.approx(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean(), rel=1e-5)
+    assert stats.prob_up == pytest.approx(p.mean(), rel=1e-5)
     gradients = karpathy_numpy.backward(*before, x, h, p, y, returns)
     norm = sqrt(sum((g**2).sum() for g in gradients)) * scale
-    assert learned.grad_norm == pytest.approx(norm, rel=1e-5)
+    assert stats.grad_norm == pytest.approx(norm, rel=1e-5)
     # Adam's first step is lr·g/(|g| + eps), whatever its betas
     for moved, theta, g in zip(weights(trainer.policy), before, gradients, strict=True):
         np.testing.assert_allclose(moved - theta, 1e-3 * g * scale / (abs(g * scale) + 1e-5), rtol=1e-2, atol=1e-7)
@@ -120,8 +120,8 @@ def test_approx_kl_compares_before_the_step_with_after(choice):
     *_, p, y, _ = in_numpy(before, update.batch)
     *_, p_after, _, _ = in_numpy(weights(trainer.policy), update.batch)
     log_ratio = log_prob(p_after, y) - log_prob(p, y)
-    assert update.learned.approx_kl > 1e-4  # before the step it would be 0
-    assert update.learned.approx_kl == pytest.approx((np.exp(log_ratio) - 1 - log_ratio).mean(), rel=1e-3)
+    assert update.stats.approx_kl > 1e-4  # before the step it would be 0
+    assert update.stats.approx_kl == pytest.approx((np.exp(log_ratio) - 1 - log_ratio).mean(), rel=1e-3)
 
 
 def test_the_entropy_bonus_adds_its_gradient(choice):
@@ -131,7 +131,7 @@ def test_the_entropy_bonus_adds_its_gradient(choice):
     before = weights(plain.policy)
     update, other = next(plain.run()), next(bonused.run())
     assert other.batch.actions.equal(update.batch.actions)  # the same weights met the same noise
-    assert other.learned.policy_loss == update.learned.policy_loss  # it is reported without the bonus
+    assert other.stats.policy_loss == update.stats.policy_loss  # it is reported without the bonus
 
     x, h, p, *_ = in_numpy(before, update.batch)
     slope = -np.log(p / (1 - p)) * p * (1 - p) / len(p)  # of the mean entropy, (B,)
@@ -174,14 +174,14 @@ def test_the_learning_rate_falls_in_a_line(choice):
     trainer = choosing(total_steps=80, learning_rate=0.4, learning_rate_end=0.2)
     rates, used = [], []
     for update in trainer.run():
-        rates.append(update.learned.learning_rate)
+        rates.append(update.stats.learning_rate)
         used.append(trainer.optimizer.param_groups[0]["lr"])
     assert rates == used == pytest.approx([0.4, 0.35, 0.3, 0.25])
 
 
 def test_the_learning_rate_stays_where_no_end_is_set(choice):
     trainer = choosing(total_steps=60, learning_rate=0.4)
-    assert [update.learned.learning_rate for update in trainer.run()] == [0.4] * 3
+    assert [update.stats.learning_rate for update in trainer.run()] == [0.4] * 3
 
 
 def test_a_run_ends_with_the_first_update_past_total_steps(choice):
@@ -297,11 +297,11 @@ def test_a_run_taken_up_is_the_run_never_interrupted(tmp_path, recipe):
         whole = [next(run), next(run)]
         expected = saved(trainer, tmp_path)
     with contextlib.closing(Trainer(config)) as again:
-        again.take_up(copy.deepcopy(half))  # the optimizer goes on in the tensors it is given
+        again.restore(copy.deepcopy(half))  # the optimizer goes on in the tensors it is given
         run = again.run()
         for update in whole:
             other = next(run)
-            assert (other.number, other.learned) == (update.number, update.learned)
+            assert (other.number, other.stats) == (update.number, update.stats)
             assert torch.equal(other.batch.actions, update.batch.actions)
         found = saved(again, tmp_path)
     assert (found.counters, expected.counters.updates) == (expected.counters, 4)
@@ -322,20 +322,20 @@ def test_run_in_pieces_is_run_in_one(recipe, players):
     """A notebook's cells: a break, a generator thrown away, an exception, an evaluation in between."""
     config = TINY.model_copy(update={"num_envs": 4, "players": players, "total_steps": 10**6, **recipe})
     with contextlib.closing(Trainer(config)) as whole:
-        expected = [update.learned for update in itertools.islice(whole.run(), 7)]
+        expected = [update.stats for update in itertools.islice(whole.run(), 7)]
     with contextlib.closing(Trainer(config)) as trainer:
-        learned = [next(trainer.run()).learned]
+        stats = [next(trainer.run()).stats]
         for update in trainer.run():
-            learned.append(update.learned)
+            stats.append(update.stats)
             break
         evaluate(trainer.policy, config, 1)
         with contextlib.suppress(ZeroDivisionError):
             for update in trainer.run():
-                learned.append(update.learned)
+                stats.append(update.stats)
                 raise ZeroDivisionError
-        learned += [update.learned for update in itertools.islice(trainer.run(), 2)]
-        learned += [update.learned for update in itertools.islice(trainer.run(), 2)]
-    assert learned == expected
+        stats += [update.stats for update in itertools.islice(trainer.run(), 2)]
+        stats += [update.stats for update in itertools.islice(trainer.run(), 2)]
+    assert stats == expected
 
 
 @pytest.mark.parametrize("players", [1, 2])
@@ -409,20 +409,20 @@ def first(**parts):
 def test_weights_of_another_shape_are_refused(choice):
     trainer = choosing(hidden=7)
     with pytest.raises(InputError, match=r"(?s)^the checkpoint does not fit its config: [^\n]*W1[^\n]*$"):
-        trainer.take_up(first())
+        trainer.restore(first())
 
 
 def test_an_optimizer_state_of_another_shape_is_refused(choice):
     state = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
     trainer = choosing()
     with pytest.raises(InputError, match="does not fit"):
-        trainer.take_up(first(optimizer={0: state, 1: state}))
+        trainer.restore(first(optimizer={0: state, 1: state}))
 
 
 def test_the_state_of_another_optimizer_is_refused(choice):
     trainer = choosing(optimizer="rmsprop")
     with pytest.raises(InputError, match="does not fit"):
-        trainer.take_up(first())
+        trainer.restore(first())
 
 
 # --- ranks ------------------------------------------------------------------------------------------------------------
@@ -455,7 +455,7 @@ def test_what_pays_becomes_likely(choice, recipe):
     up_a, up_b = probs_up(trainer.policy)
     assert 0.3 < up_a < 0.7
     assert 0.3 < up_b < 0.7
-    entropies = [update.learned.entropy for update in trainer.run()]
+    entropies = [update.stats.entropy for update in trainer.run()]
     assert len(entropies) == 40
     up_a, up_b = probs_up(trainer.policy)
     assert up_a > 0.9

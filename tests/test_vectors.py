@@ -319,16 +319,16 @@ def test_whoever_waits_hears_of_it_and_may_leave():
 @pytest.mark.parametrize("config", [COUNTING, SEEN, Config(num_envs=2, horizon=40, hidden=8, baseline="network")])
 def test_torchs_default_dtype_changes_nothing(config):
     """Numbers are float32 whatever a script has made torch's default."""
-    learned, weights = [], []
+    stats, weights = [], []
     for dtype in (torch.float32, torch.float64):
         torch.set_default_dtype(dtype)
         try:
             with contextlib.closing(Trainer(config.replace(device="cpu"))) as trainer:
-                learned.append([update.learned for update in itertools.islice(trainer.run(), 2)])
+                stats.append([update.stats for update in itertools.islice(trainer.run(), 2)])
             weights.append(list(trainer.policy.state_dict().values()))
         finally:
             torch.set_default_dtype(torch.float32)
-    assert learned[0] == learned[1]
+    assert stats[0] == stats[1]
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
     assert {weight.dtype for weight in weights[1]} == {torch.float32}
 
@@ -386,7 +386,7 @@ def test_a_gaussian_policys_gradient_is_the_one_by_hand():
     surrogate_loss(log_probs, torch.tensor([3.0], dtype=torch.float64)).backward()
     assert policy.network.bias.grad.tolist() == pytest.approx([-12, 6], abs=1e-12)
     assert policy.log_std.grad.tolist() == pytest.approx([-9, -9], abs=1e-12)
-    assert policy.gauges(policy.distribution(X))["std"].item() == pytest.approx(0.75, abs=1e-12)
+    assert policy.diagnostics(policy.distribution(X))["std"].item() == pytest.approx(0.75, abs=1e-12)
 
 
 def test_layers():
@@ -476,6 +476,6 @@ def test_one_update_of_lqr_takes_the_step_by_hand():
     assert len(batch.returns) == 8 * LQR().steps
     for name, expected in by_hand.items():
         torch.testing.assert_close(gradient[name].double(), expected, rtol=1e-4, atol=1e-5)
-    assert update.learned.std == pytest.approx(1)
-    assert update.learned.prob_up is None
-    assert update.learned.entropy == pytest.approx(log(2 * pi * exp(1)) / 2, rel=1e-6)
+    assert update.stats.std == pytest.approx(1)
+    assert update.stats.prob_up is None
+    assert update.stats.entropy == pytest.approx(log(2 * pi * exp(1)) / 2, rel=1e-6)

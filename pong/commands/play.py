@@ -15,9 +15,9 @@ from pong.commands.flags import check_place, parse
 from pong.config import INT32, Config, InputError
 
 if TYPE_CHECKING:
-    from pong.play.game import Moment
+    from pong.play.game import RenderedFrame
 
-    Show = Callable[[Iterable[Moment]], None]
+    Show = Callable[[Iterable[RenderedFrame]], None]
 
 ENDINGS = (".mp4", ".gif")
 
@@ -68,14 +68,14 @@ def play(arguments: list[str]) -> int:
     return 0
 
 
-def _last(show: "Show", game: "Iterable[Moment]") -> "Moment":
-    """Show a game and return the last moment that was seen."""
-    seen: list[Moment] = []
+def _last(show: "Show", game: "Iterable[RenderedFrame]") -> "RenderedFrame":
+    """Show a game and return the last frame that was seen."""
+    seen: list[RenderedFrame] = []
 
-    def passing() -> "Iterator[Moment]":
-        for moment in game:
-            seen[:] = [moment]
-            yield moment
+    def passing() -> "Iterator[RenderedFrame]":
+        for frame in game:
+            seen[:] = [frame]
+            yield frame
 
     show(passing())
     return seen[0]

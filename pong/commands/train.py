@@ -21,7 +21,7 @@ from pong.config import Config, InputError, RunError, load_config, to_toml, vali
 
 if TYPE_CHECKING:
     from pong.checkpoint import Checkpoint, Counters
-    from pong.envs import Kept
+    from pong.envs import EmulatorState
     from pong.evaluate import Evaluation
     from pong.policies import Policy
     from pong.ranks import Ranks
@@ -72,37 +72,37 @@ def _train(asked: TrainInput, ranks: "Ranks", command: list[str], began: float) 
         if ranks.rank == 0:  # it alone reads and writes files
             folder = stack.enter_context(_run_folder(asked, command, initial))
             begin = _beginning(asked, folder)
-        begin = ranks.gather(begin)[0]
+        begin = ranks.all_gather(begin)[0]
         console = RunConsole(quiet=ranks.rank > 0)
         console.print(f"{folder}: {asked.config.name}, seed {asked.config.seed}; {_how(asked, begin)}", markup=False)
-        stack.enter_context(_last_words(asked.config, folder))
+        stack.enter_context(_failure_in_one_line(asked.config, folder))
         stop = stack.enter_context(_stop_requested())
         trainer = stack.enter_context(contextlib.closing(Trainer(asked.config, ranks)))
         if begin.policy:
-            trainer.take_up(begin)
-        keeper = None
+            trainer.restore(begin)
+        checkpointer = None
         if folder:  # nothing that was there has been touched so far
             _set_aside(asked, begin, console.print)
             _lengthen(asked.config, begin, folder, console.print)
             tracker = stack.enter_context(Tracker(asked.config, folder, console, begin.counters, began))
-            keeper = Keeper(folder, trainer, tracker, begin.counters)
+            checkpointer = Checkpointer(folder, trainer, tracker, begin.counters)
         with threads(1):  # the other cores belong to the players
-            _run(trainer, keeper, ranks, stop)
+            _run(trainer, checkpointer, ranks, stop)
     return 130 if stop() else 0
 
 
-def _run(trainer: "Trainer", keeper: "Keeper | None", ranks: "Ranks", stop: Callable[[], bool]) -> None:
+def _run(trainer: "Trainer", checkpointer: "Checkpointer | None", ranks: "Ranks", stop: Callable[[], bool]) -> None:
     """Train until the steps are made, the goal is reached or somebody asks for a stop; save now and then, and last."""
 
     def asked() -> tuple[bool, bool]:
         """Whether any rank has had enough, and whether it is time to save."""
-        enough = stop() or (keeper is not None and keeper.reached_goal())
-        answers = ranks.gather((enough, keeper is not None and keeper.is_due()))
+        enough = stop() or (checkpointer is not None and checkpointer.reached_goal())
+        answers = ranks.all_gather((enough, checkpointer is not None and checkpointer.is_due()))
         return any(enough for enough, _ in answers), any(due for _, due in answers)
 
     def while_playing() -> None:
-        if keeper:
-            keeper.wait()
+        if checkpointer:
+            checkpointer.wait()
         if stop() and ranks.size == 1:  # others would wait for this one
             raise _StoppedError
 
@@ -111,18 +111,18 @@ def _run(trainer: "Trainer", keeper: "Keeper | None", ranks: "Ranks", stop: Call
     trainer.rollout.while_playing = while_playing
     with contextlib.suppress(_StoppedError):
         for update in trainer.run():
-            if keeper:
-                keeper.keep(update)
+            if checkpointer:
+                checkpointer.keep(update)
             enough, due = asked()
             if enough:
                 break
             if due:
                 play = trainer.rollout.state()  # of all ranks
-                if keeper:
-                    keeper.try_to_save(play)
+                if checkpointer:
+                    checkpointer.try_to_save(play)
     play = trainer.rollout.state()
-    if keeper:
-        keeper.save(play)
+    if checkpointer:
+        checkpointer.save(play)
 
 
 class _StoppedError(Exception):
@@ -214,7 +214,7 @@ def _lengthen(config: Config, begin: "Checkpoint", folder: Path, say: Callable[[
         say(f"total_steps is now {config.total_steps:,}: {where}")
 
 
-class Keeper:
+class Checkpointer:
     """Keeps what a run brings forth: tracks its updates, evaluates it, saves it.
 
     Args:
@@ -241,7 +241,7 @@ class Keeper:
         Raises:
             FloatingPointError: the loss is NaN or infinite.
         """
-        if not math.isfinite(update.learned.policy_loss):
+        if not math.isfinite(update.stats.policy_loss):
             raise FloatingPointError(f"update {update.number}: the loss is not finite; lower learning_rate")
         evaluates = self._at_a_boundary() and self._config.eval_episodes
         self._evaluation = self._evaluate(update.number) if evaluates else None
@@ -259,7 +259,7 @@ class Keeper:
     def _at_a_boundary(self) -> bool:
         return self._trainer.updates % self._config.checkpoint_every == 0
 
-    def try_to_save(self, play: "list[Kept] | None") -> None:
+    def try_to_save(self, play: "list[EmulatorState] | None") -> None:
         """Save; what can't be written is said, and training goes on."""
         from pong import checkpoint
 
@@ -269,7 +269,7 @@ class Keeper:
             self._best = checkpoint.best_of(self._folder).best  # it may be there, or not
             self._tracker.say(f"warning: {error}; training goes on, and the next checkpoint is tried again")
 
-    def save(self, play: "list[Kept] | None") -> None:
+    def save(self, play: "list[EmulatorState] | None") -> None:
         """Write a checkpoint, unless there is one of this update; ``play`` is what the emulators go on from.
 
         Raises:
@@ -302,7 +302,7 @@ class Keeper:
 
 
 @contextlib.contextmanager
-def _last_words(config: Config, folder: Path | None) -> Iterator[None]:
+def _failure_in_one_line(config: Config, folder: Path | None) -> Iterator[None]:
     """What ends a training against its will is said in one line, which names the last good checkpoint.
 
     Raises:

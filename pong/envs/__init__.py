@@ -10,9 +10,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pong.config import PONG, Config, InputError
 from pong.envs.actions import DOWN, NOOP, UP
-from pong.envs.atari import RATE, Pong, PongFleet, ShownPong, make_pong, make_view, task
+from pong.envs.atari import RATE, Pong, PongFleet, RenderedPong, make_observation_builder, make_pong, task
 from pong.envs.doom import DoomFleet, doom_spaces, is_doom
-from pong.envs.fleet import Fleet, Kept, Network, Played, Shown, Stretch
+from pong.envs.fleet import EmulatorState, Fleet, Network, RenderedEnv, Segment, StepResult
 from pong.envs.lqr import LQR
 from pong.envs.vectors import VectorFleet, channels_last
 
@@ -25,21 +25,21 @@ __all__ = [
     "NOOP",
     "RATE",
     "UP",
+    "EmulatorState",
     "Fleet",
-    "Kept",
     "Network",
-    "Played",
     "Pong",
     "PongFleet",
-    "Shown",
-    "Stretch",
+    "RenderedEnv",
+    "Segment",
+    "StepResult",
     "VectorFleet",
     "check_task",
     "frame_rate",
     "make_fleet",
+    "make_observation_builder",
     "make_pong",
-    "make_shown",
-    "make_view",
+    "make_rendered",
     "pictures",
     "prepare",
     "spaces",
@@ -58,9 +58,9 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
         num_envs: how many, if not as many as the config says.
     """
     if config.in_machine:
-        return _machine()(num_envs or config.num_envs, config.hold, make_view(config), **task(config))
+        return _machine()(num_envs or config.num_envs, config.hold, make_observation_builder(config), **task(config))
     if config.env == PONG:
-        return PongFleet(make_pong(config, num_envs), make_view(config))
+        return PongFleet(make_pong(config, num_envs), make_observation_builder(config))
     if is_doom(config.env):
         return DoomFleet(config, num_envs or config.num_envs)
     envs = gymnasium.make_vec(
@@ -97,14 +97,14 @@ def _machine() -> "type[MachineFleet]":
     return machine_fleet.MachineFleet
 
 
-def make_shown(config: Config) -> Shown:
+def make_rendered(config: Config) -> RenderedEnv:
     """One environment of a config's task whose screens can be shown to people.
 
     Raises:
         InputError: it has no screens.
     """
     if config.env == PONG:
-        return ShownPong(config)
+        return RenderedPong(config)
     if is_doom(config.env):
         return DoomFleet(config, 1)
     raise InputError(f"env = {config.env!r} has no screen to show")
@@ -122,7 +122,7 @@ def pictures(config: Config) -> tuple[tuple[int, ...], int, int]:
         The pictures' shape (C, H, W), how many numbers follow their pixels in a row, and the number of actions.
     """
     if config.points:
-        view = make_view(config)
+        view = make_observation_builder(config)
         return view.shape, view.width - int(np.prod(view.shape)), config.actions
     observations, actions = spaces(config.env)
     assert isinstance(actions, Discrete), "see check_task"

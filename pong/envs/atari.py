@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pong.config import INT32, Config, RunError
 from pong.envs.actions import ALE_ACTIONS, NAMES, NOOP
-from pong.envs.fleet import Fleet, Kept, Played, generator_state, restore_generator
-from pong.frames import ROWS, Observations, SparseFrames, View
+from pong.envs.fleet import EmulatorState, Fleet, StepResult, generator_state, restore_generator
+from pong.frames import ROWS, ObservationBuilder, Observations, SparseFrames
 
 RATE = 60  # frames a second at natural speed
 NO_CAP = INT32  # emulated frames, more than a year of play
@@ -125,7 +125,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         ale = self.emulators[i].ale
         return float(sum(ale.act(self._set[action]) for _ in range(frames)))
 
-    def restore(self, i: int, state: Kept) -> None:
+    def restore(self, i: int, state: EmulatorState) -> None:
         """Go on from what ``state`` gave of an emulator."""
         emulator = self.emulators[i]
         self._new_game(i, seed=0)
@@ -137,7 +137,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         words = state["ale.chance"].view(np.uint32)
         self.chance[i].set_state(("MT19937", words[:-1], int(words[-1]), 0, 0.0))
 
-    def state(self, i: int) -> Kept:
+    def state(self, i: int) -> EmulatorState:
         """All that an emulator goes on from: the console with ALE's random stream, and what ALE does not clone."""
         emulator = self.emulators[i]
         _, words, position, *_ = self.chance[i].get_state()
@@ -177,26 +177,26 @@ class PongFleet(Fleet):
         view: makes rows of the screens; difference frames if None.
     """
 
-    def __init__(self, envs: Pong, view: View | None = None):
+    def __init__(self, envs: Pong, view: ObservationBuilder | None = None):
         self.envs = envs
         self.num_envs = envs.num_envs
-        self._view = view or View()
+        self._view = view or ObservationBuilder()
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> SparseFrames:
         """New games, seen for the first time; ``seeds`` (N,) or None to let the random streams run on."""
         return self._view.first(self.envs.reset(seed=seeds)[0])
 
-    def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Played:
+    def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> StepResult:
         """One decision of each active emulator: actions (N,), 0 DOWN, 1 UP, 2 NOOP; the others stand still."""
         screens, rewards, terminations, truncations, infos = self.envs.step(np.where(active, actions, -1))
         dones = terminations | truncations
-        return Played(self._view.next(screens, dones, actions), rewards, dones, infos["frames"])
+        return StepResult(self._view.next(screens, dones, actions), rewards, dones, infos["frames"])
 
-    def state(self) -> list[Kept]:
+    def state(self) -> list[EmulatorState]:
         """Of each emulator: its state, and the screen that was seen last."""
         return [{**self.envs.state(i), "ale.field": field} for i, field in enumerate(self._view.field.copy())]
 
-    def restore(self, state: list[Kept]) -> None:
+    def restore(self, state: list[EmulatorState]) -> None:
         """Go on from what ``state`` gave."""
         for i, kept in enumerate(state):
             self.envs.restore(i, kept)
@@ -210,7 +210,7 @@ class PongFleet(Fleet):
 
 
 class ColourPong(Pong):
-    """Emulators of which the first can be seen in colour, too; see ``ShownPong``."""
+    """Emulators of which the first can be seen in colour, too; see ``RenderedPong``."""
 
     def screen(self) -> NDArray[np.uint8]:
         """The screen of this moment: (210, 160, 3) uint8, RGB, a copy."""
@@ -223,14 +223,14 @@ class ColourPong(Pong):
         return super()._new_game(i, seed)
 
 
-class ShownPong(PongFleet):
+class RenderedPong(PongFleet):
     """One emulator of a config's task whose screens can be shown to people: (210, 160, 3) uint8, RGB."""
 
     rate = RATE
 
     def __init__(self, config: Config):
         self._pong = ColourPong(1, config.hold, actions=config.actions, **task(config))
-        super().__init__(self._pong, make_view(config))
+        super().__init__(self._pong, make_observation_builder(config))
         self.actions = NAMES[: config.actions]
 
     def seen(self, observations: Observations) -> NDArray[np.int8]:
@@ -271,6 +271,6 @@ def task(config: Config) -> dict[str, Any]:
     return {"sticky": config.sticky, "noop_max": config.noop_max, "max_frames": config.game_frames}
 
 
-def make_view(config: Config) -> View:
+def make_observation_builder(config: Config) -> ObservationBuilder:
     """What a config's policy sees of the screens."""
-    return View(config.frames, config.actions if config.last_action else 0)
+    return ObservationBuilder(config.frames, config.actions if config.last_action else 0)

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from pong.config import Config, InputError, RunError
-from pong.envs.fleet import Played
+from pong.envs.fleet import StepResult
 from pong.envs.vectors import VectorFleet
 from pong.frames import Observations
 
@@ -177,7 +177,7 @@ def button_names(game: Any) -> tuple[str, ...]:
 class DoomFleet(VectorFleet):
     """Games of Doom: observations (N, 4, 84, 84) uint8, the oldest picture first.
 
-    A game without a decision stands still and costs nothing. ``Played.frames`` are tics: a game's last decision may
+    A game without a decision stands still and costs nothing. ``StepResult.frames`` are tics: a game's last decision may
     take less of them than ``hold``.
 
     Args:
@@ -204,12 +204,12 @@ class DoomFleet(VectorFleet):
         with _failing():
             return super().reset(seeds)
 
-    def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Played:
+    def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> StepResult:
         """One decision of each active game: actions (N,)."""
         with _failing():
             played = super().step(np.where(active, actions, STANDS_STILL), active)
         tics = np.array([game.tics for game in self.games]) * active
-        return Played(played.observations, played.rewards, played.dones, tics)
+        return StepResult(played.observations, played.rewards, played.dones, tics)
 
     def close(self) -> None:
         """End the games."""

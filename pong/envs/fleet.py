@@ -11,7 +11,7 @@ from pong.frames import Observations
 
 
 @dataclass(frozen=True)
-class Played:
+class StepResult:
     """What a decision led to, in each of N environments.
 
     Attributes:
@@ -28,7 +28,7 @@ class Played:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """What N environments played in T moments, one after the other.
 
     Attributes:
@@ -54,7 +54,7 @@ class Stretch:
 
 
 Network = tuple[Tensor, Tensor]  # the weights of two layers: (hidden, inputs) and (outputs, hidden)
-Kept = dict[str, NDArray[Any]]  # what one environment's play goes on from: arrays by name
+EmulatorState = dict[str, NDArray[Any]]  # what one environment's play goes on from: arrays by name
 
 
 class Fleet(Protocol):
@@ -64,13 +64,13 @@ class Fleet(Protocol):
         """New episodes: N observations; ``seeds`` (N,) of each one's random streams, or None to let them run on."""
         ...
 
-    def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> Played:
+    def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> StepResult:
         """One decision of each active environment: actions (N,) or (N, d). What the others do is of no interest."""
         ...
 
-    def stretch(
+    def play_segment(
         self, network: Network, seen: Observations, noise: NDArray[np.float32], active: NDArray[np.bool_], whole: bool
-    ) -> Stretch | None:
+    ) -> Segment | None:
         """Several decisions at once, in compiled code; None where there is none for it.
 
         Args:
@@ -82,11 +82,11 @@ class Fleet(Protocol):
         """
         return None
 
-    def state(self) -> list[Kept] | None:
+    def state(self) -> list[EmulatorState] | None:
         """All that the episodes to come depend on, of each environment; None where that can't be kept."""
         return None
 
-    def restore(self, state: list[Kept]) -> None:
+    def restore(self, state: list[EmulatorState]) -> None:
         """Go on from what ``state`` gave; N environments of the same task."""
         return
 
@@ -95,7 +95,7 @@ class Fleet(Protocol):
         ...
 
 
-class Shown(Fleet, Protocol):
+class RenderedEnv(Fleet, Protocol):
     """One environment whose screens can be shown to people.
 
     Attributes:

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from pong.config import PONG_FRAMES
 from pong.envs import machine
 from pong.envs.actions import ALE_ACTIONS
-from pong.envs.fleet import Fleet, Kept, Network, Played, Stretch, generator_state, restore_generator
+from pong.envs.fleet import EmulatorState, Fleet, Network, Segment, StepResult, generator_state, restore_generator
 from pong.envs.machine_play import play
-from pong.frames import PIXELS, Observations, SparseFrames, View
+from pong.frames import PIXELS, ObservationBuilder, Observations, SparseFrames
 from pong.two_layers import decide_rows
 
 PICTURES = {"nothing": machine.NOTHING, "before": machine.BEFORE, "now": machine.NOW}
 ALE = np.array(ALE_ACTIONS)
 AHEAD = 128  # numbers of gymnasium's generator that are drawn at a time
-MOST_ROWS = 16_384  # of a stretch: its memory is that of the fullest rows
+MOST_ROWS = 16_384  # of a segment: its memory is that of the fullest rows
 SPARE = 32  # that are there before a decision; it takes two, and one more in a thousand million
 
 
@@ -43,14 +43,14 @@ class MachineFleet(Fleet):
         self,
         num_envs: int,
         hold: int | Literal["2-4"] = 4,
-        view: View | None = None,
+        view: ObservationBuilder | None = None,
         *,
         sticky: float = 0.25,
         noop_max: int = 0,
         max_frames: int = PONG_FRAMES,
     ):
         self.num_envs = num_envs
-        self._view = view or View()
+        self._view = view or ObservationBuilder()
         self._parts = np.array([[PICTURES[new], PICTURES[old]] for new, old in self._view.frames])
         self._task = float(np.float32(sticky)) * machine.UINT32, noop_max, max_frames  # ALE's probability is a float
         self._hold = (2, 4) if hold == "2-4" else (hold, hold)
@@ -75,10 +75,10 @@ class MachineFleet(Fleet):
         machine.begin_all(self.games, self._words, self._numbers, *self._task)
         return self._rows(np.ones(self.num_envs, np.bool_), np.zeros(self.num_envs, np.int64))
 
-    def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> Played:
+    def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> StepResult:
         """One decision of each active game: actions (N,), see ``envs.actions``; the others stand still."""
         rewards, dones, frames = self.play(actions, active)
-        return Played(self._rows(dones, actions), rewards, dones, frames)
+        return StepResult(self._rows(dones, actions), rewards, dones, frames)
 
     def play(
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
@@ -101,10 +101,10 @@ class MachineFleet(Fleet):
         )
         return rewards, dones, frames
 
-    def stretch(
+    def play_segment(
         self, network: Network, seen: Observations, noise: NDArray[np.float32], active: NDArray[np.bool_], whole: bool
-    ) -> Stretch:
-        """Several decisions at once, see ``Fleet.stretch``: the same as ``decide_all`` and ``step`` in turn."""
+    ) -> Segment:
+        """Several decisions at once, see ``Fleet.play_segment``: the same as ``decide_all`` and ``step`` in turn."""
         assert isinstance(seen, SparseFrames)
         self._draw_ahead()
         N, T = self.num_envs, min(len(noise), max(MOST_ROWS // self.num_envs, 1))
@@ -155,9 +155,9 @@ class MachineFleet(Fleet):
             )
             for begin, end, first, rows in zip(numbers[:-1], numbers[1:], (0, T * N), (T * N, N), strict=True)
         )
-        return Stretch(before, torch.from_numpy(actions[:T]), rewards[:T], dones[:T], frames[:T], everyone[:T], now)
+        return Segment(before, torch.from_numpy(actions[:T]), rewards[:T], dones[:T], frames[:T], everyone[:T], now)
 
-    def state(self) -> list[Kept]:
+    def state(self) -> list[EmulatorState]:
         """Of each game: its numbers, its two generators, and the picture that the next row is compared with."""
         numbers = self.games.view(np.int64).reshape(self.num_envs, -1).copy()
         words, ahead, pictures = self._words.copy(), self._numbers.copy(), self._pictures[machine.NOW].copy()
@@ -172,7 +172,7 @@ class MachineFleet(Fleet):
             for i in range(self.num_envs)
         ]
 
-    def restore(self, state: list[Kept]) -> None:
+    def restore(self, state: list[EmulatorState]) -> None:
         """Go on from what ``state`` gave."""
         for i, kept in enumerate(state):
             self.games.view(np.int64).reshape(self.num_envs, -1)[i] = kept["machine.game"]
@@ -218,7 +218,7 @@ def compile_once() -> None:
         seen = fleet.reset()
         fleet.step(np.zeros(1, np.int64), one)
         network = torch.zeros(PIXELS, 1, dtype=torch.float32).T, torch.zeros(1, 1, dtype=torch.float32)
-        fleet.stretch(network, seen, np.zeros((1, 1), np.float32), one, False)
+        fleet.play_segment(network, seen, np.zeros((1, 1), np.float32), one, False)
         decide_rows(network, seen, torch.zeros(1, dtype=torch.float32))
 
 

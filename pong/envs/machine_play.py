@@ -1,4 +1,4 @@
-"""A stretch of play that never leaves compiled code: the network of 2016 decides in the machine."""
+"""A segment of play that never leaves compiled code: the network of 2016 decides in the machine."""
 
 from typing import Any
 

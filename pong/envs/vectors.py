@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import RunError
-from pong.envs.fleet import Fleet, Played
+from pong.envs.fleet import Fleet, StepResult
 
 COLOURS = 4  # numbers a pixel has, at most
 
@@ -47,7 +47,7 @@ class VectorFleet(Fleet):
         drawn: list[int | None] = [int(stream.integers(2**31)) for stream in self._streams]
         return self._rows(self.envs.reset(seed=drawn)[0])
 
-    def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> Played:
+    def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> StepResult:
         """One decision of each environment: actions (N,) whole numbers, or (N, d) for a Box.
 
         Raises:
@@ -59,7 +59,7 @@ class VectorFleet(Fleet):
         observations, rewards, terminations, truncations, _ = self.envs.step(actions)
         frames = active.astype(np.int64)
         self._check("a reward", rewards)
-        return Played(self._rows(observations), rewards.astype(np.float32), terminations | truncations, frames)
+        return StepResult(self._rows(observations), rewards.astype(np.float32), terminations | truncations, frames)
 
     def close(self) -> None:
         """End the environments."""

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pong.config import Config, InputError, RunError
 from pong.envs import frame_rate
-from pong.play.game import Moment
+from pong.play.game import RenderedFrame
 from pong.play.picture import DARK, GREEN, LIGHT, picture
 
 H264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
@@ -37,9 +37,9 @@ def fps_of(config: Config) -> float:
     return frame_rate(config) / (3 if isinstance(config.hold, str) else config.hold)
 
 
-def show(moments: Iterable[Moment], file: Path, fps: float, caption: str) -> None:
-    """Film a game, a picture for each moment; see ``record`` and ``picture``."""
-    record((picture(moment, caption) for moment in moments), file, fps)
+def show(rendered: Iterable[RenderedFrame], file: Path, fps: float, caption: str) -> None:
+    """Film a game, a picture for each frame; see ``record`` and ``picture``."""
+    record((picture(frame, caption) for frame in rendered), file, fps)
 
 
 def record(pictures: Iterable[NDArray[np.uint8]], file: Path, fps: float) -> None:

@@ -1,4 +1,4 @@
-"""A game as its moments: the screen in colour, what the policy sees of it, and what it does."""
+"""A game as its rendered: the screen in colour, what the policy sees of it, and what it does."""
 
 import contextlib
 from collections.abc import Generator
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import RATE, make_shown, prepare
+from pong.envs import RATE, make_rendered, prepare
 from pong.evaluate import Greedy
 from pong.frames import Observations
-from pong.player import EVALUATION, Noise, emulator_seeds
+from pong.player import EVALUATION, ActionNoise, emulator_seeds
 from pong.policies import Policy
 
 
 @dataclass(frozen=True)
-class Moment:
+class RenderedFrame:
     """A screen, and the decision made on it; after the last decision comes one more screen, without.
 
     Attributes:
@@ -47,11 +47,11 @@ class Moment:
     rate: int = RATE
 
 
-Moments = Generator[Moment, None, None]
+RenderedFrames = Generator[RenderedFrame, None, None]
 
 
-def play(policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False) -> Moments:
-    """One game, moment by moment: the first one that ``evaluate`` plays with the same seed.
+def play(policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False) -> RenderedFrames:
+    """One game, frame by frame: the first one that ``evaluate`` plays with the same seed.
 
     Args:
         policy: plays, on the CPU. Nothing is learned.
@@ -61,13 +61,13 @@ def play(policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False)
     """
     prepare(config)
     actor = Greedy(policy) if greedy else policy
-    noise = Noise(seed, 0, range(1), EVALUATION)
-    game = make_shown(config)
+    noise = ActionNoise(seed, 0, range(1), EVALUATION)
+    game = make_rendered(config)
     with contextlib.closing(game):
         seen: Observations = game.reset(emulator_seeds(seed, 0, range(1), EVALUATION))
         step, score, done = 0, 0.0, False
         while not done:
-            now = Moment(game.screen, game.seen(seen), step, round(score), names=game.actions, rate=game.rate)
+            now = RenderedFrame(game.screen, game.seen(seen), step, round(score), names=game.actions, rate=game.rate)
             probs, action = _probs(policy, seen), actor.act(seen, noise.draw()).numpy()  # (1,)
             played = game.step(action, np.ones(1, np.bool_))
             yield replace(now, probs=probs, action=int(action[0]), frames=int(played.frames[0]))

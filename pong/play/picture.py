@@ -1,4 +1,4 @@
-"""A moment as a picture: the screen, how likely each action was and which was taken, and what the policy sees.
+"""A frame as a picture: the screen, how likely each action was and which was taken, and what the policy sees.
 
 A difference frame is as large as the play field beside it.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pong.play.game import Moment
+from pong.play.game import RenderedFrame
 
 SCALE = 3  # picture's pixels per pixel of the screen, so 6 per pixel of a difference frame
 TOP, SIDE = 35 * SCALE, 160 * SCALE  # of the play field: below the score, and square
@@ -24,28 +24,28 @@ VANISHED, UNCHANGED, APPEARED = 0, 112, 255
 GREYS = np.array([UNCHANGED, APPEARED, VANISHED], np.uint8)  # by difference 0, 1, −1
 
 
-def picture(moment: Moment, caption: str) -> NDArray[np.uint8]:
-    """What a moment looks like: (630, 1104, 3) uint8, RGB.
+def picture(frame: RenderedFrame, caption: str) -> NDArray[np.uint8]:
+    """What a frame looks like: (630, 1104, 3) uint8, RGB.
 
     Args:
-        moment: of a game.
+        frame: of a game.
         caption: a short line that says what plays.
     """
-    tall, wide, _ = moment.screen.shape
+    tall, wide, _ = frame.screen.shape
     width = min(WIDE, HEIGHT * wide // tall)
     height = width * tall // wide
     beside = height == HEIGHT  # the decision, as there is no room below the screen
-    image = _lettering(caption, _heading(moment.seen), beside).copy()
-    image.paste(Image.fromarray(moment.screen).resize((width, height), Image.Resampling.NEAREST), (0, 0))
-    _paste_seen(image, moment.seen)
+    image = _lettering(caption, _heading(frame.seen), beside).copy()
+    image.paste(Image.fromarray(frame.screen).resize((width, height), Image.Resampling.NEAREST), (0, 0))
+    _paste_seen(image, frame.seen)
     pen = ImageDraw.Draw(image)
-    score = signed(moment.score).replace("−", "-")  # the font has no minus sign
+    score = signed(frame.score).replace("−", "-")  # the font has no minus sign
     pen.text((RIGHT, 40), f"score {score}", LIGHT, _font(26))
-    pen.text((RIGHT + 190, 40), f"step {moment.step:,}", LIGHT, _font(26))
+    pen.text((RIGHT + 190, 40), f"step {frame.step:,}", LIGHT, _font(26))
     if beside:
-        _decision(pen, moment)
+        _decision(pen, frame)
     else:
-        _bars(pen, moment, height + 12)
+        _bars(pen, frame, height + 12)
     return np.asarray(image)
 
 
@@ -69,18 +69,18 @@ def _paste_seen(image: Image.Image, seen: NDArray[np.int8 | np.uint8]) -> None:
         image.paste(small, (RIGHT + k % 2 * size, TOP + k // 2 * size))
 
 
-def _decision(pen: ImageDraw.ImageDraw, moment: Moment) -> None:
+def _decision(pen: ImageDraw.ImageDraw, frame: RenderedFrame) -> None:
     """The bar of P(UP), with the actions above and below it; lit: taken."""
     centre = SIDE + MIDDLE // 2
     top, bottom = TOP + 40, BOTTOM - 40
     pen.rectangle((centre - 16, top, centre + 15, bottom - 1), fill=(58, 58, 64))
     middles = (BOTTOM - 16, TOP + 16, BOTTOM + 22)  # by action
-    for action, (name, middle) in enumerate(zip(moment.names, middles, strict=False)):
-        taken = moment.action == action
+    for action, (name, middle) in enumerate(zip(frame.names, middles, strict=False)):
+        taken = frame.action == action
         pen.rounded_rectangle((centre - 38, middle - 16, centre + 37, middle + 15), 6, GREEN if taken else DARK)
         pen.text((centre, middle), name, DARK if taken else DIM, _font(20), anchor="mm")
-    if moment.probs:
-        prob_up = moment.probs[1]
+    if frame.probs:
+        prob_up = frame.probs[1]
         pen.text((centre, 82), f"{prob_up:.2f}", LIGHT, _font(26), anchor="mm")
         height = round(prob_up * (bottom - top))
         if height:
@@ -88,18 +88,18 @@ def _decision(pen: ImageDraw.ImageDraw, moment: Moment) -> None:
     pen.line((centre - 24, (top + bottom) // 2, centre + 23, (top + bottom) // 2), LIGHT, 2)  # P(UP) = ½
 
 
-def _bars(pen: ImageDraw.ImageDraw, moment: Moment, top: int) -> None:
+def _bars(pen: ImageDraw.ImageDraw, frame: RenderedFrame, top: int) -> None:
     """A bar as long as its probability for each action, from ``top`` down; lit: taken."""
-    height = min((HEIGHT - 12 - top) // len(moment.names), 48)
-    for k, name in enumerate(moment.names):
-        y, taken = top + k * height, moment.action == k
-        prob = moment.probs[k] if moment.probs else 0.0
+    height = min((HEIGHT - 12 - top) // len(frame.names), 48)
+    for k, name in enumerate(frame.names):
+        y, taken = top + k * height, frame.action == k
+        prob = frame.probs[k] if frame.probs else 0.0
         pen.rounded_rectangle((8, y, 208, y + height - 8), 6, GREEN if taken else DARK)
         pen.text((16, y + height // 2 - 4), name, DARK if taken else DIM, _font(17), anchor="lm")
         pen.rectangle((220, y, WIDE - 76, y + height - 8), (58, 58, 64))
         if width := round(prob * (WIDE - 76 - 220)):
             pen.rectangle((220, y, 220 + width, y + height - 8), GREEN)
-        if moment.probs:
+        if frame.probs:
             pen.text((WIDE - 12, y + height // 2 - 4), f"{prob:.2f}", LIGHT, _font(20), anchor="rm")
 
 

@@ -9,7 +9,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pong.play.game import Moment
+from pong.play.game import RenderedFrame
 from pong.play.pace import Pace
 from pong.play.picture import signed
 
@@ -20,41 +20,41 @@ BAR = 10  # characters of the bar of one of two actions
 EIGHTHS = " ▁▂▃▄▅▆▇█"  # of a bar that is one character
 
 
-def show(moments: Iterable[Moment], out: TextIO, speed: float = 1) -> None:
-    """Show each moment at its time; the terminal is put back at the end, however that comes.
+def show(rendered: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None:
+    """Show each frame at its time; the terminal is put back at the end, however that comes.
 
     Args:
-        moments: of a game.
+        rendered: of a game.
         out: a terminal.
         speed: 1 is natural.
     """
     pace = Pace(speed)
     size, shown = None, set[str]()
     with _page(out):
-        for moment in moments:
+        for frame in rendered:
             before, size = size, shutil.get_terminal_size()
-            lines = layout(moment, *size)
+            lines = layout(frame, *size)
             if size != before:
                 shown = set()
                 out.write(CLEAR)
             out.write("".join(line for line in lines if line not in shown))  # over SSH every byte counts
             out.flush()
             shown = set(lines)
-            pace.hold(moment.frames, moment.rate)
+            pace.hold(frame.frames, frame.rate)
             time.sleep(pace.left)
 
 
-def layout(moment: Moment, columns: int, rows: int) -> list[str]:
-    """What to print for a moment in a terminal of that size: lines that each begin by moving to their place.
+def layout(frame: RenderedFrame, columns: int, rows: int) -> list[str]:
+    """What to print for a frame in a terminal of that size: lines that each begin by moving to their place.
 
     The screen keeps its shape: a character is twice as high as wide, and holds two pixels. Below it stands a line.
     """
-    tall, wide, _ = moment.screen.shape
+    tall, wide, _ = frame.screen.shape
     height = max(min(2 * (rows - STATUS), columns * tall // wide) // 2 * 2, 2)
     width = height * wide // tall
     left = (columns - width) // 2 + 1
-    lines = half_blocks(shrink(moment.screen, height, width))
-    status = _status(moment)[:columns]
+    lines = half_blocks(shrink(frame.screen, height, width))
+    status = _status(frame)[:columns]
     middle = max((columns - len(status)) // 2, 0) + 1
     placed = [f"\x1b[{row};{left}H{line}" for row, line in enumerate(lines, start=1)]
     return [*placed, f"\x1b[{len(lines) + 1};{middle}H{ERASE}{status}"]
@@ -85,25 +85,25 @@ def _line(upper: list[list[int]], lower: list[list[int]]) -> str:
     return text + RESET
 
 
-def _status(moment: Moment) -> str:
+def _status(frame: RenderedFrame) -> str:
     """What a narrow terminal cuts off comes last."""
-    score, step = f"score {signed(moment.score):>3}", f"step {moment.step:>6,}"
-    if moment.action is None:
+    score, step = f"score {signed(frame.score):>3}", f"step {frame.step:>6,}"
+    if frame.action is None:
         return f"{score}   the end   {step}"
-    return f"{score}   {_pair(moment, moment.action) if len(moment.names) == 2 else _choice(moment)}   {step}"
+    return f"{score}   {_pair(frame, frame.action) if len(frame.names) == 2 else _choice(frame)}   {step}"
 
 
-def _pair(moment: Moment, action: int) -> str:
+def _pair(frame: RenderedFrame, action: int) -> str:
     """How likely the second of two actions was, and the one that was taken."""
-    bar = "█" * round(BAR * moment.probs[1])
-    width = max(map(len, moment.names))
-    return f"P({moment.names[1]}) {moment.probs[1]:.2f} {bar:░<{BAR}} {moment.names[action]:<{width}}"
+    bar = "█" * round(BAR * frame.probs[1])
+    width = max(map(len, frame.names))
+    return f"P({frame.names[1]}) {frame.probs[1]:.2f} {bar:░<{BAR}} {frame.names[action]:<{width}}"
 
 
-def _choice(moment: Moment) -> str:
+def _choice(frame: RenderedFrame) -> str:
     """Each action with how likely it was, the one that was taken in brackets."""
-    bars = [f"{name} {EIGHTHS[round(8 * prob)]}" for name, prob in zip(moment.names, moment.probs, strict=True)]
-    return " ".join(f"[{bar}]" if k == moment.action else f" {bar} " for k, bar in enumerate(bars))
+    bars = [f"{name} {EIGHTHS[round(8 * prob)]}" for name, prob in zip(frame.names, frame.probs, strict=True)]
+    return " ".join(f"[{bar}]" if k == frame.action else f" {bar} " for k, bar in enumerate(bars))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pong.config import InputError
-from pong.play.game import Moment
+from pong.play.game import RenderedFrame
 from pong.play.pace import Pace
 from pong.play.picture import HEIGHT, WIDTH, picture
 
@@ -47,11 +47,11 @@ def _choose_driver() -> None:
         os.environ["SDL_VIDEODRIVER"] = ",".join(drivers)
 
 
-def show(moments: Iterable[Moment], window: "pygame.Surface", caption: str, speed: float = 1) -> None:
-    """Show each moment at its time until the game ends or the window is closed; close it.
+def show(rendered: Iterable[RenderedFrame], window: "pygame.Surface", caption: str, speed: float = 1) -> None:
+    """Show each frame at its time until the game ends or the window is closed; close it.
 
     Args:
-        moments: of a game.
+        rendered: of a game.
         window: from ``open_window``.
         caption: a short line that says what plays.
         speed: 1 is natural.
@@ -60,11 +60,11 @@ def show(moments: Iterable[Moment], window: "pygame.Surface", caption: str, spee
 
     pace = Pace(speed)
     try:
-        for moment in moments:
-            drawn = pygame.image.frombuffer(picture(moment, caption).tobytes(), (WIDTH, HEIGHT), "RGB")
+        for frame in rendered:
+            drawn = pygame.image.frombuffer(picture(frame, caption).tobytes(), (WIDTH, HEIGHT), "RGB")
             window.blit(drawn, (0, 0))
             pygame.display.flip()
-            pace.hold(moment.frames, moment.rate)
+            pace.hold(frame.frames, frame.rate)
             if _closed_within(pace):
                 return
     finally:

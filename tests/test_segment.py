@@ -1,12 +1,12 @@
-"""A stretch of play in compiled code: to the last bit what is played one decision at a time."""
+"""A segment of play in compiled code: to the last bit what is played one decision at a time."""
 
 import numpy as np
 import pytest
 import torch
 
 from pong.config import Config
-from pong.envs import machine_fleet, make_view
-from pong.player import TRAINING, Noise, Player
+from pong.envs import machine_fleet, make_observation_builder
+from pong.player import TRAINING, ActionNoise, Player
 from pong.two_layers import decide_rows
 
 BASE = Config(device="cpu", num_envs=3, horizon=70)
@@ -17,7 +17,7 @@ PLAYS = {  # what is played; how many games end in it, at least
     "three actions and the last one shown": (EVERYTHING, 0),
     "two frames": ({"frames": "stack"}, 0),
     "random holds and starts": ({"hold": "2-4", "noop_max": 30, "horizon": 250}, 0),
-    "a longer rollout than noise is drawn for": ({"horizon": 2 * Noise.BLOCK + 90, "max_frames": 1000}, 6),
+    "a longer rollout than noise is drawn for": ({"horizon": 2 * ActionNoise.BLOCK + 90, "max_frames": 1000}, 6),
     "games that end often": ({**SHORT, **EVERYTHING}, 25),
     "games that end with every decision": ({"max_frames": 4}, 500),
     "whole games": ({"until": "episodes", "hold": "2-4", "max_frames": 400}, 12),
@@ -40,7 +40,9 @@ class Network:
 
     def __init__(self, config, compiled):
         generator = torch.Generator().manual_seed(5)
-        W1 = torch.randn(config.hidden, make_view(config).width, generator=generator) / 5  # 25 pixels or so are not 0
+        W1 = (
+            torch.randn(config.hidden, make_observation_builder(config).width, generator=generator) / 5
+        )  # 25 pixels or so are not 0
         W2 = torch.randn(1 if config.actions == 2 else config.actions, config.hidden, generator=generator)
         self.weights = W1, W2 * 3 / config.hidden**0.5
         self.two_layers = self.weights if compiled else None
@@ -143,18 +145,18 @@ def test_what_a_stretch_says_of_itself(whole):
     fleet, network = player.fleet, player.actor.two_layers
     seen, active = fleet.reset(np.array([1, 2, 3])), np.array([True, True, False])
     noise = np.random.default_rng(0).random((90, 3), np.float32)
-    stretch = fleet.stretch(network, seen, noise, active, whole)
+    segment = fleet.play_segment(network, seen, noise, active, whole)
     T = 67 if whole else 90  # 200 frames, 3 at a time
-    assert len(stretch) == T
-    for array in (stretch.rewards, stretch.dones, stretch.frames, stretch.active, stretch.actions):
+    assert len(segment) == T
+    for array in (segment.rewards, segment.dones, segment.frames, segment.active, segment.actions):
         assert array.shape == (T, 3)
-    assert (len(stretch.observations), len(stretch.seen)) == (3 * T, 3)
-    first = stretch.observations[torch.arange(3)]
+    assert (len(segment.observations), len(segment.seen)) == (3 * T, 3)
+    first = segment.observations[torch.arange(3)]
     assert list(map(bits, rows_of(first))) == list(map(bits, rows_of(seen)))
-    assert (stretch.active == active).all()
-    assert not stretch.actions[:, 2].any()
-    assert not stretch.frames[:, 2].any()
-    assert np.nonzero(stretch.dones)[0].tolist() == ([66, 66] if whole else [49, 49])
+    assert (segment.active == active).all()
+    assert not segment.actions[:, 2].any()
+    assert not segment.frames[:, 2].any()
+    assert np.nonzero(segment.dones)[0].tolist() == ([66, 66] if whole else [49, 49])
 
 
 def test_no_other_fleet_plays_stretches():
@@ -162,7 +164,7 @@ def test_no_other_fleet_plays_stretches():
     compiled, stepwise = players(config)
     noise, active = np.zeros((3, 3), np.float32), np.ones(3, bool)
     seen = compiled.fleet.reset(np.array([1, 2, 3]))
-    assert compiled.fleet.stretch(compiled.actor.two_layers, seen, noise, active, False) is None
+    assert compiled.fleet.play_segment(compiled.actor.two_layers, seen, noise, active, False) is None
     for player in (compiled, stepwise):
         player.begin(0)
         player.finish()
