@@ -28,19 +28,20 @@ class RunError(Exception):
     """A run can't go on; the message is the one line to show. What it saved is good."""
 
 
-class Config(BaseModel):
-    """Everything that defines a run. A run is a function of this and nothing else.
-
-    A key that a file leaves out takes the default written here.
-    """
+class Group(BaseModel):
+    """Some of a config's keys, those of one heading in a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    name: str = Field("pong", pattern=r"^[\w.-]+$", description="what the run is called")
-    seed: int = Field(1, ge=0, lt=2**63, description="the root of every random stream")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network lives; auto: cuda if there")
+    @classmethod
+    def title(cls) -> str:
+        """Their heading."""
+        return (cls.__doc__ or "").rstrip(".")
 
-    # The task
+
+class TaskKeys(Group):
+    """The task."""
+
     env: str = Field(PONG, description="Pong, or a gymnasium id such as CartPole-v1")
     hold: Annotated[int, Field(ge=1, le=INT32)] | Literal["2-4"] = Field(4, description="frames a decision, or 2-4")
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
@@ -52,7 +53,10 @@ class Config(BaseModel):
         "machine", description="what plays Pong, compiled or ALE; does not change what is played"
     )
 
-    # What the policy sees and does
+
+class ObservationKeys(Group):
+    """What the policy sees and does."""
+
     actions: Literal[2, 3] = Field(2, description="UP and DOWN, or NOOP too")
     frames: Literal["difference", "stack", "both"] = Field(
         "difference",
@@ -60,7 +64,10 @@ class Config(BaseModel):
     )
     last_action: bool = Field(False, description="whether its previous action is shown, too")
 
-    # The batch
+
+class BatchKeys(Group):
+    """The batch."""
+
     num_envs: int = Field(32, ge=1, le=4096, description="emulators; with until=episodes the games per update")
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
     horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
@@ -75,7 +82,10 @@ class Config(BaseModel):
         description="play at once; 0: one per core but one; does not change what is played",
     )
 
-    # The policy
+
+class PolicyKeys(Group):
+    """The policy."""
+
     policy: Literal["karpathy", "conv", "mlp"] = Field(
         "karpathy", description="the network of 2016, convolutions, or layers of units"
     )
@@ -84,7 +94,10 @@ class Config(BaseModel):
         [16, 32], min_length=1, max_length=3, description="filters of each convolution of a conv"
     )
 
-    # The estimator
+
+class EstimatorKeys(Group):
+    """The estimator."""
+
     gamma: float = Field(0.99, ge=0, le=1, description="discount per decision; starts anew at every point")
     standardize: Literal["batch", "episode", "none"] = Field("batch", description="over what returns are standardised")
     reduction: Literal["sum", "mean"] = Field("mean", description="over the rows of a batch")
@@ -101,7 +114,10 @@ class Config(BaseModel):
     entropy_bonus: float = Field(0.003, ge=0, description="weight of the mean entropy (nats) in the objective")
     entropy_bonus_end: float | None = Field(None, ge=0, description="at total_steps, reached linearly; none: constant")
 
-    # The optimiser
+
+class OptimizerKeys(Group):
+    """The optimiser."""
+
     optimizer: Literal["adam", "rmsprop"] = Field("adam", description="which rule makes a step of a gradient")
     learning_rate: float = Field(3e-3, gt=0, description="at the start")
     learning_rate_end: float | None = Field(None, ge=0, description="at total_steps, reached linearly; none: constant")
@@ -110,7 +126,13 @@ class Config(BaseModel):
     rmsprop_decay: float = Field(0.99, ge=0, lt=1, description="RMSProp's decay of the mean squared gradient")
     epsilon: float = Field(1e-5, gt=0, description="added to the root in Adam and RMSProp")
 
-    # The run
+
+class RunKeys(Group):
+    """The run."""
+
+    name: str = Field("pong", pattern=r"^[\w.-]+$", description="what the run is called")
+    seed: int = Field(1, ge=0, lt=2**63, description="the root of every random stream")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network lives; auto: cuda if there")
     total_steps: int = Field(4_000_000, ge=1, description="decisions after which training ends")
     checkpoint_every: int = Field(
         200, ge=1, description="updates between checkpoints; where games can't be kept, they begin afresh there"
@@ -120,6 +142,16 @@ class Config(BaseModel):
         0, ge=0, description="fresh games after each checkpoint_every updates, to find the best; 0: none"
     )
     stop_at_mean100: float | None = Field(None, description="end earlier, once the mean of 100 games reaches this")
+
+
+GROUPS = (TaskKeys, ObservationKeys, BatchKeys, PolicyKeys, EstimatorKeys, OptimizerKeys, RunKeys)
+
+
+class Config(TaskKeys, ObservationKeys, BatchKeys, PolicyKeys, EstimatorKeys, OptimizerKeys, RunKeys):
+    """Everything that defines a run. A run is a function of this and nothing else.
+
+    A key that a file leaves out takes the default written here.
+    """
 
     def replace(self, **changes: Any) -> "Config":
         """The same config with other values of some keys, checked as those of a file are.
@@ -259,4 +291,8 @@ def nearest(given: str, known: Iterable[str]) -> str:
 def to_toml(config: Config) -> str:
     """The config as TOML; ``load_config`` reads it back to an equal one."""
     values = config.model_dump(exclude_none=True)
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    return "\n".join(
+        f"# {group.title()}\n"
+        + "".join(f"{key} = {json.dumps(values[key])}\n" for key in group.model_fields if key in values)
+        for group in GROUPS
+    )

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from torch.utils.tensorboard import summary
 
 from pong.checkpoint import Counters, write_whole
@@ -24,6 +22,7 @@ from pong.folder import command_of, writable
 from pong.pictures import first_weights, game_summary, weight_picture
 from pong.player import Episode
 from pong.policies import Policy
+from pong.progress import ProgressLine, RunConsole
 from pong.records import Events, Records, scalars
 from pong.train import Update
 
@@ -49,8 +48,6 @@ TAGS = (
     "time/track_seconds",
 )
 SPS_WINDOW = 20  # updates
-WIDE = 100  # columns of a terminal that has room for a bar
-LINE_SECONDS = 20.0  # between plain progress lines
 IMAGE_EVERY = 500  # updates between pictures, which take as long as some updates
 
 
@@ -107,19 +104,6 @@ def _line(values: Iterable[object]) -> bytes:
     return text.getvalue().encode()
 
 
-class RunConsole(Console):
-    """Where a run says how it goes. If nobody can read it any more, training goes on in silence."""
-
-    def __init__(self, quiet: bool = False):
-        there = sys.stdout is not None and sys.stdout.isatty()  # whatever FORCE_COLOR says
-        super().__init__(soft_wrap=True, highlight=False, quiet=quiet, force_terminal=None if there else False)
-
-    def on_broken_pipe(self) -> None:
-        """Stay quiet from now on."""
-        with contextlib.suppress(SystemExit):
-            super().on_broken_pipe()
-
-
 class Tracker:
     """Writes each update to TensorBoard, metrics.csv and the terminal.
 
@@ -145,7 +129,6 @@ class Tracker:
         counters = counters or Counters()
         self.config = config
         self.scores = Scores(counters)
-        self._console = console or RunConsole()
         with writable(folder):
             before = self._take_back(counters, folder)
         self._began = (time.monotonic() if began is None else began) - 60 * before
@@ -153,9 +136,7 @@ class Tracker:
         self._steps = self._began_at = counters.steps
         self._track_seconds = 0.0
         self._failing: set[str] = set()  # what can't be written
-        self._last_line = -LINE_SECONDS
-        bar = self._console.is_terminal and not self._console.is_dumb_terminal
-        self._progress = self._make_progress() if bar else None
+        self.progress = ProgressLine(console or RunConsole(), config.name, config.total_steps, self._began)
 
     def _take_back(self, counters: Counters, folder: Path) -> float:
         """Cut both curves at the checkpoint and open them; returns the minutes that the run had taken to it."""
@@ -171,16 +152,13 @@ class Tracker:
         return float(rows[-1]["minutes"]) if rows else 0.0
 
     def __enter__(self) -> Self:
-        if self._progress:
-            self._progress.start()
+        self.progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._progress:
-            with contextlib.suppress(OSError):
-                self._progress.stop()
+        self.progress.stop()
         if kind is None and self._steps > self._began_at:
             with self._or_go_on("TensorBoard"):
                 self._write_hparams()
@@ -215,15 +193,8 @@ class Tracker:
         pictures = self._pictures_due(update, policy, evaluation)  # what fails in making them is no matter of writing
         with self._or_go_on("TensorBoard"):
             self._write_events(values, steps, pictures)
-        self._show(steps, values["charts/SPS"] or 0.0)
+        self._show(values["charts/SPS"] or 0.0)
         self._track_seconds = time.perf_counter() - began
-
-    def wait(self) -> None:
-        """Say every so often, where there is no bar, that nothing has happened."""
-        now = time.monotonic() - self._began
-        if not self._progress and now - max(self._last_line, 0) >= LINE_SECONDS:
-            self._last_line = now
-            self.say(f"{now / 60:6.1f} min  {self._steps:,} steps  playing: nothing has ended yet to learn from")
 
     def _write_events(self, values: dict[str, float | None], steps: int, pictures: list[Any]) -> None:
         counts = {"charts/games": float(self.scores.games), "charts/points": float(self.scores.points)}
@@ -252,21 +223,18 @@ class Tracker:
         except OSError as error:
             if what not in self._failing:
                 self._failing.add(what)
-                self.say(f"warning: {what} can't be written: {error.strerror or error}; it waits, and training goes on")
+                self.progress.say(
+                    f"warning: {what} can't be written: {error.strerror or error}; it waits, and training goes on"
+                )
         else:
             if what in self._failing:
                 self._failing.remove(what)
-                self.say(f"{what} is written again, with all that waited")
+                self.progress.say(f"{what} is written again, with all that waited")
 
     def counters(self, updates: int, steps: int, best: float | None = None) -> Counters:
         """How far the run has come, for a checkpoint; ``best`` is the mean score of its best evaluation."""
         scores = self.scores
         return Counters(updates, steps, scores.games, scores.points, scores.ema, tuple(scores.last100), best)
-
-    def say(self, text: str) -> None:
-        """Print a line above the progress bar; what can't be said is not."""
-        with contextlib.suppress(OSError):
-            (self._progress.console if self._progress else self._console).print(text, markup=False)
 
     def _values(self, update: Update, evaluation: Evaluation | None) -> dict[str, float | None]:
         episodes = update.batch.episodes
@@ -294,49 +262,13 @@ class Tracker:
         )
         return dict(zip(TAGS, values, strict=True))
 
-    def _make_progress(self) -> Progress:
-        self._width = self._console.width
-        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
-        if self._width >= WIDE:
-            columns.append(BarColumn(WIDE // 4))
-            self._width -= WIDE // 4 + 1
-        progress = Progress(*columns, console=self._console)
-        self._task = progress.add_task(self.config.name, total=self.config.total_steps)
-        return progress
+    def _show(self, speed: float) -> None:
+        scores, mean100 = self.scores, self.scores.mean100
+        more = f"mean100 after {100 - len(scores.last100)} more games"
+        mean = more if mean100 is None else f"mean100 {mean100:+.2f}"
+        points = f"{scores.points} points" if self.config.points else ""
+        self.progress.show(self._steps, mean, f"{scores.games} games", points, speed)
 
-    def _show(self, steps: int, sps: float) -> None:
-        mean100, total = self.scores.mean100, self.config.total_steps
-        mean = (
-            f"mean100 {mean100:+.2f}"
-            if mean100 is not None
-            else f"mean100 after {100 - len(self.scores.last100)} more games"
-        )
-        left = max(total - steps, 0) / max(sps, 1e-9)
-        games, points = f"{self.scores.games} games", f"{self.scores.points} points" if self.config.points else ""
-        speed = f"{sps:,.0f} steps/s"
-        if self._progress:
-            first = (mean, f"{_clock(left)} left", f"{min(steps / total, 1):.0%}", speed, games, points)
-            self._progress.update(self._task, completed=steps, description=_fitting(first, self._width))
-            return
-        now = time.monotonic() - self._began
-        if now - self._last_line >= LINE_SECONDS or steps >= total:
-            self._last_line = now
-            summary = "  ".join(filter(None, (games, points, mean, speed)))
-            self.say(f"{now / 60:6.1f} min  {steps:,} steps  {summary}  {left / 60:.0f} min left")
-
-
-def _clock(seconds: float) -> str:
-    """A time in hours, minutes and seconds; days are hours, too."""
-    minutes, rest = divmod(round(min(seconds, 1e9)), 60)
-    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def _fitting(pieces: Iterable[str], width: int) -> str:
-    """As many as fit into so many columns, the first ones."""
-    line = ""
-    for piece in filter(None, pieces):
-        longer = f"{line}  {piece}" if line else piece
-        if line and len(longer) > width:
-            break
-        line = longer
-    return line
+    def wait(self) -> None:
+        """Say every so often that a rollout takes long."""
+        self.progress.wait(self._steps)

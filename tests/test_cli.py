@@ -628,8 +628,8 @@ def test_ctrl_c_is_heard_while_nothing_ends(elsewhere, monkeypatch, capsys):
     play(monkeypatch, Endless)
     assert main(["train", CONFIG, *TINY, "--horizon", "10", "--total-steps", "160", "--run-dir", "run"]) == 130
     assert Endless.decisions == 100
-    lines = [line for line in capsys.readouterr().out.splitlines() if "nothing has ended yet" in line]
-    assert lines[0] == "   0.3 min  0 steps  playing: nothing has ended yet to learn from"
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no episode has ended yet" in line]
+    assert lines[0] == "   0.3 min  0 steps  playing: no episode has ended yet to learn from"
     assert len(lines) == 5  # every twenty seconds
     assert not Path("run/checkpoints").exists()
 

@@ -225,7 +225,7 @@ def child(folder, what, instead, arguments):
 def test_kill_9_in_the_middle_of_a_save(tmp_path, monkeypatch, capsys, what, instead, newest):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pong.player.make_fleet", Dice)
-    monkeypatch.setattr("pong.commands.train.Checkpointer._evaluate", rising)
+    monkeypatch.setattr("pong.checkpointer.Checkpointer._evaluate", rising)
     monkeypatch.setattr("pong.tracking.game_summary", lambda *_: Summary())  # a film of Pong for each evaluation
     process = multiprocessing.get_context("fork").Process(target=child, args=(tmp_path, what, instead, [*DICE, "run"]))
     process.start()

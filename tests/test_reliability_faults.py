@@ -441,7 +441,7 @@ def test_a_run_folder_belongs_to_one_process(tmp_path, monkeypatch, capsys):
             first.kill()
             first.wait()
         done = checkpoint.load(Path("run")).counters.updates
-        monkeypatch.setattr("pong.commands.train.Checkpointer.reached_goal", lambda checkpointer: True)
+        monkeypatch.setattr("pong.checkpointer.Checkpointer.reached_goal", lambda checkpointer: True)
         assert resume() == 0  # at once
         assert f"going on after update {done}" in capsys.readouterr().out
 
@@ -516,11 +516,11 @@ def scripted(*means):
 
 def test_evaluations_are_tracked_and_the_best_is_kept_across_resumes(elsewhere, monkeypatch, capsys):
     command = [*DICE[:-1], "--eval-episodes", "2", "--run-dir", "run"]
-    monkeypatch.setattr("pong.commands.train.Checkpointer._evaluate", scripted(-3, 5))
+    monkeypatch.setattr("pong.checkpointer.Checkpointer._evaluate", scripted(-3, 5))
     with monkeypatch.context() as patch:
         patch.setattr("pong.train.surrogate_loss", from_update(6, surrogate(factor=torch.nan), surrogate()))
         assert main(command) == 1  # after the checkpoint of update 4
-    monkeypatch.setattr("pong.commands.train.Checkpointer._evaluate", scripted(4, 5))
+    monkeypatch.setattr("pong.checkpointer.Checkpointer._evaluate", scripted(4, 5))
     assert resume() == 0  # 4 is less, and 5 is not more
     best = checkpoint.load(Path("run/checkpoints/best.safetensors"))
     assert (best.counters.updates, best.counters.best) == (4, 5)
@@ -539,7 +539,7 @@ def test_evaluations_are_tracked_and_the_best_is_kept_across_resumes(elsewhere, 
 @pytest.mark.parametrize(("names", "updates", "score"), [(["update-000004"], 4, 9), (["update-000004", "best"], 6, 2)])
 def test_the_best_is_what_could_be_kept(elsewhere, monkeypatch, capsys, names, updates, score):
     """The best evaluation, 9, falls on update 4, whose checkpoint can't be written; its own file can, or can't."""
-    monkeypatch.setattr("pong.commands.train.Checkpointer._evaluate", scripted(1, 9, 2, 0))
+    monkeypatch.setattr("pong.checkpointer.Checkpointer._evaluate", scripted(1, 9, 2, 0))
     full, opened = [], Path.open
 
     def open_or_not(path, mode="r", **settings):

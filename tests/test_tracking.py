@@ -19,8 +19,9 @@ from pong.frames import PIXELS, SparseFrames
 from pong.pictures import weight_picture
 from pong.player import Episode
 from pong.policies import KarpathyPolicy
+from pong.progress import RunConsole, _clock
 from pong.rollout import Batch
-from pong.tracking import COUNTERS, TAGS, RunConsole, Tracker, _clock
+from pong.tracking import COUNTERS, TAGS, Tracker
 from pong.train import Update, UpdateStats
 
 CONFIG = Config(name="tracked", seed=4, hidden=2, total_steps=1_000, learning_rate_end=0.0, device="cpu")
@@ -357,7 +358,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, monkeypatch):
         for number in range(1, 11):
             now[0] += 6
             track.track(update(number, [(-21.0, 1000)], points=21), 1000 * number, POLICY)
-        track.say("saved [here]")
+        track.progress.say("saved [here]")
     lines = shown.getvalue().splitlines()
     # at 6 s, then the first ones 20 s later: 30 s and 54 s; and the end
     assert [line.split(" steps ")[0].strip() for line in lines[:-1]] == [
@@ -385,7 +386,7 @@ def test_what_nobody_can_read_stops_nothing(tmp_path):
 
     with Tracker(CONFIG, tmp_path, Console(file=Gone(), force_terminal=False)) as track:
         track.track(*UPDATES[0], POLICY)
-        track.say("hello?")
+        track.progress.say("hello?")
     assert len(table(tmp_path)[1]) == 1
 
 
@@ -441,7 +442,7 @@ def test_a_bar_on_a_terminal(tmp_path):
     track, shown = tracker(tmp_path, terminal=True)
     with track:
         track.track(update(1, points=12), 250, POLICY)
-        track.say("saved somewhere")
+        track.progress.say("saved somewhere")
     text = shown.getvalue()
     assert "\x1b[" in text  # it redraws itself
     assert " 25%" in text
