@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pong.config import RENAMED, Config, InputError, load_config, to_toml, validate
+from pong.config import GROUPS, RENAMED, Config, InputError, load_config, to_toml, validate
 
 exact = settings(deadline=None, derandomize=True)  # the same examples on every machine
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -306,3 +306,24 @@ def test_frozen():
 
 def test_every_key_is_explained():
     assert [key for key, about in Config.model_fields.items() if not about.description] == []
+
+
+GROUP_OF = {key: group.title() for group in GROUPS for key in group.model_fields}
+
+
+def headings(text):
+    """The heading that each key of a file stands under, as far as the heading's first colon."""
+    found, heading = {}, ""
+    for line in text.splitlines():
+        if line.startswith("# "):
+            heading = line[2:].split(":")[0]
+        elif " = " in line:
+            found[line.split(" = ")[0]] = heading
+    return found
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_recipe_and_what_a_run_writes_of_it_have_the_same_headings(path):
+    recipe, written = headings(path.read_text(encoding="utf-8")), headings(to_toml(load_config(path)))
+    assert len(recipe) > 10
+    assert recipe.items() <= written.items() <= GROUP_OF.items()
