@@ -84,8 +84,9 @@ results: setup classroom doom-results ## make everything in results/; goes on wh
 	test -f results/machine/verify.json || $(BIN)/python scripts/verify_machine.py
 	$(BIN)/python scripts/results.py $(ARGS)
 
-plots: setup ## draw results/ again, and the tables in README and docs, and the pictures of docs/pong-machine.md
+plots: setup ## draw results/ again, and the tables in README and docs, and the pictures of docs/
 	$(BIN)/python scripts/plot_machine.py
+	$(BIN)/python scripts/plot_architecture.py
 	$(BIN)/python scripts/results.py --draw-only
 
 classroom: setup ## train the smaller systems, every seed: docs/small-systems.md

@@ -58,7 +58,7 @@ class Checkpoint:
         optimizer: the ``state`` part of the optimiser's ``state_dict``, by parameter number and name.
         baseline: the baseline network's ``state_dict``; empty without one.
         baseline_optimizer: as ``optimizer``.
-        play: what each emulator goes on from, see ``Rollout.state``; empty where that is not kept.
+        play: what each emulator continues from, see ``Rollout.state``; empty where that is not kept.
     """
 
     config: Config
@@ -90,7 +90,7 @@ def save(
         policy: its weights are saved, and
         optimizer: its state.
         baseline: and those of the baseline, if there is one.
-        play: what each emulator goes on from, if that can be kept.
+        play: what each emulator continues from, if that can be kept.
         best: whether it is kept as ``best.safetensors`` too, whatever is deleted later.
 
     Returns:
@@ -175,7 +175,7 @@ def _tidy(folder: Path) -> None:
 
 
 def make_newest(path: Path, updates: int) -> list[Path]:
-    """Let a run go on from one of its checkpoints, that of so many updates: newer ones are set aside, not deleted.
+    """Let a run resume from one of its checkpoints, that of so many updates: newer ones are set aside, not deleted.
 
     Returns:
         What was set aside, under its new name; the best too, if it is a newer one.

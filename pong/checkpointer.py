@@ -56,15 +56,15 @@ class Checkpointer:
         return self._trainer.updates % self._config.checkpoint_every == 0
 
     def try_to_save(self, play: list[EmulatorState] | None) -> None:
-        """Save; what can't be written is said, and training goes on."""
+        """Save; what can't be written is said, and training continues."""
         try:
             self.save(play)
         except OSError as error:
             self._best = checkpoint.best_of(self._folder).best  # it may be there, or not
-            self._tracker.progress.say(f"warning: {error}; training goes on, and the next checkpoint is tried again")
+            self._tracker.progress.say(f"warning: {error}; training continues, and the next checkpoint is tried again")
 
     def save(self, play: list[EmulatorState] | None) -> None:
-        """Write a checkpoint, unless there is one of this update; ``play`` is what the emulators go on from.
+        """Write a checkpoint, unless there is one of this update; ``play`` is what the emulators continue from.
 
         Raises:
             FloatingPointError: a weight is NaN or infinite; nothing is saved.

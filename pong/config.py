@@ -25,7 +25,7 @@ class InputError(Exception):
 
 
 class RunError(Exception):
-    """A run can't go on; the message is the one line to show. What it saved is good."""
+    """A run can't continue; the message is the one line to show. What it saved is good."""
 
 
 class Group(BaseModel):
@@ -47,7 +47,7 @@ class TaskKeys(Group):
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
     noop_max: int = Field(0, ge=0, le=INT32, description="up to so many NOOPs at the start of a game")
     max_frames: int = Field(
-        108_000, ge=0, le=INT32, description="frames after which a game is cut off; 0: never, Pong at 65,209"
+        108_000, ge=0, le=INT32, description="frames after which a game is truncated; 0: never, Pong at 65,209"
     )
     emulator: Literal["machine", "ale"] = Field(
         "machine", description="what plays Pong, compiled or ALE; does not change what is played"

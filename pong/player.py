@@ -156,7 +156,7 @@ class Player:
         return True
 
     def finish(self) -> Trajectories:
-        """Play it and hand out the rows whose point has ended.
+        """Play it and return the rows whose point has ended.
 
         Raises:
             RunError: an emulator failed, or it was stopped.
@@ -179,7 +179,7 @@ class Player:
         return Trajectories(*self._cut(), self._episodes, points, steps, frames)
 
     def state(self, begun: bool) -> list[EmulatorState] | None:
-        """The play that the next rollout goes on from, of each emulator; None where nothing is kept.
+        """The play that the next rollout continues, of each emulator; None where nothing is kept.
 
         Args:
             begun: whether that rollout has been begun, and perhaps played.

@@ -60,7 +60,7 @@ class PlayerThread:
         return self._part.result()
 
     def state(self, begun: bool) -> list[EmulatorState] | None:
-        """The play that the next rollout goes on from: where one that was begun has begun."""
+        """The play that the next rollout continues; of one that has begun, where it began."""
         if begun:
             self._begun.wait()
         return self._player.state(begun)

@@ -13,7 +13,7 @@ LINE_SECONDS = 20.0  # between plain progress lines
 
 
 class RunConsole(Console):
-    """Where a run says how it goes. If nobody can read it any more, training goes on in silence."""
+    """Where a run says how it goes. If nobody can read it any more, training continues in silence."""
 
     def __init__(self, quiet: bool = False):
         there = sys.stdout is not None and sys.stdout.isatty()  # whatever FORCE_COLOR says

@@ -44,11 +44,11 @@ class Batch:
 
 
 class Rollout:
-    """Plays the emulators with one policy and hands out a ``Batch`` per update.
+    """Plays the emulators with one policy and returns a ``Batch`` per update.
 
     A rollout ends after ``horizon`` moments ("steps"), or once every emulator has finished one game ("episodes"). A row
     enters a batch when its point has ended; the unfinished rally waits for the next batch. Play that ``state`` can't
-    keep begins afresh every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be taken up
+    keep begins afresh every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be resumed
     again there; the episodes this cuts short are dropped.
 
     The emulators are dealt out to ranks, and by each to players in threads. What is played does not depend on how.
@@ -84,7 +84,7 @@ class Rollout:
         return max(self.ranks.cores - (purpose == TRAINING), 1)
 
     def begin(self, update: int, done: float = 0.0) -> None:
-        """Start playing rollout number ``update``; it goes on meanwhile.
+        """Start playing rollout number ``update``; it plays meanwhile.
 
         Args:
             update: from 0.
@@ -132,7 +132,7 @@ class Rollout:
         return self.finish()
 
     def state(self) -> list[EmulatorState] | None:
-        """The play that the next rollout goes on from, of each emulator of all ranks; None where it can't be kept.
+        """The play that the next rollout continues, of each emulator of all ranks; None where it can't be kept.
 
         A rollout that has been begun is not in it: whoever takes this up plays it again.
 

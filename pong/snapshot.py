@@ -1,4 +1,4 @@
-"""What a player of Pong goes on from: its games, what it sees of them, the rallies that wait for their point's end."""
+"""What a player of Pong continues from: its games, what it sees of them, the rallies under way."""
 
 from dataclasses import dataclass
 

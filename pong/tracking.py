@@ -111,8 +111,8 @@ class Tracker:
         config: the run's config.
         folder: the run's folder, see ``folder.create_run_folder``.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
-        counters: how far the run had come, if it is taken up again: what was written later is taken back.
-        began: when its minutes begin to count, or go on, on the monotonic clock; now if None.
+        counters: how far the run had come, if it is resumed: what was written later is removed.
+        began: when its minutes begin to count, or continue, on the monotonic clock; now if None.
 
     Raises:
         InputError: the folder can't be written.
@@ -177,7 +177,7 @@ class Tracker:
     def track(self, update: Update, steps: int, policy: Policy, evaluation: Evaluation | None = None) -> None:
         """Record one update, with the evaluation after it if there was one; ``steps`` is those of the run so far.
 
-        What can't be written is said once, and tried again with the next update: training goes on.
+        What can't be written is said once, and tried again with the next update: training continues.
         """
         began = time.perf_counter()
         for episode in update.batch.episodes:
@@ -224,7 +224,7 @@ class Tracker:
             if what not in self._failing:
                 self._failing.add(what)
                 self.progress.say(
-                    f"warning: {what} can't be written: {error.strerror or error}; it waits, and training goes on"
+                    f"warning: {what} can't be written: {error.strerror or error}; it waits, and training continues"
                 )
         else:
             if what in self._failing:

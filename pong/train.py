@@ -121,7 +121,7 @@ class Trainer:
 
         The players begin the next rollout as soon as the policy has taken its step. All that does not change the
         policy, what the caller does with an update included, is done while they play. Whoever stops, by ``break``, an
-        exception or Ctrl-C (a notebook's stop button), and calls this again goes on as if nothing had happened.
+        exception or Ctrl-C (a notebook's stop button), and calls this again continues as if nothing had happened.
         """
         if self.steps < self.config.total_steps and not self.rollout.begun:
             self.rollout.begin(self.updates, self.done)
@@ -135,7 +135,7 @@ class Trainer:
             yield Update(self.updates, batch, stats, played - began, time.perf_counter() - played)
 
     def _learn(self, batch: Batch) -> UpdateStats:
-        """Take a step and let the players go on; then do what they need not wait for."""
+        """Take a step and let the players continue; then do what they need not wait for."""
         observations = batch.observations.to(self.device)
         actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
         with threads(self.threads):

@@ -214,7 +214,7 @@ def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) 
 
 
 def draw_entropy(runs: list[Run], path: Path, rows: int = 15) -> None:
-    """Score over the policy's entropy, its mean of some rows: up is better play, to the right the policy settles."""
+    """Score over the policy's entropy, its mean of some rows: up is better play, to the right its entropy collapses."""
     figure, axis = plt.subplots(figsize=(9, 4.2), layout="constrained")
     for number, (recipe, seeds) in enumerate(by_recipe(runs).items()):
         for run in seeds:
@@ -223,7 +223,7 @@ def draw_entropy(runs: list[Run], path: Path, rows: int = 15) -> None:
             axis.plot(entropy[-1], run.rows[-1][MEAN100], "o", color=f"C{number}")
         axis.plot([], [], color=f"C{number}", label=recipe)
     axis.invert_xaxis()
-    axis.set_xlabel("the policy's entropy, nats; to the right it settles")
+    axis.set_xlabel("the policy's entropy, nats; to the right it collapses")
     axis.set_ylabel("score, mean of the last 100 games")
     axis.grid(alpha=0.2)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)

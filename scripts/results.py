@@ -2,7 +2,7 @@
 
     make results
 
-goes on where it was stopped and skips what is there; all of it takes some hours on two cores. What is measured by the
+resumes where it was stopped and skips what is there; all of it takes some hours on two cores. What is measured by the
 clock has the machine to itself, one run after the other on all cores; all else runs two at a time, on a core each.
 """
 
@@ -49,8 +49,8 @@ class Recipe:
 
 
 RECIPES = {
-    "pong": Recipe("2016's network; sticky actions", (0, 10), range(11, 21), timed=True),
-    "pong_plain": Recipe("the same; no sticky actions, NOOP starts", (18, 20), range(1, 11), timed=True),
+    "pong": Recipe("2016's network; with sticky actions", (0, 10), range(11, 21), timed=True),
+    "pong_plain": Recipe("the same without sticky actions, NOOP starts", (0, 20), range(1, 11), timed=True),
     "karpathy": Recipe("the program of 2016, constant for constant", (-10, -5), range(1, 3), clock="games"),
 }
 OTHER = {"pong": "plain", "pong_plain": "sticky"}
@@ -201,16 +201,16 @@ def draw_ladder(runs: dict[str, list[plot.Run]], path: Path) -> None:
 
 def recipes(runs: dict[str, list[plot.Run]]) -> str:
     """A Markdown row a recipe: medians over its seeds, and the range of all."""
-    columns = ("recipe", "what it is", "seeds", "first mark", "second mark", "trained for", "in ALE, sampled", "greedy")
+    columns = ("recipe", "what it is", "seeds", "time to its first score", "to its second", "in ALE, sampled", "greedy")
     rows = []
     for name, some in runs.items():
         one = RECIPES[name]
+        said, unit = SAID[one.clock]
         scores = [[run.own[way]["mean"] for run in some] for way in ("sampled", "greedy")]
         rows.append(
             [
                 *(f"`{name}`", one.what, f"{len(some)}"),
-                *(f"{plot.whole(mark)}: {passed(some, mark, one.clock, SAID[one.clock])}" for mark in one.marks),
-                spread([run.rows[-1]["minutes"] for run in some], plot.duration),
+                *(f"{plot.whole(mark)}: {passed(some, mark, one.clock, said)}{unit}" for mark in one.marks),
                 *(spread(some_scores, plot.signed) for some_scores in scores),
             ]
         )
@@ -218,10 +218,10 @@ def recipes(runs: dict[str, list[plot.Run]]) -> str:
 
 
 def thousands(games: float) -> str:
-    return f"{games / 1e3:.1f} k games"
+    return f"{games / 1e3:.1f} k"
 
 
-SAID = {"minutes": plot.duration, "games": thousands}
+SAID = {"minutes": (plot.duration, ""), "games": (thousands, " games")}  # and in what unit, if that is not said
 
 
 def games_table(runs: list[plot.Run], marks: tuple[float, ...] = (-18, -15, -10, -5, 0)) -> str:

@@ -2,7 +2,7 @@
 
     python scripts/seeds.py doom_basic doom_health --episodes 50 --results results/doom
 
-trains configs/doom_basic.toml and configs/doom_health.toml in runs/doom/, goes on there with what was interrupted, and
+trains configs/doom_basic.toml and configs/doom_health.toml in runs/doom/, resumes there what was interrupted, and
 leaves alone what is done; scripts/plot.py draws it.
 """
 

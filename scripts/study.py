@@ -2,7 +2,7 @@
 
     python scripts/study.py NAME --at-once 2
 
-reads studies/NAME.toml, trains in runs/NAME/ what is not there yet, goes on with what was interrupted, evaluates
+reads studies/NAME.toml, trains in runs/NAME/ what is not there yet, resumes what was interrupted, evaluates
 it, and writes results/NAME/: each run's config.toml, run.json, eval.json and every few rows of its metrics.csv, and
 the table scores.md, its numbers scores.csv and the picture scores.png of the runs that are finished.
 """

@@ -506,7 +506,7 @@ def test_an_interrupted_run_goes_on_where_it_was(elsewhere, monkeypatch, capsys)
     capsys.readouterr()
     play(monkeypatch, Won)
     assert main(["train", "--resume", "run"]) == 0
-    assert capsys.readouterr().out.startswith("run: pong, seed 1; going on after update 5, with new games")
+    assert capsys.readouterr().out.startswith("run: pong, seed 1; resuming after update 5, with new games")
     counts = [[int(row[key]) for key in ("update", "step", "games", "points")] for row in rows("run")]
     assert counts == [[number, 20 * number, 20 * number, 20 * number] for number in range(1, 9)]
     assert {row["charts/episodic_return_mean100"] for row in rows("run")[:4]} == {""}
@@ -530,7 +530,7 @@ def test_a_finished_run_can_be_trained_longer(elsewhere, monkeypatch, capsys):
     assert main([*command, "--total-steps", "180"]) == 0  # three updates of 60
     assert main(["train", "--resume", "run", "--total-steps", "360"]) == 0
     said = capsys.readouterr().out
-    assert "total_steps is now 360: what falls or rises with it goes on at 50% of its way, not at 100%" in said
+    assert "total_steps is now 360: its schedules continue at 50% of its way, not at 100%" in said
     rates = [float(row["charts/learning_rate"]) for row in rows("run")]
     assert rates == pytest.approx([0.01, 0.01 * 2 / 3, 0.01 / 3, 0.01 / 2, 0.01 / 3, 0.01 / 6], rel=1e-5)
     config = load_config("run/config.toml")
@@ -671,7 +671,7 @@ def test_torchruns_restart_takes_the_run_up(elsewhere, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     capsys.readouterr()
     assert main(command) == 0
-    assert "going on after update 8, with new games in the machine\n" in capsys.readouterr().out
+    assert "resuming after update 8, with new games in the machine\n" in capsys.readouterr().out
     assert [int(row["update"]) for row in rows("run")] == list(range(1, 25))
     assert main([*command[:-1], "other"]) == 0  # a folder without a run begins one
     assert timeless("other") == timeless("run")

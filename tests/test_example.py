@@ -98,7 +98,8 @@ def test_the_gradient_of_real_games_is_numpys(example, recorded):
 
 def test_it_begins_as_karpathy_toml_does(example):
     config = load_config(CONFIGS / "karpathy.toml")
-    assert (example.BATCH, example.H, example.MAX_FRAMES) == (config.num_envs, config.hidden, config.game_frames)
+    sizes = example.BATCH, example.H, example.MAX_FRAMES
+    assert sizes == (config.num_envs, config.hidden, config.game_frames)
     torch.manual_seed(0)
     W1, W2 = weights_of(example.Policy())
     assert (W1.shape, W2.shape) == ((200, 6400), (200,))

@@ -122,7 +122,7 @@ def test_training_begins_with_its_policy(exported, tmp_path, capsys):
     step = (checkpoint.load(last).policy["W1"] - saved.policy["W1"]).abs().max()
     assert 0 < step < 5e-3  # Adam's step is at most about the learning rate, 2e-3
     assert main(["train", "--resume", str(first)]) == 0
-    assert "going on after update 0" in capsys.readouterr().out
+    assert "resuming after update 0" in capsys.readouterr().out
 
 
 def test_a_run_that_was_killed_as_it_began_still_begins_with_that_policy(exported, tmp_path, monkeypatch):

@@ -533,7 +533,7 @@ def test_a_film_by_the_command(elsewhere, runs, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     file = "run-update7-seed0.mp4"
-    assert out.splitlines()[-1] == f"score 0 in 20 steps, cut off: {file}"
+    assert out.splitlines()[-1] == f"score 0 in 20 steps, truncated: {file}"
     assert "update 7, sampled, seed 0, sticky 0.25, hold 4" in out
     assert read(file)[0].shape == (20 + 1, HEIGHT, WIDTH, 3)
 
@@ -552,7 +552,7 @@ def test_a_film_replaces_another_under_the_default_name_alone(elsewhere, runs, c
 
     assert main(command) == 0
     out, err = capsys.readouterr()
-    assert (out.splitlines()[-1], err) == (f"score 0 in 10 steps, cut off: {file}", "")
+    assert (out.splitlines()[-1], err) == (f"score 0 in 10 steps, truncated: {file}", "")
     assert len(read(file)[0]) == 10 + 1
     assert list(elsewhere.iterdir()) == [file.absolute()]
 
@@ -608,7 +608,7 @@ def test_a_whole_game_in_the_terminal(elsewhere, monkeypatch, runs, capsys, stil
     out, err = capsys.readouterr()
     page, after = out.split("\x1b[?1049h\x1b[?25l")[1].split("\x1b[0m\x1b[?25h\x1b[?1049l")
     assert "▀" * 10 in page
-    assert (after, err) == ("score 0 in 10 steps, cut off: the terminal\n", "")
+    assert (after, err) == ("score 0 in 10 steps, truncated: the terminal\n", "")
     assert sum(still) == pytest.approx(40 / 60 / 4 + 1)
     assert list(elsewhere.iterdir()) == []
 
@@ -723,7 +723,7 @@ def display(monkeypatch):
 def test_a_window(elsewhere, display, runs, game, capsys, still):
     pygame = display()
     assert main(["play", str(runs / "run"), "--window", "--max-frames", "40", "--speed", "2"]) == 0
-    assert capsys.readouterr().out.endswith("score 0 in 10 steps, cut off: a window\n")
+    assert capsys.readouterr().out.endswith("score 0 in 10 steps, truncated: a window\n")
     shown = [said[1] for said in pygame.said if said[0] == "picture"]
     wanted = [picture(now, "run · update 7 · sampled · seed 0").tobytes() for now in game[:10]]
     assert shown[:10] == wanted
@@ -765,4 +765,4 @@ def test_a_window_by_the_real_pygame(elsewhere, monkeypatch, runs, capsys):
     pytest.importorskip("pygame")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert main(["play", str(runs / "run"), "--window", "--max-frames", "12", "--speed", "100"]) == 0
-    assert "score 0 in 3 steps, cut off: a window\n" in capsys.readouterr().out
+    assert "score 0 in 3 steps, truncated: a window\n" in capsys.readouterr().out

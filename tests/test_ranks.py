@@ -370,6 +370,6 @@ def test_torchrun_restarts_a_run_from_its_checkpoint(tmp_path):
         finally:
             process.terminate()
             process.wait()
-    assert "going on after update" in (tmp_path / "log").read_text()
+    assert "resuming after update" in (tmp_path / "log").read_text()
     assert wait(start(1, tmp_path / "alone", LONG)) == [0]
     assert_same_run(tmp_path / "run", tmp_path / "alone/0/run")

@@ -90,7 +90,7 @@ def survive(run, start, kind, rng, log):
     assert "Traceback" not in said
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     if begun and said:
-        how = f"going on after update {done}\n" if done else "it has no checkpoint yet: once more from the beginning\n"
+        how = f"resuming after update {done}\n" if done else "it has no checkpoint yet: once more from the beginning\n"
         assert how in said
 
 
@@ -236,7 +236,7 @@ def test_kill_9_in_the_middle_of_a_save(tmp_path, monkeypatch, capsys, what, ins
     assert checkpoint.load(Path("run/checkpoints/best.safetensors")).counters.best >= newest + 0.5
 
     assert main(["train", "--resume", "run"]) == 0
-    assert f"going on after update {newest}, with new games" in capsys.readouterr().out
+    assert f"resuming after update {newest}, with new games" in capsys.readouterr().out
     assert list(Path("run").glob("**/*.tmp")) == []
     assert main([*DICE, "whole"]) == 0
     assert_same(Path("run"), Path("whole"))

@@ -108,7 +108,7 @@ def test_a_checkpoint_that_cannot_be_written_is_tried_again(elsewhere, monkeypat
     play(monkeypatch, meanwhile(Dice, {51: lambda: seen.append((newest(), checkpoint.load(Path("run")).counters))}))
     with failing(monkeypatch, "update-000004", error):
         assert main([*DICE, "run"]) == 0
-    said = f"warning: checkpoint run/checkpoints/{update(4)} can't be written: {os.strerror(error)}; training goes on"
+    said = f"warning: checkpoint run/checkpoints/{update(4)} can't be written: {os.strerror(error)}; training continues"
     assert capsys.readouterr().out.count(said) == 1
     ((names, counters),) = seen  # in the sixth update
     assert (names, counters.updates) == ([update(2)], 2)
@@ -169,7 +169,7 @@ def test_curves_that_cannot_be_written_wait(elsewhere, monkeypatch, capsys, whol
     with limit:
         assert main([*DICE, "run"]) == 0
     out = capsys.readouterr().out
-    assert out.count(f"warning: {what} can't be written: File too large; it waits, and training goes on") == 1
+    assert out.count(f"warning: {what} can't be written: File too large; it waits, and training continues") == 1
     assert out.count(f"{what} is written again, with all that waited") == 1
     assert_same(whole)
 
@@ -443,7 +443,7 @@ def test_a_run_folder_belongs_to_one_process(tmp_path, monkeypatch, capsys):
         done = checkpoint.load(Path("run")).counters.updates
         monkeypatch.setattr("pong.checkpointer.Checkpointer.reached_goal", lambda checkpointer: True)
         assert resume() == 0  # at once
-        assert f"going on after update {done}" in capsys.readouterr().out
+        assert f"resuming after update {done}" in capsys.readouterr().out
 
 
 def test_of_two_that_start_at_once_one_trains(tmp_path):
@@ -580,7 +580,7 @@ def test_a_checkpoint_by_name_sets_the_newer_ones_aside(elsewhere, capsys, whole
     one_line(capsys, f"checkpoint run/checkpoints/{update(8)} can't be read", f"there is run/checkpoints/{update(6)}\n")
     assert resume(f"run/checkpoints/{update(6)}") == 0
     out = capsys.readouterr().out
-    assert "going on after update 6, with new games in the machine\n" in out
+    assert "resuming after update 6, with new games in the machine\n" in out
     assert "set aside: run/checkpoints/update-000008.set-aside-1\n" in out
     assert Path("run/checkpoints/update-000008.set-aside-1").read_bytes() == b"damaged"
     assert_same(whole)

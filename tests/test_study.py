@@ -109,7 +109,7 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path):
     assert load_config(runs / "plain/s1/config.toml").total_steps == 60
     (runs / "plain/s1/eval.json").unlink()
     run(one, 1, "plain", runs, results)  # as its folder has it: what was begun is not changed
-    assert "going on after update 1" in (runs / "plain/s1.log").read_text(encoding="utf-8")
+    assert "resuming after update 1" in (runs / "plain/s1.log").read_text(encoding="utf-8")
     assert load_config(results / "plain/s1/config.toml").total_steps == 60
     assert row(results, "plain", 1) == row(tmp_path / "elsewhere", "plain", 1)
 

@@ -43,7 +43,7 @@ class PlayFlags:
     greedy: Annotated[bool, tyro.conf.arg(help="take the likelier action instead of sampling")] = False
     seed: Annotated[int, tyro.conf.arg(help="of the emulator and the sampled actions")] = 0
     max_frames: Annotated[
-        int | None, tyro.conf.arg(help="emulated frames after which the game is cut off; default: as in training")
+        int | None, tyro.conf.arg(help="emulated frames after which the game is truncated; default: as in training")
     ] = None
 
 
@@ -63,7 +63,7 @@ def play(arguments: list[str]) -> int:
     print(f"{flags.run}: update {loaded.counters.updates}, {task}; one game into {where} …", flush=True)
     with contextlib.closing(game_of(policy, config, flags.seed, greedy=flags.greedy)) as game:
         last = _last(show, game)
-    end = "" if last.finished else ", cut off" if last.action is None else ", closed before its end"
+    end = "" if last.finished else ", truncated" if last.action is None else ", closed before its end"
     print(f"score {signed(last.score)} in {last.step:,} steps{end}: {where}")
     return 0
 

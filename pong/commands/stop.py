@@ -31,7 +31,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN or number != signal.SIGHUP:  # nohup's run goes on when the terminal is closed
+        if handler != signal.SIG_IGN or number != signal.SIGHUP:  # nohup's run continues when the terminal is closed
             signal.signal(number, on_signal)
     try:
         yield lambda: bool(received)

@@ -23,7 +23,7 @@ class TrainInput:
     config: Config
     run_dir: Path | None = None
     resume: bool = False  # the run in run_dir
-    checkpoint: Path | None = None  # where to go on, if not from the newest one
+    checkpoint: Path | None = None  # where to resume, if not from the newest one
     init: Path | None = None  # whose policy to begin with
 
 

@@ -153,7 +153,7 @@ def _status(asked: TrainInput, begin: Checkpoint) -> str:
     if not begin.policy:
         return "it has no checkpoint yet: once more from the beginning"
     afresh = f", with new games in {_PLACES[asked.config.emulator]}" if asked.config.points and not begin.play else ""
-    return f"going on after update {begin.counters.updates}{afresh}"
+    return f"resuming after update {begin.counters.updates}{afresh}"
 
 
 def _check_same(config: Config, saved: Config, folder: Path) -> None:
@@ -179,5 +179,5 @@ def _extend(config: Config, begin: Checkpoint, folder: Path, say: Callable[[str]
     if config.total_steps != before.total_steps:
         write_whole(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())
         then, now = (min(begin.counters.steps / total, 1) for total in (before.total_steps, config.total_steps))
-        where = f"what falls or rises with it goes on at {now:.0%} of its way, not at {then:.0%}"
+        where = f"its schedules continue at {now:.0%} of its way, not at {then:.0%}"
         say(f"total_steps is now {config.total_steps:,}: {where}")

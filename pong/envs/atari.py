@@ -37,7 +37,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         hold: frames that each decision is held for; "2-4" draws 2, 3 or 4 anew each time, as gym's ``Pong-v0`` does.
         sticky: probability that a frame repeats the previous action.
         noop_max: a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out.
-        max_frames: emulated frames after which a game is cut off.
+        max_frames: emulated frames after which a game is truncated.
         actions: 2, DOWN and UP, or 3, NOOP too.
 
     Raises:
@@ -138,7 +138,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         self.chance[i].set_state(("MT19937", words[:-1], int(words[-1]), 0, 0.0))
 
     def state(self, i: int) -> EmulatorState:
-        """All that an emulator goes on from: the console with ALE's random stream, and what ALE does not clone."""
+        """All that an emulator continues from: the console with ALE's random stream, and what ALE does not clone."""
         emulator = self.emulators[i]
         _, words, position, *_ = self.chance[i].get_state()
         return {
@@ -252,7 +252,7 @@ class RenderedPong(PongFleet):
 
     @property
     def finished(self) -> bool:
-        """That game was played to 21 points, not cut off."""
+        """That game was played to 21 points, not truncated."""
         return self._pong.finished
 
 

@@ -109,7 +109,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
         screen: (120, 160, 3) uint8, RGB, of this moment.
         last: the same, the last one of the game before.
         tics: that the last decision took, of ``hold``; all of them where ViZDoom doesn't tell.
-        finished: the game before ended as games do, and was not cut off by ``max_frames``.
+        finished: the game before ended as games do, and was not truncated by ``max_frames``.
         buttons: what each action presses.
     """
 
@@ -239,7 +239,7 @@ class DoomFleet(VectorFleet):
 
     @property
     def finished(self) -> bool:
-        """That game ended as games do, and was not cut off."""
+        """That game ended as games do, and was not truncated."""
         return self.games[0].finished
 
 

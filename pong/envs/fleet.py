@@ -54,7 +54,7 @@ class Segment:
 
 
 Network = tuple[Tensor, Tensor]  # the weights of two layers: (hidden, inputs) and (outputs, hidden)
-EmulatorState = dict[str, NDArray[Any]]  # what one environment's play goes on from: arrays by name
+EmulatorState = dict[str, NDArray[Any]]  # what one environment's play continues from: arrays by name
 
 
 class Fleet(Protocol):
@@ -125,7 +125,7 @@ class RenderedEnv(Fleet, Protocol):
 
     @property
     def finished(self) -> bool:
-        """That game ended as games do, and was not cut off."""
+        """That game ended as games do, and was not truncated."""
         ...
 
 
@@ -137,7 +137,7 @@ def generator_state(generator: np.random.BitGenerator) -> NDArray[np.int64]:
 
 
 def restore_generator(generator: np.random.BitGenerator, numbers: NDArray[np.int64]) -> None:
-    """Let a generator go on from what ``generator_state`` gave."""
+    """Let a generator continue from what ``generator_state`` gave."""
     high, low, inc_high, inc_low, waits, half = numbers.view(np.uint64).tolist()
     state: Any = generator.state
     state["state"] = {"state": high << 64 | low, "inc": inc_high << 64 | inc_low}

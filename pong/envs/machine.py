@@ -411,7 +411,7 @@ def act(game: Game, words: NDArray[np.uint32], action: int, threshold: float, ma
 
 @rule
 def is_over(game: Game, max_frames: int) -> bool:
-    """Whether one side has won, or the game is cut off."""
+    """Whether one side has won, or the game is truncated."""
     return game.own_points == WINNING_POINTS or game.cpu_points == WINNING_POINTS or game.frames >= max_frames
 
 
@@ -448,7 +448,7 @@ def begin_all(
         numbers: (N, M), what gymnasium's bit generators give next.
         threshold: the probability of a sticky frame, times 2³².
         noop_max: a game starts with 1 to so many frames of NOOP; 0 leaves them out.
-        max_frames: after which a game is cut off.
+        max_frames: after which a game is truncated.
     """
     for i in range(len(games)):
         begin(games[i], words[i], numbers[i], threshold, noop_max, max_frames)

@@ -33,7 +33,7 @@ class MachineFleet(Fleet):
         view: what a row shows; difference frames if None.
         sticky: probability that a frame repeats the previous action.
         noop_max: a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out.
-        max_frames: emulated frames after which a game is cut off.
+        max_frames: emulated frames after which a game is truncated.
 
     Attributes:
         games: (N,) of ``machine.GAME``, the games' state.

@@ -18,7 +18,7 @@ COLOURS = 4  # numbers a pixel has, at most
 class VectorFleet(Fleet):
     """Environments of a gymnasium vector environment.
 
-    A Box action is clipped to the environment's bounds here, on its way out: whoever chose it goes on knowing it as it
+    A Box action is clipped to the environment's bounds here, on its way out: the policy knows it as it
     was chosen.
 
     Pictures are seen as (C, H, W), also where the environment shows (H, W, C).

@@ -30,7 +30,7 @@ class RenderedFrame:
         probs: of each action; none on the last screen.
         action: the one that was taken, or None on the last screen.
         frames: emulated for the decision.
-        finished: the last screen, and the game was not cut off.
+        finished: the last screen, and the game was not truncated.
         names: of the actions.
         rate: frames a second at natural speed.
     """

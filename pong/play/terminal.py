@@ -21,7 +21,7 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"  # of a bar that is one character
 
 
 def show(rendered: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None:
-    """Show each frame at its time; the terminal is put back at the end, however that comes.
+    """Show each frame at its time; the terminal is restored at the end, whatever ends it.
 
     Args:
         rendered: of a game.
