@@ -57,7 +57,7 @@ class TaskKeys(Group):
 class ObservationKeys(Group):
     """What the policy sees and does."""
 
-    actions: Literal[2, 3] = Field(2, description="UP and DOWN, or NOOP too")
+    actions: Literal[2, 3, 6] = Field(2, description="UP and DOWN; 3: NOOP too; 6: all, with and without FIRE")
     frames: Literal["difference", "stack", "both"] = Field(
         "difference",
         description="this frame minus the previous one, the two beside each other, or this and the difference",

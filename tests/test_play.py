@@ -93,6 +93,7 @@ TASKS = [
     ({"hold": "2-4", "sticky": 0.0, "noop_max": 30}, True),
     ({"hold": 3, "sticky": 0.5}, False),
     ({"actions": 3, "frames": "both", "last_action": True}, False),
+    ({"actions": 6, "frames": "both"}, False),
 ]
 
 
@@ -115,7 +116,7 @@ def test_the_moments_are_those_of_a_fleet(task, greedy):
             assert now.probs[1] == policy.distribution(seen).probs.item() == 1 - now.probs[0]
         else:
             assert now.probs == tuple(policy.distribution(seen).probs[0].tolist())
-        assert now.names == ("DOWN", "UP", "NOOP")[: config.actions]
+        assert now.names == ("DOWN", "UP", "NOOP", "FIRE", "UP+FIRE", "DOWN+FIRE")[: config.actions]
         action = actor.act(seen, noise.draw()).numpy()
         assert now.action == action[0]
         played = fleet.step(action, np.ones(1, bool))

@@ -35,17 +35,20 @@ def picture(frame: RenderedFrame, caption: str) -> NDArray[np.uint8]:
     width = min(WIDE, HEIGHT * wide // tall)
     height = width * tall // wide
     beside = height == HEIGHT  # the decision, as there is no room below the screen
-    image = _lettering(caption, _heading(frame.seen), beside).copy()
+    few = len(frame.names) <= 3
+    image = _lettering(caption, _heading(frame.seen), ("P(UP)" if few else "P(action)") if beside else "").copy()
     image.paste(Image.fromarray(frame.screen).resize((width, height), Image.Resampling.NEAREST), (0, 0))
     _paste_seen(image, frame.seen)
     pen = ImageDraw.Draw(image)
     score = signed(frame.score).replace("−", "-")  # the font has no minus sign
     pen.text((RIGHT, 40), f"score {score}", LIGHT, _font(26))
     pen.text((RIGHT + 190, 40), f"step {frame.step:,}", LIGHT, _font(26))
-    if beside:
+    if not beside:
+        _bars(pen, frame, height + 12)
+    elif few:
         _decision(pen, frame)
     else:
-        _bars(pen, frame, height + 12)
+        _column(pen, frame)
     return np.asarray(image)
 
 
@@ -88,6 +91,18 @@ def _decision(pen: ImageDraw.ImageDraw, frame: RenderedFrame) -> None:
     pen.line((centre - 24, (top + bottom) // 2, centre + 23, (top + bottom) // 2), LIGHT, 2)  # P(UP) = ½
 
 
+def _column(pen: ImageDraw.ImageDraw, frame: RenderedFrame) -> None:
+    """Each action above a bar as long as its probability; lit: taken."""
+    left, right = SIDE + 6, RIGHT - 6
+    for k, name in enumerate(frame.names):
+        y, taken = TOP + 24 + k * 74, frame.action == k
+        pen.rounded_rectangle((left, y, right, y + 28), 6, GREEN if taken else DARK)
+        pen.text(((left + right) // 2, y + 14), name, DARK if taken else DIM, _font(14), anchor="mm")
+        pen.rectangle((left, y + 34, right, y + 46), (58, 58, 64))
+        if frame.probs and (width := round(frame.probs[k] * (right - left))):
+            pen.rectangle((left, y + 34, left + width, y + 46), GREEN)
+
+
 def _bars(pen: ImageDraw.ImageDraw, frame: RenderedFrame, top: int) -> None:
     """A bar as long as its probability for each action, from ``top`` down; lit: taken."""
     height = min((HEIGHT - 12 - top) // len(frame.names), 48)
@@ -104,8 +119,8 @@ def _bars(pen: ImageDraw.ImageDraw, frame: RenderedFrame, top: int) -> None:
 
 
 @functools.cache
-def _lettering(caption: str, heading: str, beside: bool) -> Image.Image:
-    """What stays the same; of a long caption its end is shown."""
+def _lettering(caption: str, heading: str, beside: str) -> Image.Image:
+    """What stays the same; of a long caption its end is shown. ``beside`` is over the column beside Pong's screen."""
     image = Image.new("RGB", (WIDTH, HEIGHT), DARK)
     pen = ImageDraw.Draw(image)
     while pen.textlength(caption, _font(17)) > SIDE:
@@ -114,7 +129,7 @@ def _lettering(caption: str, heading: str, beside: bool) -> Image.Image:
     pen.text((RIGHT, 77), heading, DIM, _font(17))
     if not beside:
         return image
-    pen.text((SIDE + MIDDLE // 2, 54), "P(UP)", DIM, _font(17), anchor="mm")
+    pen.text((SIDE + MIDDLE // 2, 54), beside, DIM, _font(17), anchor="mm")
     x = RIGHT
     for grey, word in ((APPEARED, "appeared"), (VANISHED, "vanished"), (UNCHANGED, "unchanged")):
         pen.rectangle((x, BOTTOM + 15, x + 15, BOTTOM + 30), (grey, grey, grey), DIM)
