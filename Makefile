@@ -9,7 +9,7 @@ EACH_CORE := --numprocesses=auto --dist=worksteal
 unexport MPLBACKEND # a notebook's, which need not be installed here
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom verify-machine gpu-report results plots classroom doom-results study clean
+.PHONY: help setup doom notebook lesson train eval play toy tensorboard test test-gpu check smoke torture soak bench bench-doom verify-machine gpu-report results plots classroom doom-results study clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,15 @@ doom: $(VENV)/.doom ## install ViZDoom too; `make train CONFIG=configs/doom_…`
 $(VENV)/.doom: requirements-doom.lock $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-doom.lock
 	@touch $@
+
+notebook: $(VENV)/.notebook ## install JupyterLab too; `make lesson` does so by itself
+
+$(VENV)/.notebook: requirements-notebook.lock $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-notebook.lock
+	@touch $@
+
+lesson: notebook ## the lesson, in a browser: notebooks/pong_from_pixels.ipynb
+	$(BIN)/jupyter lab notebooks/pong_from_pixels.ipynb $(ARGS)
 
 train: setup $(if $(findstring doom,$(CONFIG)),doom) ## learn Pong: CONFIG=configs/pong.toml ARGS="--seed 3"
 	$(BIN)/python -m pong train "$(CONFIG)" $(ARGS)

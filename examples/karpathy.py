@@ -1,6 +1,6 @@
 """Karpathy's pg-pong.py of 2016 as one would write it today: Pong from pixels by policy gradient, on one page.
 
-    make setup && .venv/bin/python examples/karpathy.py    # until it is stopped; continues from save.pt, if that is here
+    make setup && .venv/bin/python examples/karpathy.py    # until it is stopped; continues from save.pt
 
 The three nights of 2016 were 8,000 games. They are 14 million decisions, one at a time: expect hours. The score is −20
 at first, −19 then, and −10 after 22,000 games. `make train CONFIG=configs/karpathy.toml` plays and learns the same in a

@@ -5,24 +5,27 @@ the screen that we ask for and with ViZDoom's usual one; rollout; training. Then
 """
 
 import contextlib
-import itertools
+import functools
 import json
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import bench
 import gymnasium
+import numpy as np
 import tyro
 import vizdoom
+from bench import machine, summaries
+from bench_turns import Training, Turn, hold, in_turns, repeat, rollout_only, where_the_time_goes
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from numpy.typing import NDArray
 from vizdoom.gymnasium_wrapper.base_gymnasium_env import VizdoomEnv
 
 from pong.config import Config, load_config
 from pong.envs import doom
 from pong.policies import CategoricalPolicy
+from pong.ranks import cores
 
 SCREENS = {"raw": "RES_160X120", "raw, 320 × 240": "RES_320X240"}
 PLAYING = (
@@ -48,34 +51,30 @@ def main() -> None:
     """Measure, print, write."""
     flags = tyro.cli(Flags, prog="scripts/bench_doom.py")
     config = load_config(flags.config).model_copy(update={"device": "cpu"})
-    speeds = in_turns(config, flags)
-    shares = bench.where_the_time_goes(config, flags.seconds, PLAYING)
+    speeds = measure(config, flags)
+    shares = where_the_time_goes(config, 2 * flags.seconds, PLAYING)
     report = {
-        "machine": {**bench.machine(), "vizdoom": vizdoom.__version__},
+        "machine": {**machine(), "vizdoom": vizdoom.__version__},
         "config": str(flags.config),
-        **{what: bench.summary(some) for what, some in speeds.items()},
+        **summaries(speeds, hold(config)),
         "microseconds_per_step": shares,
         "emulator_share_of_a_step": round(shares["emulator"] / sum(shares.values()), 3),
     }
-    print(json.dumps(report, indent=2, ensure_ascii=False))
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    print(text)
     if flags.json:
-        flags.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        flags.json.write_text(text + "\n", encoding="utf-8")
 
 
-def in_turns(config: Config, flags: Flags) -> dict[str, list[bench.Speed]]:
+def measure(config: Config, flags: Flags) -> dict[str, NDArray[np.float64]]:
     """The turns of each kind of work."""
     with contextlib.ExitStack() as stack:
-        turns: dict[str, bench.Turn] = {
-            what: raw(config, screen, flags.games or bench.cores(), stack) for what, screen in SCREENS.items()
-        }
-        turns |= {"rollout": bench.rollout_only(config, stack), "training": bench.Training(config, stack).turn}
-        speeds: dict[str, list[bench.Speed]] = {what: [] for what in turns}
-        for _, (what, turn) in itertools.product(range(flags.rounds), turns.items()):
-            speeds[what].append(turn(flags.seconds))
-    return speeds
+        turns = {what: raw(config, screen, flags.games or cores(), stack) for what, screen in SCREENS.items()}
+        turns |= {"rollout": rollout_only(config, stack), "training": Training(config, stack).turn}
+        return in_turns(turns, flags.rounds, flags.seconds)
 
 
-def raw(config: Config, screen: str, games: int, stack: contextlib.ExitStack) -> bench.Turn:
+def raw(config: Config, screen: str, games: int, stack: contextlib.ExitStack) -> Turn:
     """The environments with random actions, each in a process of its own."""
     folder = stack.enter_context(tempfile.TemporaryDirectory())  # for ViZDoom's files
     size = getattr(vizdoom.ScreenResolution, screen)
@@ -89,14 +88,11 @@ def raw(config: Config, screen: str, games: int, stack: contextlib.ExitStack) ->
     stack.callback(envs.close)
     envs.reset(seed=1)
 
-    def turn(seconds: float) -> bench.Speed:
-        steps, began = 0, time.perf_counter()
-        while steps == 0 or time.perf_counter() - began < seconds:
-            envs.step(envs.action_space.sample())
-            steps += games
-        return bench.Speed(steps, steps * int(config.hold), time.perf_counter() - began)
+    def work() -> int:
+        envs.step(envs.action_space.sample())
+        return games
 
-    return turn
+    return functools.partial(repeat, work)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 Before each decision it tries every action: it copies the game's state many times, takes the action, and lets the
 policy play each copy, with other sticky draws, until the point ends. It takes the action that won most points. This is
-one step of policy improvement with the model that is the game itself ("rollout", Tesauro and Galperin 1996,
-https://papers.nips.cc/paper/1302): but for chance it plays no worse than the policy, and the best player of all no worse
-than it. So its score is a lower bound of what can be reached.
+one step of policy improvement with the game itself as the model ("rollout", Tesauro and Galperin 1996,
+https://papers.nips.cc/paper/1302): but for chance it plays no worse than the policy, and the best of all players plays
+no worse than it. So its score is a lower bound of what can be reached.
 """
 
 import json

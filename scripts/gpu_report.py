@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,10 +22,11 @@ from typing import Annotated, Any
 import bench
 import plot
 import tyro
+from bench_turns import Training
+from processes import ROOT, pong_train
 
 from pong.config import load_config
 
-ROOT = Path(__file__).resolve().parent.parent
 SCORES = (-10, 0, 5, 7, 10, 15, 18)
 GOALS = {"pong_conv_plain": 18.0, "pong_conv": 15.0}
 MANY = (16, 64, 256, 1024)  # games that are decided for in one batch
@@ -37,9 +37,7 @@ def main(
     folder: tyro.conf.Positional[Path],
     *,
     minutes: Annotated[float, tyro.conf.arg(help="in all")] = 9.5,
-    recipes: Annotated[tuple[str, ...], tyro.conf.arg(help="in configs/; they share the time that is left")] = tuple(
-        GOALS
-    ),
+    recipes: Annotated[tuple[str, ...], tyro.conf.arg(help="in configs/; they share the time left")] = tuple(GOALS),
     seed: Annotated[int, tyro.conf.arg(help="of the training runs")] = 1,
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto",
 ) -> None:
@@ -76,8 +74,7 @@ def acting(device: str) -> dict[str, dict[str, int]]:
         shape = {"num_envs": games, "horizon": max(4096 // games, 1), "total_steps": 2**31}
         some = config.model_copy(update={"device": device, "act_on": where, **shape})
         with contextlib.ExitStack() as stack:
-            speed = bench.Training(some, stack).turn(3.0)
-        speeds.setdefault(where, {})[str(games)] = round(speed.steps / speed.seconds)
+            speeds.setdefault(where, {})[str(games)] = round(Training(some, stack).turn(3.0))
     return speeds
 
 
@@ -87,34 +84,28 @@ def training(folder: Path, recipe: str, seed: int, device: str, end: float) -> d
     kept.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
-        flags = [
-            "--seed",
-            str(seed),
-            "--device",
-            device,
-            "--stop-at-mean100",
-            str(GOALS.get(recipe, 18.0)),
-            "--run-dir",
-            str(run),
-        ]
-        command = [sys.executable, "-m", "pong", "train", f"configs/{recipe}.toml", *flags]
-        process = subprocess.Popen(command, cwd=ROOT)
-        try:
+        flags = ("--seed", seed, "--device", device, "--stop-at-mean100", GOALS.get(recipe, 18.0), "--run-dir", run)
+        with (
+            pong_train(ROOT / f"configs/{recipe}.toml", *flags) as process,
+            contextlib.suppress(subprocess.TimeoutExpired),
+        ):
             process.wait(max(end - time.monotonic() - EVALUATION, 10))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
         python("-m", "pong", "eval", run, "--episodes", GAMES, "--json", kept / "eval.json")
         for name in ("config.toml", "run.json", "metrics.csv"):
             shutil.copy(run / name, kept / name)
     result = plot.read(kept)
     plot.draw([result], folder / f"{recipe}.png")
-    reached = {str(score): result.reached(score) for score in SCORES}
+    return summary(result)
+
+
+def summary(run: plot.Run) -> dict[str, Any]:
+    """How far a run came, and minutes and steps to each score."""
+    last, reached = run.rows[-1], {str(score): run.reached(score) for score in SCORES}
     return {
-        "seed": seed,
-        "steps": result.rows[-1]["step"],
-        "minutes": result.rows[-1]["minutes"],
-        "mean100": None if math.isnan(mean100 := result.rows[-1][plot.MEAN100]) else mean100,
+        "seed": run.config.seed,
+        "steps": last["step"],
+        "minutes": last["minutes"],
+        "mean100": None if math.isnan(last[plot.MEAN100]) else last[plot.MEAN100],
         "reached": {
             score: {"minutes": row["minutes"], "steps": row["step"]} if row else None for score, row in reached.items()
         },
