@@ -52,7 +52,7 @@ def main() -> None:
     flags = tyro.cli(Flags, prog="scripts/bench_doom.py")
     config = load_config(flags.config).model_copy(update={"device": "cpu"})
     speeds = measure(config, flags)
-    shares = where_the_time_goes(config, 2 * flags.seconds, PLAYING)
+    shares = where_the_time_goes(config, 2 * flags.seconds, PLAYING, outside="emulator")
     report = {
         "machine": {**machine(), "vizdoom": vizdoom.__version__},
         "config": str(flags.config),

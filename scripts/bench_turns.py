@@ -153,7 +153,7 @@ class Training:
         return {"learner_ms_per_update": round(1e3 * seconds, 2), "rows_per_update": round(rows)}
 
 
-def where_the_time_goes(config: Config, seconds: float, playing: Any = PLAYING) -> dict[str, float]:
+def where_the_time_goes(config: Config, seconds: float, playing: Any = PLAYING, outside: str = "") -> dict[str, float]:
     """The processor's time by activity, microseconds per agent step, of all threads together; one of them plays.
 
     The last is what the learner's first layers can't do without: their multiply-adds, at the rate at which a core here
@@ -163,15 +163,17 @@ def where_the_time_goes(config: Config, seconds: float, playing: Any = PLAYING) 
         config: the recipe.
         seconds: to measure for, at least.
         playing: what a player does, functions (activity, owner, name).
+        outside: the activity that another process does, such as an emulator's: it is measured by the clock.
     """
     clock = dict.fromkeys((what for what, _, _ in (*playing, *LEARNING)), 0.0)
     with contextlib.ExitStack() as stack:
         training = Training(config.model_copy(update={"players": 1}), stack)
         for what, owner, name in (*playing, *LEARNING):
-            stack.enter_context(mock.patch.object(owner, name, timed(clock, what)(getattr(owner, name))))
+            now = time.perf_counter if what == outside else time.thread_time
+            stack.enter_context(mock.patch.object(owner, name, timed(clock, what, now)(getattr(owner, name))))
         before, used = training.trainer.steps, time.process_time()
         repeat(training.update, seconds)
-        clock["bookkeeping"] = time.process_time() - used - sum(clock.values())
+        clock["bookkeeping"] = time.process_time() - used - sum(clock.values()) + clock.get(outside, 0.0)
         steps = training.trainer.steps - before
     if config.policy == "karpathy":
         passes = 3 + 2 * config.baseline_passes * (config.baseline == "network")  # there, back, and there for the KL
@@ -181,13 +183,13 @@ def where_the_time_goes(config: Config, seconds: float, playing: Any = PLAYING) 
 
 
 @contextlib.contextmanager
-def timed(clock: dict[str, float], what: str) -> Iterator[None]:
-    """Add the processor's time that this thread spends here to a clock."""
-    began = time.thread_time()
+def timed(clock: dict[str, float], what: str, now: Callable[[], float]) -> Iterator[None]:
+    """Add the time that this thread spends here to a clock; ``now`` tells its own or everybody's."""
+    began = now()
     try:
         yield
     finally:
-        clock[what] += time.thread_time() - began
+        clock[what] += now() - began
 
 
 def multiply_adds(side: int = 1024) -> float:
