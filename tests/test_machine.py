@@ -165,7 +165,7 @@ THREE_ACTIONS = ["--actions", "3", "--frames", "both", "--last-action"]
 RUNS = {  # some updates of each
     "pong": ["--num-envs", "6", "--horizon", "128", "--total-steps", "3000"],
     "pong_plain": ["--num-envs", "6", "--horizon", "64", "--total-steps", "1500", *THREE_ACTIONS],
-    "pong_conv_plain": ["--num-envs", "4", "--total-steps", "1000", "--hidden", "32"],
+    "pong_conv_plain": ["--num-envs", "4", "--horizon", "32", "--total-steps", "1000", "--hidden", "32"],
     "karpathy": ["--num-envs", "2", "--max-frames", "1500", "--total-steps", "2500"],
 }
 

@@ -35,7 +35,7 @@ RECIPES = {  # flags; decisions of an update; more updates than one stop gets th
     "karpathy": (["--num-envs", "2", "--checkpoint-every", "3", "--eval-episodes", "2"], 200, 6),
     # 3 × 20 decisions an update, or more until a point has ended
     "pong": (["--num-envs", "3", "--horizon", "20", "--checkpoint-every", "4"], 160, 25),
-    "pong_conv": (["--num-envs", "3", "--horizon", "10", "--checkpoint-every", "3", *CONV], 100, 16),
+    "pong_conv_plain": (["--num-envs", "3", "--horizon", "10", "--checkpoint-every", "3", *CONV], 100, 16),
 }
 MINUTE = 60.0
 
