@@ -54,9 +54,8 @@ def run(notebook, **variables):
     """Run all cells in a fresh kernel, in the folder that Jupyter runs them in; the first error is raised."""
     from nbclient import NotebookClient
 
-    client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": LESSON.parent}}
-    )
+    where = {"metadata": {"path": LESSON.parent}}
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where, coalesce_streams=True)
     return client.execute(env={**environment(), **variables})
 
 
