@@ -1,4 +1,4 @@
-"""A learned baseline: how good a situation is, whatever is done in it."""
+"""A learned baseline: how good a situation is, whatever the action."""
 
 from torch import Tensor, nn
 

@@ -175,7 +175,7 @@ def _tidy(folder: Path) -> None:
 
 
 def make_newest(path: Path, updates: int) -> list[Path]:
-    """Let a run resume from one of its checkpoints, that of so many updates: newer ones are set aside, not deleted.
+    """Let a run resume from one of its checkpoints, that after ``updates``: newer ones are set aside, not deleted.
 
     Returns:
         What was set aside, under its new name; the best too, if it is a newer one.
@@ -292,7 +292,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def file_name(updates: int) -> str:
-    """The file name of a run's checkpoint after so many updates."""
+    """The file name of a run's checkpoint after this many updates."""
     return f"update-{updates:06d}{SUFFIX}"
 
 

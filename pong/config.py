@@ -45,7 +45,7 @@ class TaskKeys(Group):
     env: str = Field(PONG, description="Pong, or a gymnasium id such as CartPole-v1")
     hold: Annotated[int, Field(ge=1, le=INT32)] | Literal["2-4"] = Field(4, description="frames a decision, or 2-4")
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
-    noop_max: int = Field(0, ge=0, le=INT32, description="up to so many NOOPs at the start of a game")
+    noop_max: int = Field(0, ge=0, le=INT32, description="at most this many NOOPs at the start of a game")
     max_frames: int = Field(
         108_000, ge=0, le=INT32, description="frames after which a game is truncated; 0: never, Pong at 65,209"
     )
@@ -79,7 +79,7 @@ class BatchKeys(Group):
         0,
         ge=0,
         le=4096,
-        description="play at once; 0: one per core but one; does not change what is played",
+        description="threads that play; 0: one less than cores; does not change what is played",
     )
 
 
@@ -98,8 +98,10 @@ class PolicyKeys(Group):
 class EstimatorKeys(Group):
     """The estimator."""
 
-    gamma: float = Field(0.99, ge=0, le=1, description="discount per decision; starts anew at every point")
-    standardize: Literal["batch", "episode", "none"] = Field("batch", description="over what returns are standardised")
+    gamma: float = Field(0.99, ge=0, le=1, description="discount per decision; restarts at every point")
+    standardize: Literal["batch", "episode", "none"] = Field(
+        "batch", description="what the returns are standardised over"
+    )
     reduction: Literal["sum", "mean"] = Field("mean", description="over the rows of a batch")
     baseline: Literal["none", "network"] = Field("none", description="what is subtracted from the returns")
     baseline_hidden: Units | list[Units] | None = Field(
@@ -109,7 +111,7 @@ class EstimatorKeys(Group):
         None, max_length=3, description="its convolutions; none: as the policy; []: two layers on the pixels"
     )
     baseline_learning_rate: float = Field(1e-3, gt=0, description="of the baseline's own Adam")
-    baseline_unit: float = Field(1.0, gt=0, description="in which it predicts: about as far as returns differ")
+    baseline_unit: float = Field(1.0, gt=0, description="unit of its predictions: about the spread of the returns")
     baseline_passes: int = Field(2, ge=1, description="gradient steps of the baseline on each batch")
     entropy_bonus: float = Field(0.003, ge=0, description="weight of the mean entropy (nats) in the objective")
     entropy_bonus_end: float | None = Field(None, ge=0, description="at total_steps, reached linearly; none: constant")
@@ -135,9 +137,9 @@ class RunKeys(Group):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network lives; auto: cuda if there")
     total_steps: int = Field(4_000_000, ge=1, description="decisions after which training ends")
     checkpoint_every: int = Field(
-        200, ge=1, description="updates between checkpoints; where games can't be kept, they begin afresh there"
+        200, ge=1, description="updates between checkpoints; environments that can't be saved restart there"
     )
-    checkpoint_seconds: float = Field(60.0, ge=0, description="a checkpoint after so many as well; 0: none")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="a checkpoint at least this often, too; 0: no")
     eval_episodes: int = Field(
         0, ge=0, description="fresh games after each checkpoint_every updates, to find the best; 0: none"
     )

@@ -162,7 +162,7 @@ class SparseFrames:
         return SparseFrames(self.columns[pixels], self.signs[pixels], (ends - counts).int(), self.width)
 
     def split(self, rows: int) -> "list[SparseFrames]":
-        """The rows in parts of so many, the last one maybe smaller, like ``Tensor.split``."""
+        """The rows in parts of this many, the last one maybe smaller, like ``Tensor.split``."""
         offsets = torch.split(self.offsets, rows)
         begins = [int(part[0]) for part in offsets[1:]]
         pixels = zip(self.columns.tensor_split(begins), self.signs.tensor_split(begins), offsets, strict=True)

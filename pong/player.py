@@ -217,7 +217,7 @@ class Player:
         self.fleet.close()
 
     def _bound(self, played: Segment) -> None:
-        """Refuse to wait for ever for an end, and to remember all that was seen meanwhile."""
+        """Refuse to wait for ever for an end while memory fills up."""
         self._waiting += len(played)
         self._waiting_bytes += nbytes(played.observations)
         if self._waiting > MOST_MOMENTS or self._waiting_bytes > MOST_BYTES:
@@ -226,7 +226,7 @@ class Player:
             raise RunError(f"env = {self.config.env!r}: {found}, and all of them wait for its return; {remedy}")
 
     def _play(self, most: float) -> Segment:
-        """Decisions of the active emulators in so many moments at most, remembered."""
+        """Decisions of the active emulators in at most this many time steps, remembered."""
         assert self._seen is not None, "begin first"
         noise = self._noise.ahead()
         noise = noise[: int(min(most, len(noise)))]

@@ -48,7 +48,7 @@ class PlayerThread:
         self._start(self._player.finish)
 
     def is_done(self, seconds: float) -> bool:
-        """Whether the rollout ends within so many seconds."""
+        """Whether the rollout ends within this many seconds."""
         return bool(wait([self._part], seconds).done)
 
     def finish(self) -> Trajectories:
@@ -91,5 +91,5 @@ def _fulfil(promise: "Future[Any]", play: Callable[[], Any]) -> None:
     torch.set_num_threads(1)
     try:
         promise.set_result(play())
-    except BaseException as error:  # whatever it is, the one who waits shall have it
+    except BaseException as error:  # whatever it is: raised again in ``finish``
         promise.set_exception(error)

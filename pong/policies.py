@@ -119,7 +119,7 @@ class KarpathyPolicy(Policy):
 
 def sampled(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
     """Actions (B,) int64 of two layers of weights, by compiled arithmetic, in which no row depends on the others."""
-    from pong.two_layers import decide_rows  # Numba is not imported before somebody plays Pong
+    from pong.two_layers import decide_rows  # Numba is imported when Pong is first played
 
     return decide_rows(network, x, noise)
 
@@ -178,7 +178,7 @@ class TwoLayers(nn.Module):
         return h @ self.W2.T
 
 
-FEW = 128  # rows at a time on a CPU, which so keeps what it is at in its caches
+FEW = 128  # rows at a time on a CPU, so that they stay in its caches
 RARE = 10.0  # one pixel of Pong in a hundred is not 0: times this their standard deviation is near 1
 
 

@@ -13,7 +13,7 @@ LINE_SECONDS = 20.0  # between plain progress lines
 
 
 class RunConsole(Console):
-    """Where a run says how it goes. If nobody can read it any more, training continues in silence."""
+    """Where a run reports its progress. If the output is closed, training continues silently."""
 
     def __init__(self, quiet: bool = False):
         there = sys.stdout is not None and sys.stdout.isatty()  # whatever FORCE_COLOR says
@@ -110,7 +110,7 @@ def _clock(seconds: float) -> str:
 
 
 def _fitting(pieces: Iterable[str], width: int) -> str:
-    """As many as fit into so many columns, the first ones."""
+    """The first pieces, as many as fit into the width."""
     line = ""
     for piece in filter(None, pieces):
         longer = f"{line}  {piece}" if line else piece

@@ -7,7 +7,7 @@ from torch import Tensor
 def discounted_returns(
     rewards: Tensor, gamma: float, *, dones: Tensor | None = None, reset_on_reward: bool = False
 ) -> Tensor:
-    """Discounted sum of the rewards from each step on: Rₜ = rₜ + γ·Rₜ₊₁, started anew where an episode or point ends.
+    """Discounted sum of the rewards from each step on: Rₜ = rₜ + γ·Rₜ₊₁, restarted where an episode or point ends.
 
     Source: Karpathy 2016, gist pg-pong.py, ``discount_rewards``, which resets the sum at every nonzero reward
     ("this was a game boundary (pong specific!)").

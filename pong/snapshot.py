@@ -47,7 +47,7 @@ class Snapshot:
 
     @classmethod
     def unpack(cls, state: list[EmulatorState], width: int) -> "Snapshot":
-        """The reverse; rows are of so many numbers."""
+        """The reverse; rows have ``width`` numbers."""
         seen = SparseFrames.cat([_unpack_rows("seen", kept, width) for kept in state])
         score, length, frames = np.stack([kept["game"] for kept in state], 1)
         lengths = np.array([len(kept["actions"]) for kept in state])

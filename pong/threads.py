@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch compute with so many threads, and afterwards as before."""
+    """Let torch compute with this many threads, and afterwards as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

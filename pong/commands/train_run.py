@@ -63,10 +63,10 @@ def _train(asked: TrainInput, ranks: Ranks, command: list[str], began: float) ->
 
 
 def _run(trainer: Trainer, checkpointer: Checkpointer | None, ranks: Ranks, stop: Callable[[], bool]) -> None:
-    """Train until the steps are made, the goal is reached or somebody asks for a stop; save now and then, and last."""
+    """Train until the steps are made, the goal is reached or a stop is requested; save now and then, and at the end."""
 
     def asked() -> tuple[bool, bool]:
-        """Whether any rank has had enough, and whether it is time to save."""
+        """Whether any rank wants to stop, and whether it is time to save."""
         enough = stop() or (checkpointer is not None and checkpointer.reached_goal())
         answers = ranks.all_gather((enough, checkpointer is not None and checkpointer.is_due()))
         return any(enough for enough, _ in answers), any(due for _, due in answers)
@@ -97,12 +97,12 @@ def _run(trainer: Trainer, checkpointer: Checkpointer | None, ranks: Ranks, stop
 
 
 class _StoppedError(Exception):
-    """Somebody asked for a stop while a rollout was played; the run is where it was before it."""
+    """A stop was requested while a rollout was played; the run is where it was before it."""
 
 
 @contextlib.contextmanager
 def _run_folder(asked: TrainInput, command: list[str], policy: Policy | None) -> Iterator[Path]:
-    """The run's folder, new or to be resumed; nobody else may write in it meanwhile."""
+    """The run's folder, new or to be resumed; locked meanwhile."""
     device = choose_device(asked.config.device)
     folder = asked.run_dir or new_run_folder(asked.config)
     with lock_run_folder(folder):
@@ -174,7 +174,7 @@ def _set_aside(asked: TrainInput, begin: Checkpoint, say: Callable[[str], None])
 
 
 def _extend(config: Config, begin: Checkpoint, folder: Path, say: Callable[[str], None]) -> None:
-    """Write another ``total_steps`` into the run's config, for whoever resumes it next."""
+    """Write another ``total_steps`` into the run's config, from which it is resumed."""
     before = load_config(folder / "config.toml")
     if config.total_steps != before.total_steps:
         write_whole(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())

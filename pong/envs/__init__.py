@@ -84,7 +84,7 @@ def prepare(config: Config) -> None:
 
 @functools.cache
 def _machine() -> "type[MachineFleet]":
-    """Pong's machine and decisions, compiled; Numba is not imported before somebody plays Pong."""
+    """Pong's machine and decisions, compiled; Numba is imported when Pong is first played."""
     try:
         from pong.envs import machine_fleet
 

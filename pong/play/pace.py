@@ -15,7 +15,7 @@ class Pace:
         self._due = time.monotonic()
 
     def hold(self, frames: int, rate: int) -> None:
-        """The picture on show stays for so many emulated frames, ``rate`` a second; the last one, 0, for a second."""
+        """The picture on show stays for this many emulated frames, ``rate`` a second; the last one, 0, for a second."""
         later = self._due + frames / rate / self._speed if frames else time.monotonic() + 1
         self._due = max(later, time.monotonic())  # time lost is not made up for by hurrying
 

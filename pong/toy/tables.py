@@ -36,7 +36,7 @@ def told(example: Example) -> Group:
 
 
 def drawn(example: Example, samples: int, seed: int) -> Group:
-    """An example by Monte Carlo: each way's mean over so many random batches ± its standard error."""
+    """An example by Monte Carlo: each way's mean over this many random batches ± its standard error."""
     if example.system is None:
         return Group(_title(example), Text("No gradient here, so nothing to sample.\n\n"))
     table = _table("loss", "∂/∂", f"finite difference\nof {example.system.objective_name}", "expected\nof the loss")

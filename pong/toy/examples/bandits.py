@@ -34,7 +34,7 @@ BANDIT_WITHOUT_LOG = Way("−π·R, no log", without_log, by_hand=(0.064,), vari
 
 
 def chances(way: Way, steps: int) -> list[float]:
-    """P(a=1) of T1's bandit after so many ascent steps of lr 1 along the expected gradient."""
+    """P(a=1) of T1's bandit after this many ascent steps of lr 1 along the expected gradient."""
     return [ascend(BANDIT, way, 1.0, steps)[-1, 0].sigmoid().item()]
 
 
