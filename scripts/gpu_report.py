@@ -41,7 +41,7 @@ def main(
     seed: Annotated[int, tyro.conf.arg(help="of the training runs")] = 1,
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto",
 ) -> None:
-    """Run the GPU tests, the benchmark and training runs towards +18 without sticky actions, by convolutions, and +10 with them.
+    """Run the GPU tests, the benchmark, and training towards +18 without sticky actions (a ConvNet) and +10 with them.
 
     Args:
         folder: where the results go.
