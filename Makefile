@@ -15,7 +15,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo '  e.g. make train CONFIG=configs/karpathy.toml ARGS="--seed 3"'
 
-setup: $(VENV)/.ready ## create .venv and install the locked packages and this project
+setup: $(VENV)/.ready ## create .venv with exact package versions
 
 # Done anew only when the lock or pyproject changes.
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -46,7 +46,7 @@ train: setup $(if $(findstring doom,$(CONFIG)),doom) ## learn Pong: CONFIG=confi
 eval: setup ## play fresh games with frozen weights, sampled and greedily: RUN=runs/… ARGS="--episodes 20"
 	$(BIN)/python -m pong eval "$(RUN)" $(ARGS)
 
-play: setup ## film one game, or ARGS="--terminal": RUN=runs/…, else the weights in pretrained/
+play: setup ## film one game, or ARGS="--terminal": RUN=runs/…, default: pretrained/pong
 	$(BIN)/python -m pong play "$(or $(RUN),pretrained)" $(ARGS)
 
 toy: setup ## the log-derivative trick with numbers: ARGS="T3"
@@ -61,7 +61,7 @@ test: setup ## the whole test suite on the CPU, on all cores: ARGS="tests/test_l
 test-gpu: setup ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -rs $(ARGS)
 
-check: doom ## lint, format, types, tests; the types are those of ViZDoom, too
+check: doom ## lint, format, types, tests (installs ViZDoom, whose types mypy needs)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -76,7 +76,7 @@ torture: setup ## stop three small runs 100 times each, in every way, and compar
 soak: setup ## train for half an hour and watch memory and file handles: ARGS="--minutes 3"
 	$(BIN)/python scripts/soak.py $(ARGS)
 
-bench: setup ## training against the emulators' own speed and the loop of 2016: ARGS="--json FILE"
+bench: setup ## training against the emulators' own speed and the 2016 loop: ARGS="--json FILE"
 	$(BIN)/python scripts/bench.py $(ARGS)
 
 bench-doom: doom ## the same for Doom: ARGS="--config configs/doom_health.toml --json FILE"
@@ -88,7 +88,7 @@ verify-machine: setup ## the machine beside ale-py, 20 million frames with fresh
 gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, training into OUT=results/gpu
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
 
-results: setup classroom doom-results ## make everything in results/; goes on where it was stopped
+results: setup classroom doom-results ## run what is missing from results/, draw and tabulate it
 	test -f results/bench.json || $(BIN)/python scripts/bench.py --ranks 2 --json results/bench.json
 	test -f results/machine/verify.json || $(BIN)/python scripts/verify_machine.py
 	$(BIN)/python scripts/results.py $(ARGS)

@@ -1,10 +1,10 @@
 """Karpathy's pg-pong.py of 2016 as one would write it today: Pong from pixels by policy gradient, on one page.
 
-    make setup && .venv/bin/python examples/karpathy.py    # until it is stopped; continues from save.pt
+    make setup && .venv/bin/python examples/karpathy.py    # until Ctrl-C; resumes from save.pt
 
-The three nights of 2016 were 8,000 games. They are 14 million decisions, one at a time: expect hours. The score is −20
-at first, −19 then, and −10 after 22,000 games. `make train CONFIG=configs/karpathy.toml` plays and learns the same in a
-compiled machine: 8,000 games in under two minutes. docs/from-karpathy.md reads this page beside the original, which is
+The three nights of 2016 were 8,000 games. They are 14 million time steps, one at a time: expect hours. The score begins
+at −20, is −19 after 8,000 games and −10 after 22,000. `make train CONFIG=configs/karpathy.toml` plays and learns the
+same in a compiled machine: 8,000 games in under two minutes. docs/from-karpathy.md reads this page beside the original:
 https://karpathy.github.io/2016/05/31/rl/ and https://gist.github.com/karpathy/a4166c7fe253700972fcbc77e4ea32c5
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,13 +41,13 @@ class Policy(nn.Module):
         return h @ self.W2
 
 
-def preprocess(screen) -> Tensor:
+def preprocess(screen: np.ndarray) -> Tensor:
     """The play field of a colour screen (210, 160, 3): (D,) int8, 1 where a paddle or the ball is, else 0."""
     red = torch.from_numpy(screen)[35:195:2, ::2, 0]  # no score, no border; every second row and column: (80, 80)
     return ((red != 144) & (red != 109) & (red != 0)).flatten().to(torch.int8)  # two backgrounds and black are erased
 
 
-@torch.no_grad()  # acting needs no gradient; loss_of takes it, of the whole game at once
+@torch.no_grad()  # acting needs no gradient; loss_of computes it for the whole game at once
 def play(env: gymnasium.Env, policy: Policy) -> tuple[Tensor, ...]:
     """One game: observations (T, D) int8 in {−1, 0, 1}, went_up (T,) bool, rewards (T,) in {−1, 0, 1}."""
     screen, _ = env.reset()
@@ -63,7 +64,7 @@ def play(env: gymnasium.Env, policy: Policy) -> tuple[Tensor, ...]:
 
 def loss_of(policy: Policy, observations: Tensor, went_up: Tensor, rewards: Tensor) -> Tensor:
     """A game's surrogate loss −Σ log π(aₜ|xₜ)·Rₜ, (): its gradient is the policy gradient, negated."""
-    # The policy that played looks again, at all steps at once: one gradient of W1, not T of 5 MB each to add up.
+    # Logits for the whole game in one batch: one gradient of W1 instead of a sum of T gradients of 5 MB each.
     logits = policy(observations)  # (T,)
     log_probs = nn.functional.logsigmoid(torch.where(went_up, logits, -logits))  # (T,), of what was done
     returns = discounted_returns(rewards, GAMMA, reset_on_reward=True)  # (T,), each point by itself
@@ -105,7 +106,7 @@ def load(file: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[s
 
 
 def main(games: float = torch.inf, file: Path = Path("save.pt")) -> None:
-    """Train until so many games are played."""
+    """Train until this many games are played."""
     env = gymnasium.make("ale_py:Pong-v0", max_num_frames_per_episode=MAX_FRAMES)  # holds 2 to 4 frames; sticky actions
     policy = Policy()
     optimizer = torch.optim.RMSprop(policy.parameters(), **RMSPROP)

@@ -1,4 +1,4 @@
-"""A learned baseline: how good a situation is, whatever the action."""
+"""A learned baseline: an estimate of the value of a state."""
 
 from torch import Tensor, nn
 

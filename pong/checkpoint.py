@@ -249,7 +249,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except (SafetensorError, OSError) as error:
         what = f"checkpoint {path} can't be read: {' '.join(str(error).split())}"
         if path.suffix != SUFFIX and is_pickle(path):
-            raise InputError(f"{what}; of a save.p of 2016's program, make a folder: pong import {path} DIR") from None
+            raise InputError(
+                f"{what}; of a save.p of the 2016 program, make a folder: pong import {path} DIR"
+            ) from None
         raise InputError(f"{what}; {_others(path.parent, path)}") from None
 
 

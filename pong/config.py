@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,17 +33,18 @@ class Group(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    @classmethod
-    def title(cls) -> str:
-        """Their heading."""
-        return (cls.__doc__ or "").rstrip(".")
+    title: ClassVar[str]  # their heading
 
 
 class TaskKeys(Group):
     """The task."""
 
+    title = "The task"
+
     env: str = Field(PONG, description="Pong, or a gymnasium id such as CartPole-v1")
-    hold: Annotated[int, Field(ge=1, le=INT32)] | Literal["2-4"] = Field(4, description="frames a decision, or 2-4")
+    hold: Annotated[int, Field(ge=1, le=INT32)] | Literal["2-4"] = Field(
+        4, description="frames per action (frame skip); 2-4: drawn at random"
+    )
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
     noop_max: int = Field(0, ge=0, le=INT32, description="at most this many NOOPs at the start of a game")
     max_frames: int = Field(
@@ -57,6 +58,8 @@ class TaskKeys(Group):
 class ObservationKeys(Group):
     """What the policy sees and does."""
 
+    title = "What the policy sees and does"
+
     actions: Literal[2, 3, 6] = Field(2, description="UP and DOWN; 3: NOOP too; 6: all, with and without FIRE")
     frames: Literal["difference", "stack", "both"] = Field(
         "difference",
@@ -68,10 +71,12 @@ class ObservationKeys(Group):
 class BatchKeys(Group):
     """The batch."""
 
+    title = "The batch"
+
     num_envs: int = Field(32, ge=1, le=4096, description="emulators; with until=episodes the games per update")
     until: Literal["steps", "episodes"] = Field("steps", description="what ends a rollout")
     horizon: int = Field(128, ge=1, description="decisions per emulator and rollout, with until=steps")
-    horizon_end: int | None = Field(None, ge=1, description="at total_steps, reached linearly; none: constant")
+    horizon_end: int | None = Field(None, ge=1, description="at total_steps, on a line to it; unset: constant")
     act_on: Literal["auto", "cpu", "learner"] = Field(
         "auto", description="where actions are decided; auto: convolutions where the learner is, all else on the CPU"
     )
@@ -79,15 +84,17 @@ class BatchKeys(Group):
         0,
         ge=0,
         le=4096,
-        description="threads that play; 0: one less than cores; does not change what is played",
+        description="actor threads; 0: one fewer than cores; does not change the results",
     )
 
 
 class PolicyKeys(Group):
     """The policy."""
 
+    title = "The policy"
+
     policy: Literal["karpathy", "conv", "mlp"] = Field(
-        "karpathy", description="the network of 2016, convolutions, or layers of units"
+        "karpathy", description="the 2016 network, convolutions, or a multilayer perceptron"
     )
     hidden: Units | list[Units] = Field(200, description="units of the hidden layer; of several layers for an mlp")
     channels: list[Units] = Field(
@@ -97,6 +104,8 @@ class PolicyKeys(Group):
 
 class EstimatorKeys(Group):
     """The estimator."""
+
+    title = "The estimator"
 
     gamma: float = Field(0.99, ge=0, le=1, description="discount per decision; restarts at every point")
     standardize: Literal["batch", "episode", "none"] = Field(
@@ -114,27 +123,33 @@ class EstimatorKeys(Group):
     baseline_unit: float = Field(1.0, gt=0, description="unit of its predictions: about the spread of the returns")
     baseline_passes: int = Field(2, ge=1, description="gradient steps of the baseline on each batch")
     entropy_bonus: float = Field(0.003, ge=0, description="weight of the mean entropy (nats) in the objective")
-    entropy_bonus_end: float | None = Field(None, ge=0, description="at total_steps, reached linearly; none: constant")
+    entropy_bonus_end: float | None = Field(None, ge=0, description="at total_steps, on a line to it; unset: constant")
 
 
 class OptimizerKeys(Group):
     """The optimiser."""
 
-    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="which rule makes a step of a gradient")
+    title = "The optimiser"
+
+    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="which optimiser")
     learning_rate: float = Field(3e-3, gt=0, description="at the start")
-    learning_rate_end: float | None = Field(None, ge=0, description="at total_steps, reached linearly; none: constant")
+    learning_rate_end: float | None = Field(None, ge=0, description="at total_steps, on a line to it; unset: constant")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
     rmsprop_decay: float = Field(0.99, ge=0, lt=1, description="RMSProp's decay of the mean squared gradient")
-    epsilon: float = Field(1e-5, gt=0, description="added to the root in Adam and RMSProp")
+    epsilon: float = Field(1e-5, gt=0, description="added to the denominator of Adam and RMSProp")
 
 
 class RunKeys(Group):
     """The run."""
 
+    title = "The run"
+
     name: str = Field("pong", pattern=r"^[\w.-]+$", description="what the run is called")
-    seed: int = Field(1, ge=0, lt=2**63, description="the root of every random stream")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network lives; auto: cuda if there")
+    seed: int = Field(1, ge=0, lt=2**63, description="random seed, of every stream")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the network is trained; auto: CUDA if available"
+    )
     total_steps: int = Field(4_000_000, ge=1, description="decisions after which training ends")
     checkpoint_every: int = Field(
         200, ge=1, description="updates between checkpoints; environments that can't be saved restart there"
@@ -143,13 +158,13 @@ class RunKeys(Group):
     eval_episodes: int = Field(
         0, ge=0, description="fresh games after each checkpoint_every updates, to find the best; 0: none"
     )
-    stop_at_mean100: float | None = Field(None, description="end earlier, once the mean of 100 games reaches this")
+    stop_at_mean100: float | None = Field(None, description="stop early, once the mean of 100 games reaches this")
 
 
 GROUPS = (TaskKeys, ObservationKeys, BatchKeys, PolicyKeys, EstimatorKeys, OptimizerKeys, RunKeys)
 
 
-class Config(TaskKeys, ObservationKeys, BatchKeys, PolicyKeys, EstimatorKeys, OptimizerKeys, RunKeys):
+class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, ObservationKeys, TaskKeys):  # last first
     """Everything that defines a run. A run is a function of this and nothing else.
 
     A key that a file leaves out takes the default written here.
@@ -294,7 +309,7 @@ def to_toml(config: Config) -> str:
     """The config as TOML; ``load_config`` reads it back to an equal one."""
     values = config.model_dump(exclude_none=True)
     return "\n".join(
-        f"# {group.title()}\n"
+        f"# {group.title}\n"
         + "".join(f"{key} = {json.dumps(values[key])}\n" for key in group.model_fields if key in values)
         for group in GROUPS
     )

@@ -271,7 +271,7 @@ class ObservationBuilder:
         return self._row(self.field, np.full(len(screens), -1))
 
     def restore(self, field: NDArray[np.uint8]) -> None:
-        """Go on after a ``field`` (N, 80, 160) that was seen last."""
+        """Continue after a ``field`` (N, 80, 160) that was seen last."""
         self.field = field
         self._nothing = np.full_like(self.field, LUMINANCE_BACKGROUNDS[0])
 

@@ -23,7 +23,7 @@ def surrogate_loss(log_probs: Tensor, returns: Tensor, *, reduction: Reduction =
 
     Args:
         log_probs: log π(aₜ|sₜ) in nats of the actions that were taken; any shape, floating, usually (B,).
-        returns: Rₜ, what the actions were worth (a discounted return, standardised or less a baseline or neither);
+        returns: Rₜ, the return or advantage: discounted, optionally minus a baseline and standardised;
             the shape of ``log_probs``, floating. Treated as a constant: no gradient ever reaches it.
         reduction: "sum" as in the 2016 original, "mean" over all elements, or "none" for the terms themselves.
 
@@ -32,8 +32,8 @@ def surrogate_loss(log_probs: Tensor, returns: Tensor, *, reduction: Reduction =
         θ IS −Σₜ Rₜ·∇θ log π(aₜ|sₜ), so a descent step on it is an ascent step on J.
 
     Raises:
-        ValueError: shapes differ (never broadcast: (N, 1) against (N,) would pay every action with every return), the
-            batch is empty, or the reduction is unknown.
+        ValueError: shapes differ (never broadcast: (N, 1) against (N,) would credit every action with every return),
+            the batch is empty, or the reduction is unknown.
         TypeError: a dtype is not floating.
     """
     _check(log_probs, returns)
@@ -50,7 +50,7 @@ def surrogate_loss(log_probs: Tensor, returns: Tensor, *, reduction: Reduction =
 def _check(log_probs: Tensor, returns: Tensor) -> None:
     if log_probs.shape != returns.shape:
         raise ValueError(
-            f"log_probs and returns must have one shape, got {tuple(log_probs.shape)} and {tuple(returns.shape)}"
+            f"log_probs and returns must have the same shape, got {tuple(log_probs.shape)} and {tuple(returns.shape)}"
         )
     for name, tensor in (("log_probs", log_probs), ("returns", returns)):
         if not torch.is_floating_point(tensor):

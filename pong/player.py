@@ -28,7 +28,7 @@ class Actor(Protocol):
 
     @property
     def two_layers(self) -> Network | None:
-        """Its weights, if it samples as the network of 2016 does."""
+        """Its weights, if it samples as the 2016 network does."""
         ...
 
     def act(self, x: Any, noise: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class ActionNoise:
     ``shape`` is that of the numbers for one action.
     """
 
-    BLOCK = 256  # moments drawn at a time
+    BLOCK = 256  # time steps drawn at a time
 
     def __init__(
         self,
@@ -80,15 +80,15 @@ class ActionNoise:
         self._block = np.empty((0, len(emulators), *shape), np.float32)
 
     def ahead(self) -> NDArray[np.float32]:
-        """What comes next of each stream, for T ≥ 1 moments: (T, N, *shape) on [0, 1)."""
+        """What comes next of each stream, for T ≥ 1 time steps: (T, N, *shape) on [0, 1)."""
         if not len(self._block):
             columns = [stream.random((self.BLOCK, *self._shape), dtype=np.float32) for stream in self._streams]
             self._block = np.stack(columns, axis=1)
         return self._block
 
-    def use(self, moments: int) -> None:
-        """So many moments of it are used up."""
-        self._block = self._block[moments:]
+    def use(self, time_steps: int) -> None:
+        """This many time steps of it are used up."""
+        self._block = self._block[time_steps:]
 
     def draw(self) -> Tensor:
         """The next number or numbers of each stream: (N, *shape) float32 on [0, 1)."""
@@ -117,7 +117,7 @@ class Player:
         actor: decides.
 
     Attributes:
-        stopped: a rollout under way ends at its next moment.
+        stopped: a rollout under way ends at its next time step.
     """
 
     def __init__(self, config: Config, emulators: range, purpose: int, actor: Actor):
@@ -134,7 +134,7 @@ class Player:
         n = len(self.emulators)
         self._score, self._length, self._frames = np.zeros(n), np.zeros(n, int), np.zeros(n, int)  # of games under way
         self._segments: list[Segment] = []  # with decisions that no batch has held yet: their ``active`` ones
-        self._waiting = self._waiting_bytes = 0  # in the segments: moments, and what was seen in them
+        self._waiting = self._waiting_bytes = 0  # in the segments: time steps, and what was seen in them
 
     def begin(self, update: int, done: float = 0.0) -> None:
         """Get ready to play rollout number ``update``; ``done`` in [0, 1] says how far the run has come."""
@@ -148,7 +148,7 @@ class Player:
         self._active = np.ones(len(self.emulators), bool)
         self._horizon = round(linear_schedule(self.config.horizon, self.config.horizon_end, done))
 
-    def go_on(self) -> None:
+    def play_on(self) -> None:
         """Get ready to play the same rollout on."""
 
     def is_done(self, seconds: float) -> bool:
@@ -162,11 +162,11 @@ class Player:
             RunError: an emulator failed, or it was stopped.
         """
         self._episodes: list[Episode] = []
-        points, steps, frames, moments = 0, 0, 0, 0
+        points, steps, frames, time_steps = 0, 0, 0, 0
         whole = self.config.until == "episodes"
-        while self._active.any() and (whole or moments < self._horizon) and not self.stopped:
-            played = self._play(math.inf if whole else self._horizon - moments)
-            moments += len(played)
+        while self._active.any() and (whole or time_steps < self._horizon) and not self.stopped:
+            played = self._play(math.inf if whole else self._horizon - time_steps)
+            time_steps += len(played)
             self._bound(played)
             points += int(np.count_nonzero(played.rewards * played.active)) if self.config.points else 0
             steps += int(np.count_nonzero(played.active))
@@ -188,7 +188,7 @@ class Player:
         return snapshot.pack() if snapshot else None
 
     def restore(self, state: list[EmulatorState]) -> None:
-        """Go on from what ``state`` gave.
+        """Continue from what ``state`` gave.
 
         Raises:
             InputError: it is no state of these emulators.
@@ -267,11 +267,11 @@ class Player:
         for i, begin in enumerate(begins):
             self._count(played, i, slice(begin, None))
 
-    def _count(self, played: Segment, i: int, moments: slice) -> None:
-        active = played.active[moments, i]
-        self._score[i] += (played.rewards[moments, i] * active).sum(dtype=np.float64)
+    def _count(self, played: Segment, i: int, time_steps: slice) -> None:
+        active = played.active[time_steps, i]
+        self._score[i] += (played.rewards[time_steps, i] * active).sum(dtype=np.float64)
         self._length[i] += np.count_nonzero(active)
-        self._frames[i] += played.frames[moments, i].sum()
+        self._frames[i] += played.frames[time_steps, i].sum()
 
     def _cut(self) -> tuple[Observations, Tensor, Tensor]:
         """Take the rows whose point has ended: observations, actions, returns; the others wait."""
@@ -280,10 +280,10 @@ class Player:
         unused = np.concatenate([p.active for p in parts])
         ended = dones | (rewards != 0) if self.config.points else dones
         known = np.logical_or.accumulate(ended[::-1])[::-1]  # an end lies ahead: the return is known
-        emulators, moments = np.nonzero(
+        emulators, time_steps = np.nonzero(
             (unused & known).T
         )  # each emulator's rows together: a player more changes nothing
-        ready = (torch.from_numpy(moments), torch.from_numpy(emulators))
+        ready = (torch.from_numpy(time_steps), torch.from_numpy(emulators))
         returns = discounted_returns(
             torch.from_numpy(rewards),
             self.config.gamma,
@@ -291,7 +291,7 @@ class Player:
             reset_on_reward=self.config.points,
         )
         if self.config.standardize == "episode":
-            for game in np.split(np.stack((moments, emulators)), np.flatnonzero(np.diff(emulators)) + 1, axis=1):
+            for game in np.split(np.stack((time_steps, emulators)), np.flatnonzero(np.diff(emulators)) + 1, axis=1):
                 returns[*game] = standardize(returns[*game])
         observations = cat([p.observations for p in parts])[ready[0] * len(self.emulators) + ready[1]]
         rows = observations, torch.cat([p.actions for p in parts])[ready], returns[ready]

@@ -43,7 +43,7 @@ class PlayerThread:
         self._begun.clear()
         self._start(play)
 
-    def go_on(self) -> None:
+    def play_on(self) -> None:
         """Start playing the same rollout on; ``finish`` waits for it."""
         self._start(self._player.finish)
 
@@ -66,7 +66,7 @@ class PlayerThread:
         return self._player.state(begun)
 
     def restore(self, state: list[EmulatorState]) -> None:
-        """Go on from what ``state`` gave.
+        """Continue from what ``state`` gave.
 
         Raises:
             InputError: it is no state of these emulators.
@@ -74,7 +74,7 @@ class PlayerThread:
         self._player.restore(state)
 
     def close(self) -> None:
-        """End the emulators; a rollout under way ends first, at its next moment."""
+        """End the emulators; a rollout under way ends first, at its next time step."""
         self._player.stopped = True
         if self._thread:
             self._thread.join()

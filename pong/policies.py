@@ -39,7 +39,7 @@ class Policy(nn.Module):
 
     @property
     def two_layers(self) -> tuple[Tensor, Tensor] | None:
-        """Weights (hidden, inputs) and (outputs, hidden) of the network of 2016 on the CPU; None of other policies."""
+        """Weights (hidden, inputs) and (outputs, hidden) of the 2016 network on the CPU; None of other policies."""
         return None
 
     def log_prob(self, x: Observations, actions: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class SparseProduct(torch.autograd.Function):
 
 
 class TwoLayers(nn.Module):
-    """The network of 2016 with several outputs: inputs → ReLU units → outputs; no biases.
+    """The 2016 network with several outputs: inputs → ReLU units → outputs; no biases.
 
     Args:
         inputs: numbers in a row.

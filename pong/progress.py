@@ -87,7 +87,7 @@ class ProgressLine:
             self._bar.update(self._task, completed=steps, description=_fitting(first, self._width))
         elif self._is_due() or steps >= self._total:
             summary = "  ".join(filter(None, (games, points, mean, per_second)))
-            self._line(f"{steps:,} steps  {summary}  {left / 60:.0f} min left")
+            self._line(f"{steps:,} steps  {summary}  {_clock(left)} left")
 
     def wait(self, steps: int) -> None:
         """Say every so often, where there is no bar, that nothing has happened."""

@@ -110,7 +110,7 @@ def _all_alive() -> Iterator[None]:
         yield
     except RuntimeError as error:  # torch tells a lost connection and a timeout by this alone
         what = str(error).splitlines()[0]
-        raise RunError(f"another rank is gone ({what}); take the run up again with --resume") from None
+        raise RunError(f"another rank is gone ({what}); resume it with --resume") from None
 
 
 def shard(everything: range, part: int, parts: int) -> range:

@@ -46,12 +46,12 @@ class Batch:
 class Rollout:
     """Plays the emulators with one policy and returns a ``Batch`` per update.
 
-    A rollout ends after ``horizon`` moments ("steps"), or once every emulator has finished one game ("episodes"). A row
-    enters a batch when its point has ended; the unfinished rally waits for the next batch. Play that ``state`` can't
-    keep begins afresh every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be resumed
-    again there; the episodes this cuts short are dropped.
+    A rollout ends after ``horizon`` time steps ("steps"), or once every emulator has finished one game ("episodes"). A
+    row enters a batch when its point has ended; an unfinished rally is carried over to the next batch. What ``state``
+    can't save restarts every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be resumed
+    there; the episodes this cuts short are dropped.
 
-    The emulators are dealt out to ranks, and by each to players in threads. What is played does not depend on how.
+    Emulators are sharded over ranks, and by each over players in threads; what is played does not depend on it.
 
     Args:
         config: the run's config.
@@ -61,7 +61,7 @@ class Rollout:
 
     Attributes:
         begun: whether a rollout was begun and not handed out yet.
-        while_playing: called now and then by whoever waits for a rollout.
+        while_playing: called now and then while waiting for a rollout.
     """
 
     def __init__(self, config: Config, actor: Actor, purpose: int = TRAINING, ranks: Ranks | None = None):
@@ -112,7 +112,7 @@ class Rollout:
                 if self._ready:
                     return
                 for player in self.players:  # no point has ended yet
-                    player.go_on()
+                    player.play_on()
             self.while_playing()
 
     def finish(self) -> Batch:
@@ -134,7 +134,7 @@ class Rollout:
     def state(self) -> list[EmulatorState] | None:
         """The play that the next rollout continues, of each emulator of all ranks; None where it can't be kept.
 
-        A rollout that has been begun is not in it: whoever takes this up plays it again.
+        A rollout that has begun is not in it: a resumed run plays it again.
 
         Raises:
             RunError: as ``finish``.
@@ -144,7 +144,7 @@ class Rollout:
         return None if any(part is None for part in parts) else [kept for part in parts if part for kept in part]
 
     def restore(self, state: list[EmulatorState]) -> None:
-        """Go on from what ``state`` gave, with any number of players and ranks.
+        """Continue from what ``state`` gave, with any number of players and ranks.
 
         Raises:
             InputError: it is not that of these emulators.

@@ -1,4 +1,4 @@
-"""The weights of the program of 2016 in its own file, ``save.p``: a pickle of W1 and W2.
+"""The weights of the 2016 program in its own file, ``save.p``: a pickle of W1 and W2.
 
 A pickle can name any function to be called. This reads one without calling any of those that it names: what NumPy's
 arrays name is replaced by functions of this module, and everything else is refused.
@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """The reverse: a file that the program of 2016 can read, with Python 2 or 3 and any NumPy.
+    """The reverse: a file that the 2016 program can read, with Python 2 or 3 and any NumPy.
 
     Raises:
         OSError: it can't be written.

@@ -29,8 +29,8 @@ class Snapshot:
         """The same as arrays, by emulator: it does not matter then who plays it."""
         n = len(self.fleet)
         nothing = np.zeros((0, n), np.bool_)
-        emulators, moments = np.nonzero(np.concatenate([nothing, *(part.active for part in self.segments)]).T)
-        rows = moments * n + emulators
+        emulators, time_steps = np.nonzero(np.concatenate([nothing, *(part.active for part in self.segments)]).T)
+        rows = time_steps * n + emulators
         waiting = cat([*(part.observations for part in self.segments), self.seen])[torch.from_numpy(rows)]
         actions = np.concatenate([nothing, *(part.actions.numpy() for part in self.segments)]).ravel()[rows]
         assert isinstance(waiting, SparseFrames)
@@ -54,9 +54,9 @@ class Snapshot:
         T, begins = int(lengths.max()), lengths.cumsum() - lengths
         rows = SparseFrames.cat([*(_unpack_rows("waiting", kept, width) for kept in state), seen[torch.tensor([0])]])
         actions = torch.from_numpy(np.concatenate([*(kept["actions"] for kept in state), [0]]).astype(np.int64))
-        moments = np.arange(T)[:, None] - (T - lengths)  # (T, n), of each emulator's own
-        waits = moments >= 0
-        numbers = torch.from_numpy(np.where(waits, begins + moments, len(actions) - 1))  # the last is not used
+        time_steps = np.arange(T)[:, None] - (T - lengths)  # (T, n), of each emulator's own
+        waits = time_steps >= 0
+        numbers = torch.from_numpy(np.where(waits, begins + time_steps, len(actions) - 1))  # the last is not used
         nothing = np.zeros(waits.shape, np.int64)  # a reward would have ended the point
         waiting = Segment(
             rows[numbers.ravel()], actions[numbers], nothing.astype(np.float32), nothing > 0, nothing, waits, seen

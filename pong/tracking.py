@@ -130,7 +130,7 @@ class Tracker:
         self.config = config
         self.scores = Scores(counters)
         with writable(folder):
-            before = self._take_back(counters, folder)
+            before = self._truncate(counters, folder)
         self._began = (time.monotonic() if began is None else began) - 60 * before
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), counters.steps)], maxlen=SPS_WINDOW + 1)
         self._steps = self._began_at = counters.steps
@@ -138,7 +138,7 @@ class Tracker:
         self._failing: set[str] = set()  # what can't be written
         self.progress = ProgressLine(console or RunConsole(), config.name, config.total_steps, self._began)
 
-    def _take_back(self, counters: Counters, folder: Path) -> float:
+    def _truncate(self, counters: Counters, folder: Path) -> float:
         """Cut both curves at the checkpoint and open them; returns the minutes that the run had taken to it."""
         rows = _rows_up_to(counters.updates, folder / "metrics.csv")
         names = (*COUNTERS, *TAGS)
@@ -160,7 +160,7 @@ class Tracker:
     ) -> None:
         self.progress.stop()
         if kind is None and self._steps > self._began_at:
-            with self._or_go_on("TensorBoard"):
+            with self._or_continue("TensorBoard"):
                 self._write_hparams()
         self._events.close()
         self._table.close()
@@ -188,10 +188,10 @@ class Tracker:
         values = self._values(update, evaluation)
         minutes = (time.monotonic() - self._began) / 60
         counters = (update.number, steps, self.scores.games, self.scores.points, round(minutes, 3))
-        with self._or_go_on("metrics.csv"):
+        with self._or_continue("metrics.csv"):
             self._table.add(_line((*counters, *("" if v is None else f"{v:.6g}" for v in values.values()))))
         pictures = self._pictures_due(update, policy, evaluation)  # what fails in making them is no matter of writing
-        with self._or_go_on("TensorBoard"):
+        with self._or_continue("TensorBoard"):
             self._write_events(values, steps, pictures)
         self._show(values["charts/SPS"] or 0.0)
         self._track_seconds = time.perf_counter() - began
@@ -210,26 +210,25 @@ class Tracker:
 
     def sync(self) -> None:
         """Have both curves on the disk up to here, before a checkpoint is."""
-        with self._or_go_on("metrics.csv"):
+        with self._or_continue("metrics.csv"):
             self._table.sync()
-        with self._or_go_on("TensorBoard"):
+        with self._or_continue("TensorBoard"):
             self._events.sync()
 
     @contextlib.contextmanager
-    def _or_go_on(self, what: str) -> Iterator[None]:
+    def _or_continue(self, what: str) -> Iterator[None]:
         """Say when something can't be written, and when it can again."""
         try:
             yield
         except OSError as error:
             if what not in self._failing:
                 self._failing.add(what)
-                self.progress.say(
-                    f"warning: {what} can't be written: {error.strerror or error}; it waits, and training continues"
-                )
+                why = f"can't be written: {error.strerror or error}"
+                self.progress.say(f"warning: {what} {why}; it is kept and tried again; training continues")
         else:
             if what in self._failing:
                 self._failing.remove(what)
-                self.progress.say(f"{what} is written again, with all that waited")
+                self.progress.say(f"{what} is written again; nothing was lost")
 
     def counters(self, updates: int, steps: int, best: float | None = None) -> Counters:
         """How far the run has come, for a checkpoint; ``best`` is the mean score of its best evaluation."""
@@ -264,7 +263,7 @@ class Tracker:
 
     def _show(self, speed: float) -> None:
         scores, mean100 = self.scores, self.scores.mean100
-        more = f"mean100 after {100 - len(scores.last100)} more games"
+        more = f"mean100 in {100 - len(scores.last100)} more games"
         mean = more if mean100 is None else f"mean100 {mean100:+.2f}"
         points = f"{scores.points} points" if self.config.points else ""
         self.progress.show(self._steps, mean, f"{scores.games} games", points, speed)

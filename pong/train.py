@@ -87,12 +87,12 @@ class Trainer:
         self.rollout = Rollout(config, self.actor, ranks=self.ranks)
         self.optimizer = make_optimizer(config, self.policy)
         self.baseline = make_baseline(config, self.device, self.ranks) if config.baseline == "network" else None
-        self.threads = self.ranks.cores if config.policy == "conv" else 1  # while the players wait
+        self.threads = self.ranks.cores if config.policy == "conv" else 1  # of torch, while the players are idle
         self.updates = 0
         self.steps = 0
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same config; one of update 0 may hold a policy and nothing else.
+        """Continue from a checkpoint of the same config; one of update 0 may hold a policy and nothing else.
 
         Raises:
             InputError: its weights, its optimiser's state or its games don't fit.
@@ -128,14 +128,14 @@ class Trainer:
         while self.steps < self.config.total_steps:
             began = time.perf_counter()
             self.rollout.wait()
-            with uninterrupted(), threads(1):  # what one thread sums up is the same on any machine
+            with uninterrupted(), threads(1):  # sums of a single thread are reproducible
                 batch = self.rollout.finish()
                 played = time.perf_counter()
                 stats = self._learn(batch)
             yield Update(self.updates, batch, stats, played - began, time.perf_counter() - played)
 
     def _learn(self, batch: Batch) -> UpdateStats:
-        """Take a step and let the players continue; then do what they need not wait for."""
+        """Take the gradient step, start the next rollout, then compute statistics and fit the baseline meanwhile."""
         observations = batch.observations.to(self.device)
         actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
         with threads(self.threads):

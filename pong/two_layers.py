@@ -1,4 +1,4 @@
-"""Decisions of the network of 2016 on sparse rows, compiled: what a player does a hundred thousand times a second.
+"""Decisions of the 2016 network on sparse rows, compiled: what a player does a hundred thousand times a second.
 
 A row's 27 or so pixels pick 27 columns of W1; everything else in it is 0. The sums go pixel by pixel and then unit by
 unit, so that a row's decision has the same bits whoever makes it, alone or among others.

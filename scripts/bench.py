@@ -1,4 +1,4 @@
-"""How far the machine leaves ALE behind, and training in it ALE's own speed and the loop of 2016.
+"""How far the machine leaves ALE behind, and training in it ALE's own speed and the 2016 loop.
 
 Everything is measured in turns on the same computer, see bench_turns.py; what counts is the ratios.
 """
@@ -125,7 +125,7 @@ def recipe(config: Config, flags: Flags) -> dict[str, Any]:
 
 
 def summaries(speeds: dict[str, NDArray[np.float64]], frames: int) -> dict[str, Any]:
-    """Median and range of agent steps a second over the turns, each step so many frames."""
+    """Median and range of agent steps a second over the turns, each step this many frames."""
     return {
         what: {
             "steps_per_second": round(np.median(some)),
@@ -152,7 +152,7 @@ def gpu_busy() -> Iterator[list[int]]:
     if not shutil.which(NVIDIA_SMI[0]):
         yield busy
         return
-    with subprocess.Popen(NVIDIA_SMI, stdout=subprocess.PIPE, text=True) as sampler:
+    with subprocess.Popen(NVIDIA_SMI, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as sampler:
         try:
             yield busy
         finally:

@@ -166,14 +166,18 @@ def where_the_time_goes(config: Config, seconds: float, playing: Any = PLAYING, 
         outside: the activity that another process does, such as an emulator's: it is measured by the clock.
     """
     clock = dict.fromkeys((what for what, _, _ in (*playing, *LEARNING)), 0.0)
+    waited = {outside: 0.0} if outside else {}  # for another process
     with contextlib.ExitStack() as stack:
         training = Training(config.model_copy(update={"players": 1}), stack)
         for what, owner, name in (*playing, *LEARNING):
-            now = time.perf_counter if what == outside else time.thread_time
-            stack.enter_context(mock.patch.object(owner, name, timed(clock, what, now)(getattr(owner, name))))
+            work = timed(clock, what)(getattr(owner, name))
+            if what == outside:
+                work = timed(waited, what, time.perf_counter)(work)
+            stack.enter_context(mock.patch.object(owner, name, work))
         before, used = training.trainer.steps, time.process_time()
         repeat(training.update, seconds)
-        clock["bookkeeping"] = time.process_time() - used - sum(clock.values()) + clock.get(outside, 0.0)
+        clock["bookkeeping"] = time.process_time() - used - sum(clock.values())
+        clock |= waited
         steps = training.trainer.steps - before
     if config.policy == "karpathy":
         passes = 3 + 2 * config.baseline_passes * (config.baseline == "network")  # there, back, and there for the KL
@@ -183,7 +187,7 @@ def where_the_time_goes(config: Config, seconds: float, playing: Any = PLAYING, 
 
 
 @contextlib.contextmanager
-def timed(clock: dict[str, float], what: str, now: Callable[[], float]) -> Iterator[None]:
+def timed(clock: dict[str, float], what: str, now: Callable[[], float] = time.thread_time) -> Iterator[None]:
     """Add the time that this thread spends here to a clock; ``now`` tells its own or everybody's."""
     began = now()
     try:

@@ -3,10 +3,10 @@
     python scripts/best_response.py pretrained/pong --games 100 --json results/ceiling/hold-4.json
 
 Before each decision it tries every action: it copies the game's state many times, takes the action, and lets the
-policy play each copy, with other sticky draws, until the point ends. It takes the action that won most points. This is
-one step of policy improvement with the game itself as the model ("rollout", Tesauro and Galperin 1996,
-https://papers.nips.cc/paper/1302): but for chance it plays no worse than the policy, and the best of all players plays
-no worse than it. So its score is a lower bound of what can be reached.
+policy play each copy, with other sticky draws, until the point ends. It takes the action that won most points, if that
+is better than the policy's own by more than chance. This is one step of policy improvement with the game itself as the
+model ("rollout", Tesauro and Galperin 1996, https://papers.nips.cc/paper/1302), and the best of all players plays at
+least as well: its score is a lower bound of what can be reached.
 """
 
 import json
@@ -15,16 +15,16 @@ import sys
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 
 from pong.config import Config, InputError
-from pong.envs import machine
+from pong.envs import make_fleet, prepare
 from pong.envs.machine_fleet import MachineFleet
-from pong.frames import ObservationBuilder
 from pong.player import emulator_seeds
 from pong.ranks import cores
 from pong.train import load_policy
@@ -37,8 +37,8 @@ def main(
     agent: tyro.conf.Positional[Path],
     *,
     games: Annotated[int, tyro.conf.arg(help="to play")] = 100,
-    copies: Annotated[int, tyro.conf.arg(help="of the game that are played for each action")] = 16,
-    actions: Annotated[int, tyro.conf.arg(help="that it may choose from: 2, 3 or 6")] = 6,
+    copies: Annotated[int, tyro.conf.arg(help="of the game that are played for each action")] = 24,
+    actions: Annotated[Literal[2, 3, 6], tyro.conf.arg(help="that it may choose from")] = 6,
     hold: Annotated[str, tyro.conf.arg(help="frames of a decision, or 2-4; default: the agent's")] = "",
     seed: int = 0,
     file: Annotated[Path | None, tyro.conf.arg(name="json", help="where the scores go")] = None,
@@ -48,7 +48,14 @@ def main(
     Args:
         agent: a run or an exported folder; its policy has two layers.
     """
-    _, saved = load_policy(agent)
+    policy, saved = load_policy(agent)
+    if policy.two_layers is None:
+        raise InputError(f"{agent}: only policies of two layers look ahead fast enough")
+    if saved.config.last_action and actions > saved.config.actions:
+        raise InputError(
+            f"{agent} sees its last action, one of {saved.config.actions}; give --actions {saved.config.actions}"
+        )
+    prepare(saved.config)  # compile once, not in every process
     held = int(hold) if hold.isdecimal() else hold or saved.config.hold
     jobs = [Job(agent, saved.config.replace(hold=held), actions, copies, seed + game) for game in range(games)]
     scores: list[int] = []
@@ -84,30 +91,30 @@ def play(job: Job) -> int:
     """One game; its score."""
     torch.set_num_threads(1)
     policy, _ = load_policy(job.agent)
-    network = policy.two_layers
-    if network is None:
-        raise InputError(f"{job.agent}: only policies of two layers look ahead fast enough")
     real, ahead = fleet(job.config, 1), fleet(job.config, job.actions * job.copies)
-    real.reset(emulator_seeds(job.seed, FIRST, [REAL]))
+    seen = real.reset(emulator_seeds(job.seed, FIRST, [REAL]))
     ahead.reset(emulator_seeds(job.seed, FIRST, range(COPIES, COPIES + ahead.num_envs)))
     random = np.random.default_rng((job.seed, COPIES))
-    score, done, one = 0.0, False, np.ones(1, np.bool_)
+    score, done = 0.0, False
     while not done:
-        action = best(real, ahead, network, job.actions, random)
-        played = real.step(np.array([action]), one)
-        score, done = score + float(played.rewards[0]), bool(played.dones[0])
+        usual = int(policy.act_greedily(seen)[0])
+        points = look_ahead(real, ahead, policy.two_layers, job.actions, random)
+        played = real.step(np.array([choose(points, usual)]), np.ones(1, np.bool_))
+        seen, score, done = played.observations, score + float(played.rewards[0]), bool(played.dones[0])
     return round(score)
 
 
 def fleet(config: Config, games: int) -> MachineFleet:
-    view = ObservationBuilder(config.frames, config.actions if config.last_action else 0)
-    task: dict[str, Any] = {"sticky": config.sticky, "noop_max": config.noop_max, "max_frames": config.game_frames}
-    return MachineFleet(games, config.hold, view, **task)
+    made = make_fleet(config.replace(emulator="machine"), games)
+    assert isinstance(made, MachineFleet)
+    return made
 
 
-def best(real: MachineFleet, ahead: MachineFleet, network: Any, actions: int, random: np.random.Generator) -> int:
-    """The action after which the policy wins most of the copied games' points."""
-    copy(real, ahead)
+def look_ahead(
+    real: MachineFleet, ahead: MachineFleet, network: Any, actions: int, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """The point that each copy of the game ends in, won or lost, by its first action: (actions, copies) of ±1."""
+    ahead.copy(real)
     first = np.arange(ahead.num_envs) % actions
     played = ahead.step(first, np.ones(ahead.num_envs, np.bool_))
     points, active = played.rewards.copy(), played.rewards == 0
@@ -118,17 +125,14 @@ def best(real: MachineFleet, ahead: MachineFleet, network: Any, actions: int, ra
         ends = np.cumsum(segment.rewards != 0, axis=0)
         points += (segment.rewards * ((ends == 1) & (segment.rewards != 0))).sum(0) * active
         active, seen = active & (ends[-1] == 0), segment.seen
-    means = np.array([points[first == action].mean() for action in range(actions)])
-    return int(means.argmax())
+    return points.reshape(-1, actions).T
 
 
-def copy(real: MachineFleet, ahead: MachineFleet) -> None:
-    """Let all copies be in the real game's state, with random numbers of their own."""
-    drawn = {name: ahead.games[name].copy() for name in ("ale_drawn", "gym_drawn")}
-    ahead.games[:] = real.games[0]
-    for name, numbers in drawn.items():
-        ahead.games[name] = numbers
-    ahead._pictures[machine.NOW] = real._pictures[machine.NOW, 0]
+def choose(points: NDArray[np.float32], usual: int) -> int:
+    """The best action, or the policy's if it is not worse by more than the difference's standard error."""
+    means, errors = points.mean(1), points.var(1) / points.shape[1]
+    best = int(means.argmax())
+    return best if means[best] - means[usual] > np.sqrt(errors[best] + errors[usual]) else usual
 
 
 if __name__ == "__main__":

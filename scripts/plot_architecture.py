@@ -52,8 +52,9 @@ def main() -> None:
     rewards = scores.diff()  # (T,)
     returns = discounted_returns(rewards, gamma, reset_on_reward=True)
     log_probs = policy.log_prob(x, actions)  # (T,)
-    loss = surrogate_loss(log_probs, standardize(returns))
-    loss.backward()  # type: ignore[no-untyped-call]
+    advantages = standardize(returns)  # of a single rally, without a baseline
+    loss = surrogate_loss(log_probs, advantages)
+    loss.backward()
     t = min(range(len(decided)), key=lambda t: abs(decided[t].probs[0] - 0.4))  # not all decisions are sure
     hidden = torch.relu(first_layer(policy.W1, x[t : t + 1]))[0].detach()
     gradient = policy.W1.grad[policy.W1.grad.norm(dim=1).argmax()].view(80, 80)
@@ -66,8 +67,8 @@ def main() -> None:
     picture(top[2], decided[t].seen[0], "minus the previous: (6400,)", "frames.py", 1)
     curve(top[3], hidden, "hidden units (200,)", "policies.py", BLUE)
     chances(top[4], decided[t])
-    curve(bottom[4], rewards, "rewards (T,)", "envs/", GREEN)
-    curve(bottom[3], returns, "returns (T,): discounted", "returns.py", GREEN)
+    curve(bottom[4], rewards, "rewards (T,), by time step", "envs/", GREEN)
+    curve(bottom[3], advantages, "R (T,): discounted, standardised", "returns.py", GREEN)
     curve(bottom[2], log_probs.detach(), "log π(a|s) (T,), nats", "policies.py", BLUE)
     bottom[1].text(0.5, 0.6, "−Σ log π · R", ha="center", fontsize=22, color=RED)
     bottom[1].text(0.5, 0.35, f"= {loss.item():.2f}", ha="center", fontsize=15, color=RED)

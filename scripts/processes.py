@@ -40,13 +40,18 @@ def pong_train(*arguments: object, ranks: int = 1, **settings: Any) -> Iterator[
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *launcher, "-m", "pong", "train", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings.pop("env", {})}
+    path = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))  # packages may come from there
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), **settings.pop("env", {})}
     process = subprocess.Popen(command, env=environment, **settings)
     try:
         yield process
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def watch(config: Config, updates: int, ranks: int) -> dict[str, int]:
@@ -71,7 +76,7 @@ def watch(config: Config, updates: int, ranks: int) -> dict[str, int]:
 
 
 def samples(process: "subprocess.Popen[bytes]", curve: Path, seconds: float) -> Iterator[Sample]:
-    """Look at a run, whose metrics.csv is ``curve``, every so many seconds.
+    """Look at a run, whose metrics.csv is ``curve``, every few ``seconds``.
 
     Raises:
         SystemExit: the run ended by itself.

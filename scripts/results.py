@@ -51,7 +51,7 @@ class Recipe:
 RECIPES = {
     "pong": Recipe("2016's network; with sticky actions", (0, 10), range(11, 21), timed=True),
     "pong_plain": Recipe("the same without sticky actions, NOOP starts", (0, 20), range(1, 11), timed=True),
-    "karpathy": Recipe("the program of 2016, constant for constant", (-10, -5), range(1, 6), clock="games"),
+    "karpathy": Recipe("the 2016 program, constant for constant", (-10, -5), range(1, 6), clock="games"),
 }
 OTHER = {"pong": "plain", "pong_plain": "sticky"}
 PAGES = {  # by the file that a page shows whole
@@ -201,7 +201,7 @@ def draw_ladder(runs: dict[str, list[plot.Run]], path: Path) -> None:
 
 def recipes(runs: dict[str, list[plot.Run]]) -> str:
     """A Markdown row a recipe: medians over its seeds, and the range of all."""
-    columns = ("recipe", "what it is", "seeds", "time to its first score", "to its second", "in ALE, sampled", "greedy")
+    columns = ("recipe", "what it is", "seeds", "to a first score", "to a second", "in ALE, sampled", "greedy")
     rows = []
     for name, some in runs.items():
         one = RECIPES[name]

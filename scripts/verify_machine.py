@@ -67,7 +67,7 @@ class Task:
         return {"sticky": self.sticky, "noop_max": self.noop_max, "max_frames": self.max_frames}
 
     @property
-    def view(self) -> ObservationBuilder:
+    def builder(self) -> ObservationBuilder:
         """Of as many actions as there are."""
         return ObservationBuilder(self.shown, len(ALE_ACTIONS) if self.last_action else 0)
 
@@ -208,7 +208,7 @@ def record(kind: Kind, seed: int, frames: int, num_envs: int = 4) -> Trace:
     """Play in ALE until so many frames are emulated."""
     task, rng = kind.task, np.random.default_rng(seed)
     seeds = rng.integers(1, 2**31, num_envs)
-    fleet = PongFleet(Pong(num_envs, task.hold, actions=len(ALE_ACTIONS), **task.game), task.view)
+    fleet = PongFleet(Pong(num_envs, task.hold, actions=len(ALE_ACTIONS), **task.game), task.builder)
     emulators = [emulator.ale for emulator in fleet.envs.emulators]
     decide, ours = kind.player(num_envs), np.argsort(ALE_ACTIONS)
     seen = fleet.reset(seeds)
@@ -292,7 +292,7 @@ def replay(trace: Trace) -> Iterator[tuple[int, str]]:
     from pong.envs.machine_fleet import MachineFleet
 
     task = trace.task
-    fleet = MachineFleet(len(trace.seeds), task.hold, task.view, **task.game)
+    fleet = MachineFleet(len(trace.seeds), task.hold, task.builder, **task.game)
     if not same_rows(fleet.reset(trace.seeds), trace.first):
         yield -1, "first rows"
     for t, (expected, memory) in enumerate(trace.outcomes):

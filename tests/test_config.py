@@ -308,7 +308,11 @@ def test_every_key_is_explained():
     assert [key for key, about in Config.model_fields.items() if not about.description] == []
 
 
-GROUP_OF = {key: group.title() for group in GROUPS for key in group.model_fields}
+def test_the_groups_have_every_key_once_and_in_their_order():
+    assert [key for group in GROUPS for key in group.model_fields] == list(Config.model_fields)
+
+
+GROUP_OF = {key: group.title for group in GROUPS for key in group.model_fields}
 
 
 def headings(text):

@@ -206,7 +206,8 @@ def test_it_runs_as_a_script(tmp_path):
     """Until the first whole game has ended."""
     command = [sys.executable, "-u", "-W", "ignore", FILE]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as script:
-        (total, mean) = LINE.fullmatch(script.stdout.readline().strip()).groups()
+        line = script.stdout.readline().strip()
         script.kill()
+    total, mean = LINE.fullmatch(line).groups()
     assert total == mean
     assert -21 <= float(total) < 0

@@ -215,7 +215,7 @@ def test_a_run_goes_on_in_the_other_emulator_with_new_games(tmp_path, capsys, fi
     assert stopped.wait(60) == 130
     before = rows(run)
     assert main(["train", "--resume", str(run), "--emulator", then, "--players", "1"]) == 0
-    assert f"resuming after update {len(before)}, with new games in {where}\n" in capsys.readouterr().out
+    assert f"resuming after update {len(before)}; games restart in {where}\n" in capsys.readouterr().out
     assert rows(run)[: len(before)] == before
     assert [int(row["update"]) for row in rows(run)] == list(range(1, len(rows(run)) + 1))
     assert len(rows(run)) > len(before)

@@ -218,6 +218,17 @@ def test_a_third_action_is_below_and_two_pictures_are_side_by_side():
     assert (image[TOP : TOP + 236, RIGHT + 240 : RIGHT + 476] == 0).all()
 
 
+def test_of_six_actions_each_has_a_bar_as_long_as_its_probability():
+    probs = (0.5, 0.0, 0.125, 0.25, 0.0625, 0.0625)
+    names = ("DOWN", "UP", "NOOP", "FIRE", "UP+FIRE", "DOWN+FIRE")
+    image = picture(moment(names=names, probs=probs, action=3), "")
+    column = (image[:, SIDE:RIGHT] == GREEN).all(-1)
+    tops = [TOP + 24 + 74 * k for k in range(6)]
+    assert [bool(column[top + 4, 20]) for top in tops] == [False, False, False, True, False, False]
+    lengths = [int(column[top + 40].sum()) for top in tops]
+    assert lengths == [pytest.approx(prob * (RIGHT - SIDE - 12), abs=1.5) if prob else 0 for prob in probs]
+
+
 def test_a_long_name_is_cut_at_its_beginning():
     image = picture(moment(), "pong-with-a-name " * 10)
     assert (image[:TOP, WIDTH - 16 :] == image[0, -1]).all()

@@ -90,7 +90,7 @@ def survive(run, start, kind, rng, log):
     assert "Traceback" not in said
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     if begun and said:
-        how = f"resuming after update {done}\n" if done else "it has no checkpoint yet: once more from the beginning\n"
+        how = f"resuming after update {done}\n" if done else "no checkpoint yet: starting from the beginning\n"
         assert how in said
 
 

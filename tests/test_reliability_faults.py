@@ -169,8 +169,11 @@ def test_curves_that_cannot_be_written_wait(elsewhere, monkeypatch, capsys, whol
     with limit:
         assert main([*DICE, "run"]) == 0
     out = capsys.readouterr().out
-    assert out.count(f"warning: {what} can't be written: File too large; it waits, and training continues") == 1
-    assert out.count(f"{what} is written again, with all that waited") == 1
+    assert (
+        out.count(f"warning: {what} can't be written: File too large; it is kept and tried again; training continues")
+        == 1
+    )
+    assert out.count(f"{what} is written again; nothing was lost") == 1
     assert_same(whole)
 
 
@@ -409,7 +412,7 @@ def test_a_missing_rom_is_one_line(tmp_path, monkeypatch, capfd, players):
         "; there is no checkpoint yet\n",
     )
     assert resume() == 0
-    assert "run: pong, seed 1; it has no checkpoint yet: once more from the beginning\n" in capfd.readouterr().out
+    assert "run: pong, seed 1; no checkpoint yet: starting from the beginning\n" in capfd.readouterr().out
 
 
 # --- two at a time ----------------------------------------------------------------------------------------------------
@@ -580,8 +583,8 @@ def test_a_checkpoint_by_name_sets_the_newer_ones_aside(elsewhere, capsys, whole
     one_line(capsys, f"checkpoint run/checkpoints/{update(8)} can't be read", f"there is run/checkpoints/{update(6)}\n")
     assert resume(f"run/checkpoints/{update(6)}") == 0
     out = capsys.readouterr().out
-    assert "resuming after update 6, with new games in the machine\n" in out
-    assert "set aside: run/checkpoints/update-000008.set-aside-1\n" in out
+    assert "resuming after update 6; games restart in the machine\n" in out
+    assert "renamed newer checkpoint: run/checkpoints/update-000008.set-aside-1\n" in out
     assert Path("run/checkpoints/update-000008.set-aside-1").read_bytes() == b"damaged"
     assert_same(whole)
 

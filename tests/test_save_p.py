@@ -1,4 +1,4 @@
-"""The file of the program of 2016: read without running anything, played as the program plays, and written back."""
+"""The file of the 2016 program: read without running anything, played as the program plays, and written back."""
 
 import pickle
 import pickletools
@@ -190,7 +190,7 @@ def test_what_is_written_python_2_and_an_old_numpy_can_read(tmp_path):
 
 def test_other_networks_have_no_save_p(elsewhere, capsys):
     assert main(["export", str(ROOT / "pretrained/pong_conv_plain"), "--save-p", "save.p"]) == 2
-    assert "is for the network of 2016" in capsys.readouterr().err
+    assert "is for the 2016 network" in capsys.readouterr().err
     assert main(["export", str(ROOT / "pretrained/pong")]) == 2
     assert "give a folder to write" in capsys.readouterr().err
     assert contents(elsewhere) == {}

@@ -31,7 +31,7 @@ PLAYS = {  # what is played; how many games end in it, at least
 
 
 class Network:
-    """The network of 2016 with random weights, decided about as one that has learned.
+    """The 2016 network with random weights, decided about as one that has learned.
 
     Attributes:
         asked: how often it was asked for decisions in Python.
@@ -103,7 +103,7 @@ def test_a_segment_is_one_decision_after_the_other(changes, ends):
     assert stepwise.actor.asked >= sum(part.steps for part in parts) / config.num_envs
     assert sum(len(part.episodes) for part in parts) >= ends
     actions = torch.cat([part.actions for part in parts])
-    assert actions.bincount(minlength=config.actions).min() > 0.1 / config.actions * len(actions)
+    assert actions.bincount(minlength=config.actions).min() > (0.05 if config.actions < 6 else 0.015) * len(actions)
 
 
 @pytest.mark.parametrize("changes", [{}, {"until": "episodes", "max_frames": 300, "hold": "2-4"}], ids=str)
@@ -119,8 +119,8 @@ def test_a_rollout_that_goes_on_is_the_same():
     compiled, stepwise = players(BASE.model_copy(update={"hidden": 8, **SHORT, "horizon": 100}))
     assert_same(compiled, stepwise, [0])
     for _ in range(4):
-        compiled.go_on()
-        stepwise.go_on()
+        compiled.play_on()
+        stepwise.play_on()
         assert content(compiled.finish()) == content(stepwise.finish())
         assert kept(compiled) == kept(stepwise)
 

@@ -367,7 +367,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, monkeypatch):
         "0.9 min  9,000",
         "1.0 min  10,000",
     ]
-    assert lines[1].endswith("5 games  105 points  mean100 after 95 more games  167 steps/s  0 min left")
+    assert lines[1].endswith("5 games  105 points  mean100 in 95 more games  167 steps/s  0:30 left")
     assert lines[-1] == "saved [here]"  # no markup
     assert "\x1b" not in shown.getvalue()
 
@@ -448,7 +448,7 @@ def test_a_bar_on_a_terminal(tmp_path):
     assert " 25%" in text
     assert "12 points" in text
     assert re.search(r"^.*saved somewhere", text, re.MULTILINE)
-    assert " min left" not in text  # no plain lines among it
+    assert "  playing" not in text  # no plain lines among it
 
 
 # --- the picture of W1 ------------------------------------------------------------------------------------------------

@@ -30,7 +30,10 @@ class EvalFlags:
     sampled: Annotated[bool, tyro.conf.arg(help="only the sampled games")] = False
     greedy: Annotated[bool, tyro.conf.arg(help="only the greedy games")] = False
     seed: Annotated[int, tyro.conf.arg(help="of the emulators and the sampled actions")] = 0
-    sticky: Annotated[float | None, tyro.conf.arg(help="play Pong with another stickiness than in training")] = None
+    sticky: Annotated[
+        float | None,
+        tyro.conf.arg(help="play Pong play Pong with this probability of sticky actions, not that of training"),
+    ] = None
     noop_max: Annotated[int | None, tyro.conf.arg(help="and with up to so many NOOPs at a game's start")] = None
     emulator: Annotated[
         Literal["ale", "machine"], tyro.conf.arg(help="where Pong is played; the scores are the same")

@@ -42,7 +42,7 @@ class ExportFlags:
         bool, tyro.conf.arg(help="store the weights as 16-bit numbers; the fresh games show if it matters")
     ] = False
     save_p: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help="also, or instead, write the file of the program of 2016")
+        Path | None, tyro.conf.arg(metavar="FILE", help="also, or instead, write the file of the 2016 program")
     ] = None
 
 
@@ -71,9 +71,9 @@ def _save_p(file: Path, loaded: "Checkpoint") -> None:
 
     config = loaded.config
     if config.policy != "karpathy" or set(loaded.policy) != set(save_p.ENTRIES) or config.frames != "difference":
-        raise InputError(f"export: --save-p {file} is for the network of 2016; {config.name}'s is another")
+        raise InputError(f"export: --save-p {file} is for the 2016 network; {config.name}'s is another")
     if config.last_action:
-        raise InputError(f"export: --save-p {file}: the program of 2016 is not shown its last action; this policy is")
+        raise InputError(f"export: --save-p {file}: the 2016 program is not shown its last action; this policy is")
     save_p.write(file, loaded.policy)
     print(f"wrote {file}")
 

@@ -1,4 +1,4 @@
-"""``pong import``: the weights of the program of 2016 as a folder that eval, play and train take."""
+"""``pong import``: the weights of the 2016 program as a folder that eval, play and train take."""
 
 import dataclasses
 from pathlib import Path
@@ -24,9 +24,9 @@ PROGRAM: dict[str, Any] = {  # of 2016, as configs/karpathy.toml has it
 
 @dataclasses.dataclass(frozen=True)
 class ImportFlags:
-    """Make a folder of a save.p, the file of the program of 2016, as ``pong export`` makes one of a run.
+    """Make a folder of a save.p, the file of the 2016 program, as ``pong export`` makes one of a run.
 
-    Of the pickle, NumPy's arrays are read and nothing else; nothing in it is run. The task is that of 2016 if nothing
+    Only NumPy's arrays are read from the pickle; nothing in it is executed. The task is that of 2016 if nothing
     else is said.
     """
 

@@ -27,7 +27,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
         with contextlib.suppress(OSError):  # nobody may be there to read it
-            print("\npong: finishing this update, then saving; once more to stop at once", file=sys.stderr)
+            print("\npong: finishing this update, then saving; press Ctrl-C again to stop at once", file=sys.stderr)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():

@@ -12,6 +12,7 @@ import tyro
 from pong.commands.flags import parse
 from pong.config import GROUPS, Config, InputError, load_config, validate
 
+TRAIN = "Train a policy. The defaults shown are those of the config file before --help, or without one built in."
 # what does not define a run, and may change when it is resumed
 FREE = ("device", "act_on", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
 
@@ -67,12 +68,12 @@ def _resume_input(arguments: list[str]) -> TrainInput:
         raise InputError(f"train: --resume {given}: {error.strerror}; give a run folder (runs/…)") from None
     if exported:
         instead = f"begin a new run with it: pong train CONFIG.toml --init {folder}"
-        raise InputError(f"train: --resume {given}: an exported policy is there, and no run; {instead}")
+        raise InputError(f"train: --resume {given}: this is an exported policy, not a run; {instead}")
     if not there:
         raise InputError(f"train: --resume {given}: no run is there; give a run folder (runs/…) or its checkpoint")
     if not trained:
         instead = f"begin a new one: pong train {folder / 'config.toml'}"
-        raise InputError(f"train: --resume {given}: what a run has left is there, without its checkpoints; {instead}")
+        raise InputError(f"train: --resume {given}: this run folder has no checkpoints; {instead}")
     config = load_config(folder / "config.toml")
     for flag in arguments[1:]:
         key = flag.removeprefix("--").split("=")[0].replace("-", "_")
@@ -94,12 +95,12 @@ def _train_flags(defaults: Config) -> Any:
     groups: list[Any] = [
         (
             group.__name__.removesuffix("Keys").lower(),
-            _flags(defaults, group.model_fields, group.title()),
+            _flags(defaults, group.model_fields, group.title),
             dataclasses.field(),
         )
         for group in GROUPS
     ]
-    flags = dataclasses.make_dataclass("TrainFlags", groups + files, namespace={"__doc__": "Train a policy."})
+    flags = dataclasses.make_dataclass("TrainFlags", groups + files, namespace={"__doc__": TRAIN})
     return tyro.conf.configure(tyro.conf.OmitArgPrefixes)(flags)
 
 

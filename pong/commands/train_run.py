@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pong import checkpoint
-from pong.checkpoint import Checkpoint, load, write_whole
+from pong.checkpoint import Checkpoint
 from pong.checkpointer import Checkpointer
 from pong.commands.stop import failure_in_one_line, stop_requested
 from pong.commands.train_flags import FREE, TrainInput
@@ -119,7 +119,7 @@ def _initial_policy(asked: TrainInput) -> Policy | None:
     """
     if asked.init is None:
         return None
-    policy, saved = make_policy(asked.config), load(asked.init)
+    policy, saved = make_policy(asked.config), checkpoint.load(asked.init)
     try:
         load_weights(policy, saved.policy)
     except InputError as error:
@@ -151,8 +151,8 @@ def _status(asked: TrainInput, begin: Checkpoint) -> str:
     if not asked.resume:
         return "starting the emulators …"
     if not begin.policy:
-        return "it has no checkpoint yet: once more from the beginning"
-    afresh = f", with new games in {_PLACES[asked.config.emulator]}" if asked.config.points and not begin.play else ""
+        return "no checkpoint yet: starting from the beginning"
+    afresh = f"; games restart in {_PLACES[asked.config.emulator]}" if asked.config.points and not begin.play else ""
     return f"resuming after update {begin.counters.updates}{afresh}"
 
 
@@ -170,14 +170,14 @@ def _set_aside(asked: TrainInput, begin: Checkpoint, say: Callable[[str], None])
     """Make the checkpoint that was asked for by name the run's newest."""
     if asked.checkpoint:
         for path in checkpoint.make_newest(asked.checkpoint, begin.counters.updates):
-            say(f"set aside: {path}")
+            say(f"renamed newer checkpoint: {path}")
 
 
 def _extend(config: Config, begin: Checkpoint, folder: Path, say: Callable[[str], None]) -> None:
     """Write another ``total_steps`` into the run's config, from which it is resumed."""
     before = load_config(folder / "config.toml")
     if config.total_steps != before.total_steps:
-        write_whole(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())
+        checkpoint.write_whole(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())
         then, now = (min(begin.counters.steps / total, 1) for total in (before.total_steps, config.total_steps))
-        where = f"its schedules continue at {now:.0%} of its way, not at {then:.0%}"
+        where = f"schedules continue at {now:.0%} of its way, not at {then:.0%}"
         say(f"total_steps is now {config.total_steps:,}: {where}")

@@ -122,8 +122,8 @@ def pictures(config: Config) -> tuple[tuple[int, ...], int, int]:
         The pictures' shape (C, H, W), how many numbers follow their pixels in a row, and the number of actions.
     """
     if config.points:
-        view = make_observation_builder(config)
-        return view.shape, view.width - int(np.prod(view.shape)), config.actions
+        builder = make_observation_builder(config)
+        return builder.shape, builder.width - int(np.prod(builder.shape)), config.actions
     observations, actions = spaces(config.env)
     assert isinstance(actions, Discrete), "see check_task"
     return observations.shape, 0, int(actions.n)

@@ -1,6 +1,6 @@
 """Pong: ale-py's emulators, unmodified, with native luminance screens and without resizing or clipping.
 
-Actions are 0 = DOWN, 1 = UP, 2 = NOOP (see ``actions`` for more), and −1 = no decision for this emulator. A finished
+Actions are 0 = DOWN, 1 = UP, 2 = NOOP (all: ``envs.actions.NAMES``), and −1 = no decision for this emulator. A finished
 game restarts in the same step.
 """
 
@@ -38,7 +38,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         sticky: probability that a frame repeats the previous action.
         noop_max: a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out.
         max_frames: emulated frames after which a game is truncated.
-        actions: 2, DOWN and UP, or 3, NOOP too.
+        actions: 2: DOWN and UP; 3: NOOP too; 6: all, FIRE too.
 
     Raises:
         RunError: an emulator can't be started; ``reset`` and ``step`` raise it when one fails.
@@ -126,7 +126,7 @@ class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
         return float(sum(ale.act(self._set[action]) for _ in range(frames)))
 
     def restore(self, i: int, state: EmulatorState) -> None:
-        """Go on from what ``state`` gave of an emulator."""
+        """Continue from what ``state`` gave of an emulator."""
         emulator = self.emulators[i]
         self._new_game(i, seed=0)
         executed = int(state["ale.executed"][0])
@@ -174,35 +174,35 @@ class PongFleet(Fleet):
 
     Args:
         envs: N emulators that show screens.
-        view: makes rows of the screens; difference frames if None.
+        builder: makes rows of the screens; difference frames if None.
     """
 
-    def __init__(self, envs: Pong, view: ObservationBuilder | None = None):
+    def __init__(self, envs: Pong, builder: ObservationBuilder | None = None):
         self.envs = envs
         self.num_envs = envs.num_envs
-        self._view = view or ObservationBuilder()
+        self._builder = builder or ObservationBuilder()
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> SparseFrames:
         """New games, seen for the first time; ``seeds`` (N,) or None to let the random streams run on."""
-        return self._view.first(self.envs.reset(seed=seeds)[0])
+        return self._builder.first(self.envs.reset(seed=seeds)[0])
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> StepResult:
-        """One decision of each active emulator: actions (N,), 0 DOWN, 1 UP, 2 NOOP; the others stand still."""
+        """One decision of each active emulator: actions (N,), see ``envs.actions``; the others stand still."""
         screens, rewards, terminations, truncations, infos = self.envs.step(np.where(active, actions, -1))
         dones = terminations | truncations
-        return StepResult(self._view.next(screens, dones, actions), rewards, dones, infos["frames"])
+        return StepResult(self._builder.next(screens, dones, actions), rewards, dones, infos["frames"])
 
     def state(self) -> list[EmulatorState]:
         """Of each emulator: its state, and the screen that was seen last."""
-        return [{**self.envs.state(i), "ale.field": field} for i, field in enumerate(self._view.field.copy())]
+        return [{**self.envs.state(i), "ale.field": field} for i, field in enumerate(self._builder.field.copy())]
 
     def restore(self, state: list[EmulatorState]) -> None:
-        """Go on from what ``state`` gave."""
+        """Continue from what ``state`` gave."""
         for i, kept in enumerate(state):
             self.envs.restore(i, kept)
         field = np.stack([kept["ale.field"] for kept in state])
         self.envs.screens[:, ROWS] = field
-        self._view.restore(field)
+        self._builder.restore(field)
 
     def close(self) -> None:
         """End the emulators."""
@@ -236,7 +236,7 @@ class RenderedPong(PongFleet):
     def seen(self, observations: Observations) -> NDArray[np.int8]:
         """The pictures in an observation: (C, 80, 80) int8 in {−1, 0, 1}."""
         assert isinstance(observations, SparseFrames)
-        C, H, W = self._view.shape
+        C, H, W = self._builder.shape
         pictures: NDArray[np.int8] = observations.dense(torch.int8)[0, : C * H * W].reshape(C, H, W).numpy()
         return pictures
 

@@ -29,10 +29,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Segment:
-    """What N environments played in T moments, one after the other.
+    """What N environments played in T time steps, one after the other.
 
     Attributes:
-        observations: T·N rows, what was seen before each decision; moment by moment.
+        observations: T·N rows, what was seen before each decision; time step by time step.
         actions: (T, N, …), 0 where nothing was decided.
         rewards: (T, N) float32.
         dones: (T, N) bool, the episode ended.
@@ -76,8 +76,8 @@ class Fleet(Protocol):
         Args:
             network: decides.
             seen: N rows, what the environments show now.
-            noise: (T, N) numbers that decide the actions of at most T moments.
-            active: (N,) of the first moment.
+            noise: (T, N) numbers that decide the actions of at most T time steps.
+            active: (N,) of the first time step.
             whole: an environment whose episode has ended stands still.
         """
         return None
@@ -87,7 +87,7 @@ class Fleet(Protocol):
         return None
 
     def restore(self, state: list[EmulatorState]) -> None:
-        """Go on from what ``state`` gave; N environments of the same task."""
+        """Continue from what ``state`` gave; N environments of the same task."""
         return
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class RenderedEnv(Fleet, Protocol):
 
     @property
     def screen(self) -> NDArray[np.uint8]:
-        """The screen of this moment: (H, W, 3) uint8, RGB."""
+        """The screen now: (H, W, 3) uint8, RGB."""
         ...
 
     @property

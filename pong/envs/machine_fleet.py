@@ -30,7 +30,7 @@ class MachineFleet(Fleet):
     Args:
         num_envs: games N.
         hold: frames that each decision is held for; "2-4" draws 2, 3 or 4 anew each time.
-        view: what a row shows; difference frames if None.
+        builder: what a row shows; difference frames if None.
         sticky: probability that a frame repeats the previous action.
         noop_max: a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out.
         max_frames: emulated frames after which a game is truncated.
@@ -43,15 +43,15 @@ class MachineFleet(Fleet):
         self,
         num_envs: int,
         hold: int | Literal["2-4"] = 4,
-        view: ObservationBuilder | None = None,
+        builder: ObservationBuilder | None = None,
         *,
         sticky: float = 0.25,
         noop_max: int = 0,
         max_frames: int = PONG_FRAMES,
     ):
         self.num_envs = num_envs
-        self._view = view or ObservationBuilder()
-        self._parts = np.array([[PICTURES[new], PICTURES[old]] for new, old in self._view.frames])
+        self._builder = builder or ObservationBuilder()
+        self._parts = np.array([[PICTURES[new], PICTURES[old]] for new, old in self._builder.frames])
         self._task = float(np.float32(sticky)) * machine.UINT32, noop_max, max_frames  # ALE's probability is a float
         self._hold = (2, 4) if hold == "2-4" else (hold, hold)
         self._draws = hold == "2-4" or noop_max > 1  # from gymnasium's generators
@@ -133,7 +133,7 @@ class MachineFleet(Fleet):
             ALE,
             self._pictures,
             self._parts,
-            bool(self._view.actions),
+            bool(self._builder.actions),
             whole,
             AHEAD - SPARE if self._draws else AHEAD,
             everyone,
@@ -151,7 +151,7 @@ class MachineFleet(Fleet):
                 torch.from_numpy(columns[begin:end]),
                 torch.from_numpy(signs[begin:end]),
                 torch.from_numpy(offsets[first : first + rows] - begin),
-                self._view.width,
+                self._builder.width,
             )
             for begin, end, first, rows in zip(numbers[:-1], numbers[1:], (0, T * N), (T * N, N), strict=True)
         )
@@ -173,13 +173,21 @@ class MachineFleet(Fleet):
         ]
 
     def restore(self, state: list[EmulatorState]) -> None:
-        """Go on from what ``state`` gave."""
+        """Continue from what ``state`` gave."""
         for i, kept in enumerate(state):
             self.games.view(np.int64).reshape(self.num_envs, -1)[i] = kept["machine.game"]
             self._words[i] = kept["machine.ale_words"].view(np.uint32)
             self._numbers[i] = kept["machine.gym_numbers"].view(np.uint32)
             self._pictures[machine.NOW, i] = kept["machine.picture"]
             restore_generator(self._generators[i], kept["machine.gym_generator"])
+
+    def copy(self, other: "MachineFleet") -> None:
+        """Let every game be where the other fleet's first game is, with random streams of its own."""
+        drawn = {name: self.games[name].copy() for name in ("ale_drawn", "gym_drawn")}
+        self.games[:] = other.games[0]
+        for name, numbers in drawn.items():
+            self.games[name] = numbers
+        self._pictures[machine.NOW] = other._pictures[machine.NOW, 0]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -205,10 +213,10 @@ class MachineFleet(Fleet):
     def _rows(self, fresh: NDArray[np.bool_], decisions: NDArray[np.int64]) -> SparseFrames:
         """What the policy sees; a fresh game shows no difference and no decision."""
         offsets = np.empty(self.num_envs, np.int32)
-        shown = np.where(fresh, -1, decisions) if self._view.actions else self._none
+        shown = np.where(fresh, -1, decisions) if self._builder.actions else self._none
         n = machine.rows(self.games, fresh, self._pictures, self._parts, shown, self._columns, self._signs, offsets)
         columns, signs = torch.from_numpy(self._columns[:n].copy()), torch.from_numpy(self._signs[:n].copy())
-        return SparseFrames(columns, signs, torch.from_numpy(offsets), self._view.width)
+        return SparseFrames(columns, signs, torch.from_numpy(offsets), self._builder.width)
 
 
 def compile_once() -> None:

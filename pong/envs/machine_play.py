@@ -1,4 +1,4 @@
-"""A segment of play that never leaves compiled code: the network of 2016 decides in the machine."""
+"""A segment of play that never leaves compiled code: the 2016 network decides in the machine."""
 
 from typing import Any
 
@@ -49,13 +49,13 @@ def play(
         shown: whether a row shows the decision before.
         whole_games: a game that has ended stands still.
         last_number: play ends when a game has drawn more of its ``numbers``.
-        active: (T + 1, N); the first moment's are given, the others written, as all that follows.
+        active: (T + 1, N); the first time step's are given, the others written, as all that follows.
         actions, rewards, dones, frames: (T, N).
-        columns, signs: what is not 0 in the rows of T + 1 moments; those of the first are there already.
+        columns, signs: what is not 0 in the rows of T + 1 time steps; those of the first are there already.
         offsets: (T + 1, N) and one more, where each row begins and the last one ends.
 
     Returns:
-        How many moments were played: fewer than T where no game is active any more, or has drawn too much.
+        How many time steps were played: fewer than T where no game is active any more, or has drawn too much.
     """
     N, T = len(games), len(actions)
     h, logits = np.empty(W1.shape[1], np.float32), np.empty(len(W2), np.float32)

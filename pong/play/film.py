@@ -37,9 +37,9 @@ def fps_of(config: Config) -> float:
     return frame_rate(config) / (3 if isinstance(config.hold, str) else config.hold)
 
 
-def show(rendered: Iterable[RenderedFrame], file: Path, fps: float, caption: str) -> None:
+def show(frames: Iterable[RenderedFrame], file: Path, fps: float, caption: str) -> None:
     """Film a game, a picture for each frame; see ``record`` and ``picture``."""
-    record((picture(frame, caption) for frame in rendered), file, fps)
+    record((picture(frame, caption) for frame in frames), file, fps)
 
 
 def record(pictures: Iterable[NDArray[np.uint8]], file: Path, fps: float) -> None:

@@ -1,4 +1,4 @@
-"""A game as its rendered: the screen in colour, what the policy sees of it, and what it does."""
+"""A game as its rendered frames: the screen in colour, what the policy sees of it, and what it does."""
 
 import contextlib
 from collections.abc import Generator

@@ -36,7 +36,8 @@ def picture(frame: RenderedFrame, caption: str) -> NDArray[np.uint8]:
     height = width * tall // wide
     beside = height == HEIGHT  # the decision, as there is no room below the screen
     few = len(frame.names) <= 3
-    image = _lettering(caption, _heading(frame.seen), ("P(UP)" if few else "P(action)") if beside else "").copy()
+    over_the_column = "" if not beside else "P(UP)" if few else "P(action)"
+    image = _lettering(caption, _heading(frame.seen), over_the_column).copy()
     image.paste(Image.fromarray(frame.screen).resize((width, height), Image.Resampling.NEAREST), (0, 0))
     _paste_seen(image, frame.seen)
     pen = ImageDraw.Draw(image)

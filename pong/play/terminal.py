@@ -20,18 +20,18 @@ BAR = 10  # characters of the bar of one of two actions
 EIGHTHS = " ▁▂▃▄▅▆▇█"  # of a bar that is one character
 
 
-def show(rendered: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None:
+def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None:
     """Show each frame at its time; the terminal is restored at the end, whatever ends it.
 
     Args:
-        rendered: of a game.
+        frames: of a game.
         out: a terminal.
         speed: 1 is natural.
     """
     pace = Pace(speed)
     size, shown = None, set[str]()
     with _page(out):
-        for frame in rendered:
+        for frame in frames:
             before, size = size, shutil.get_terminal_size()
             lines = layout(frame, *size)
             if size != before:

@@ -47,11 +47,11 @@ def _choose_driver() -> None:
         os.environ["SDL_VIDEODRIVER"] = ",".join(drivers)
 
 
-def show(rendered: Iterable[RenderedFrame], window: "pygame.Surface", caption: str, speed: float = 1) -> None:
+def show(frames: Iterable[RenderedFrame], window: "pygame.Surface", caption: str, speed: float = 1) -> None:
     """Show each frame at its time until the game ends or the window is closed; close it.
 
     Args:
-        rendered: of a game.
+        frames: of a game.
         window: from ``open_window``.
         caption: a short line that says what plays.
         speed: 1 is natural.
@@ -60,7 +60,7 @@ def show(rendered: Iterable[RenderedFrame], window: "pygame.Surface", caption: s
 
     pace = Pace(speed)
     try:
-        for frame in rendered:
+        for frame in frames:
             drawn = pygame.image.frombuffer(picture(frame, caption).tobytes(), (WIDTH, HEIGHT), "RGB")
             window.blit(drawn, (0, 0))
             pygame.display.flip()

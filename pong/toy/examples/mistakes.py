@@ -60,7 +60,7 @@ log_probs (4, 1) from a network with one output times returns (4,) is (4, 4), ea
 A score and another sample's return are independent, and E[score] = 0, so the 12 terms off the
 diagonal vanish. Expected mean of all 16: (4/16)(−.16) = −.04. (All 2⁴ batches are listed.)
 surrogate_loss refuses it:
-  ValueError: log_probs and returns must have one shape, got (4, 1) and (4,)""",
+  ValueError: log_probs and returns must have the same shape, got (4, 1) and (4,)""",
     notice="""\
 The direction is right, so it learns: N times too slowly, and noisier for its size. Summed instead of
 averaged, the mean survives (4·−.16 = −.64) and the slip hides in the variance: 19.2768 instead of 4·.5184 = 2.0736.""",
