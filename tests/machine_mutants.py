@@ -80,7 +80,7 @@ def _replay(module: ModuleType, trace: Trace) -> Iterator[tuple[int, str | None]
 
     Each decision, and what differs, or None after those in which nothing did.
     """
-    task, view, n = trace.task, trace.task.view, len(trace.seeds)
+    task, builder, n = trace.task, trace.task.builder, len(trace.seeds)
     games = [SimpleNamespace(**dict.fromkeys(module.GAME.names, 0)) for _ in range(n)]
     words, numbers = [], []
     for game, seed in zip(games, trace.seeds.tolist(), strict=True):
@@ -90,16 +90,16 @@ def _replay(module: ModuleType, trace: Trace) -> Iterator[tuple[int, str | None]
         numbers.append(raw.astype("<u8").view("<u4").tolist())
         game.ale_drawn = 624
     pictures = np.zeros((3, n, 36), np.int16)
-    parts = np.array([[PICTURES[new], PICTURES[old]] for new, old in view.frames])
+    parts = np.array([[PICTURES[new], PICTURES[old]] for new, old in builder.frames])
     settings = float(np.float32(task.sticky)) * 2**32, task.noop_max, task.max_frames
     hold = (2, 4) if task.hold == "2-4" else (task.hold, task.hold)
 
     def rows(fresh: np.ndarray, decisions: np.ndarray) -> SparseFrames:
         columns, signs = np.zeros(n * 200, np.int32), np.zeros(n * 200, np.float32)
         offsets = np.zeros(n, np.int32)
-        shown = np.where(fresh, -1, decisions) if view.actions else np.full(n, -1)
+        shown = np.where(fresh, -1, decisions) if builder.actions else np.full(n, -1)
         k = module.rows(games, fresh, pictures, parts, shown, columns, signs, offsets)
-        return SparseFrames(*(torch.from_numpy(part) for part in (columns[:k], signs[:k], offsets)), view.width)
+        return SparseFrames(*(torch.from_numpy(part) for part in (columns[:k], signs[:k], offsets)), builder.width)
 
     module.begin_all(games, words, numbers, *settings)
     if not same_rows(rows(np.ones(n, bool), np.zeros(n, int)), trace.first):

@@ -128,7 +128,7 @@ ERRORS = {
     "train {config} --resume {run}": ["--resume"],
     "train --resume nowhere": ["nowhere: no run is there"],
     "train --resume {root}": ["{root}: no run is there"],
-    "train --resume {root}/pretrained/pong": ["an exported policy is there", "--init {root}/pretrained/pong"],
+    "train --resume {root}/pretrained/pong": ["this is an exported policy", "--init {root}/pretrained/pong"],
     "train --resume {run}/run.json": ["{run}/run.json: no run is there"],
     "train --resume {run}/checkpoints/update-999999.safetensors": [
         "does not exist; there is {run}/checkpoints/update-"
@@ -352,7 +352,7 @@ def test_one_signal_finishes_the_update_and_saves(elsewhere, monkeypatch, capsys
     assert checkpoint.load(Path("run")).counters.updates == 5
     out, err = capsys.readouterr()
     assert "saved run/checkpoints/update-000005.safetensors" in out
-    assert "once more to stop at once" in err
+    assert "again to stop at once" in err
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     assert Won.open == 0  # the emulators are closed
 
@@ -512,7 +512,7 @@ def test_an_interrupted_run_goes_on_where_it_was(elsewhere, monkeypatch, capsys)
     capsys.readouterr()
     play(monkeypatch, Won)
     assert main(["train", "--resume", "run"]) == 0
-    assert capsys.readouterr().out.startswith("run: pong, seed 1; resuming after update 5, with new games")
+    assert capsys.readouterr().out.startswith("run: pong, seed 1; resuming after update 5; games restart")
     counts = [[int(row[key]) for key in ("update", "step", "games", "points")] for row in rows("run")]
     assert counts == [[number, 20 * number, 20 * number, 20 * number] for number in range(1, 9)]
     assert {row["charts/episodic_return_mean100"] for row in rows("run")[:4]} == {""}
@@ -560,7 +560,7 @@ def test_what_a_run_left_in_results_is_no_run(elsewhere, capsys):
     shutil.copytree(ROOT / "results/pong/s11", "kept")
     before = contents(Path("kept"))
     assert main(["train", "--resume", "kept"]) == 2
-    assert capsys.readouterr().err.endswith("without its checkpoints; begin a new one: pong train kept/config.toml\n")
+    assert capsys.readouterr().err.endswith("has no checkpoints; begin a new one: pong train kept/config.toml\n")
     assert contents(Path("kept")) == before
 
 

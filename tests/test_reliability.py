@@ -236,7 +236,7 @@ def test_kill_9_in_the_middle_of_a_save(tmp_path, monkeypatch, capsys, what, ins
     assert checkpoint.load(Path("run/checkpoints/best.safetensors")).counters.best >= newest + 0.5
 
     assert main(["train", "--resume", "run"]) == 0
-    assert f"resuming after update {newest}, with new games" in capsys.readouterr().out
+    assert f"resuming after update {newest}; games restart" in capsys.readouterr().out
     assert list(Path("run").glob("**/*.tmp")) == []
     assert main([*DICE, "whole"]) == 0
     assert_same(Path("run"), Path("whole"))

@@ -347,7 +347,7 @@ def test_t10_broadcast_summed_keeps_the_mean_and_hides_in_the_variance() -> None
 
 
 def test_t10_surrogate_loss_refuses_the_broadcast_in_the_words_of_the_story() -> None:
-    with pytest.raises(ValueError, match="one shape") as caught:
+    with pytest.raises(ValueError, match="the same shape") as caught:
         surrogate_loss(torch.zeros(4, 1), torch.zeros(4))
     assert f"ValueError: {caught.value}" in BROADCAST.story
 
