@@ -353,8 +353,8 @@ def test_ctrl_c_anywhere_changes_nothing(recipe, players):
     with contextlib.closing(Trainer(config)) as trainer:
         while trainer.updates < 6:
             button = threading.Timer(random.uniform(0, 0.05), signal.raise_signal, [signal.SIGINT])
-            button.start()
             try:
+                button.start()
                 for _ in trainer.run():
                     if trainer.updates == 6:
                         break
