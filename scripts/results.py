@@ -51,7 +51,7 @@ class Recipe:
 RECIPES = {
     "pong": Recipe("2016's network; with sticky actions", (0, 10), range(11, 21), timed=True),
     "pong_plain": Recipe("the same without sticky actions, NOOP starts", (0, 20), range(1, 11), timed=True),
-    "karpathy": Recipe("the 2016 program, constant for constant", (-10, -5), range(1, 6), clock="games"),
+    "karpathy": Recipe("the 2016 program, constant for constant", (-10, 0), range(1, 6), clock="games"),
 }
 OTHER = {"pong": "plain", "pong_plain": "sticky"}
 PAGES = {  # by the file that a page shows whole

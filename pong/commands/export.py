@@ -169,7 +169,7 @@ def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run:
     files = "- `eval.json`: the score of each game.\n" if played else ""
     return f"""# {name}
 
-A policy trained with nothing but the loss −log π·R. Task: {task}.
+A policy trained by policy gradient, on the loss −log π·R. Task: {task}.
 
 {film}{_scored(config, played)}{_origin(loaded, run)}
 - `policy.safetensors`: the weights, and the config in its header; no pickle. `config.toml`: the same config to read.
