@@ -203,7 +203,8 @@ def draw(runs: list[Run], path: Path, thresholds: Sequence[float] = THRESHOLDS) 
     hardware = " / ".join(sorted({run.hardware for run in runs}))
     games = ", ".join(dict.fromkeys(run.config.env for run in runs))
     figure.suptitle(
-        f"{games}: policy gradient on −log π·R ({hardware}); a line for each seed, bootstrap 95 % of their mean", fontsize=11
+        f"{games}: policy gradient on −log π·R ({hardware}); a line for each seed, bootstrap 95 % of their mean",
+        fontsize=11,
     )
     figure.savefig(path, dpi=130)
     plt.close(figure)
