@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device 
        pong import SAVE.P DIR [--hold N|2-4] [--sticky X] [--noop-max N] [--episodes N]
        pong toy [T1 … T10|all] [--samples N] [--seed N] [--plot [DIR]]
 
+train: train a policy, or resume a run; eval: score it in fresh games; play: film one game, or show it live;
+export: save a policy with its config and scores; import: read a save.p of the 2016 program; toy: why the log.
 `pong COMMAND --help` explains the options. Exit status: 0 done, 2 bad input, 1 anything else, 130 interrupted."""
 
 
@@ -30,6 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal does not know ends nothing
             stream.reconfigure(errors="replace")
+    status = 0
+    try:
+        try:
+            status = _status_of(argv)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+    return status
+
+
+def _status_of(argv: Sequence[str] | None) -> int:
+    """Run one command; errors are said in one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": functools.partial(train, began=STARTED if argv is None else time.monotonic()),
@@ -47,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = f"unknown command {arguments[0]!r}" if arguments else "no command"
             raise InputError(f"{given}; {nearest(arguments[0] if arguments else '', commands)} (pong --help)")
         return commands[arguments[0]](arguments[1:])
+    except BrokenPipeError:
+        raise
     except InputError as error:
         print(f"pong: {_in_one_line(error)}", file=sys.stderr)
         return 2

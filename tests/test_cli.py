@@ -229,6 +229,16 @@ def test_help_of_a_command(elsewhere, capsys, command, words):
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["toy"], ["eval", ROOT / "pretrained/pong"]])
+def test_output_that_nobody_reads_is_no_error(arguments):
+    few = ["--emulator", "machine", "--episodes", "1"] if arguments[0] == "eval" else []
+    command = [sys.executable, "-m", "pong", *arguments, *few]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+
+
 # --- a run from start to score ----------------------------------------------------------------------------------------
 
 

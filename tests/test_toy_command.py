@@ -240,7 +240,7 @@ def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error_and_stories_load_no_matplotlib() -> None:
-    code = "import sys; from pong.toy import main; sys.exit(main(['all']) or 3 * ('matplotlib' in sys.modules))"
+    code = "import sys; from pong.cli import main; sys.exit(main(['toy', 'all']) or 3 * ('matplotlib' in sys.modules))"
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as done:
         assert done.stdout is not None

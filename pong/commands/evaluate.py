@@ -32,9 +32,9 @@ class EvalFlags:
     seed: Annotated[int, tyro.conf.arg(help="of the emulators and the sampled actions")] = 0
     sticky: Annotated[
         float | None,
-        tyro.conf.arg(help="play Pong play Pong with this probability of sticky actions, not that of training"),
+        tyro.conf.arg(help="play Pong with this probability of sticky actions, not that of training"),
     ] = None
-    noop_max: Annotated[int | None, tyro.conf.arg(help="and with up to so many NOOPs at a game's start")] = None
+    noop_max: Annotated[int | None, tyro.conf.arg(help="and with at most this many NOOPs at a game's start")] = None
     emulator: Annotated[
         Literal["ale", "machine"], tyro.conf.arg(help="where Pong is played; the scores are the same")
     ] = "ale"

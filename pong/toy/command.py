@@ -1,7 +1,6 @@
 """The command ``pong toy``: lists the examples, tells them, draws them at random, or plots them."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,16 +46,13 @@ def main(argv: list[str]) -> int:
         InputError: an argument is wrong, or a plot has no matplotlib or no folder to go to; one line that says so.
     """
     asked, help_text = _parse(argv)
-    try:
-        with threads(1):  # tensors of a few numbers: more threads wait longer for each other than they compute
-            if asked.help:
-                _write(help_text)
-            elif asked.plot:
-                _plot(asked.plot)
-            else:
-                _show(asked.names, asked.samples, asked.seed)
-    except BrokenPipeError:  # whoever read our output, as `head` does, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+    with threads(1):  # tensors of a few numbers: more threads wait longer for each other than they compute
+        if asked.help:
+            _write(help_text)
+        elif asked.plot:
+            _plot(asked.plot)
+        else:
+            _show(asked.names, asked.samples, asked.seed)
     return 0
 
 
