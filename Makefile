@@ -27,14 +27,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 
 doom: $(VENV)/.doom ## install ViZDoom too; `make train CONFIG=configs/doom_…` does so by itself
 
-$(VENV)/.doom: requirements-doom.lock $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-doom.lock
-	@touch $@
-
 notebook: $(VENV)/.notebook ## install JupyterLab too; `make lesson` does so by itself
 
-$(VENV)/.notebook: requirements-notebook.lock $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-notebook.lock
+$(VENV)/.doom $(VENV)/.notebook: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 lesson: notebook ## the lesson, in a browser: notebooks/pong_from_pixels.ipynb

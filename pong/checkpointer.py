@@ -79,13 +79,13 @@ class Checkpointer:
         counters = self._tracker.counters(trainer.updates, trainer.steps, highest)
         self._tracker.sync()
         parts = trainer.policy, trainer.optimizer, trainer.baseline, play
-        path = checkpoint.save(self._folder, trainer.config, counters, *parts, best=best)
+        path = checkpoint.save(self._folder, self._config, counters, *parts, best=best)
         self._saved, self._best = trainer.updates, highest
         self._tracker.progress.say(f"saved {path}" + (f", the best so far: {evaluation}" if best else ""))
 
     def reached_goal(self) -> bool:
         """Whether the run may end before its steps are made."""
-        return self._tracker.scores.reached(self._trainer.config.stop_at_mean100)
+        return self._tracker.scores.reached(self._config.stop_at_mean100)
 
     def _evaluate(self, update: int) -> Evaluation:
-        return evaluate(self._trainer.actor, self._trainer.config, self._trainer.config.eval_episodes, seed=update)
+        return evaluate(self._trainer.actor, self._config, self._config.eval_episodes, seed=update)

@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -161,9 +161,6 @@ class RunKeys(Group):
     stop_at_mean100: float | None = Field(None, description="stop early, once the mean of 100 games reaches this")
 
 
-GROUPS = (TaskKeys, ObservationKeys, BatchKeys, PolicyKeys, EstimatorKeys, OptimizerKeys, RunKeys)
-
-
 class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, ObservationKeys, TaskKeys):  # last first
     """Everything that defines a run. A run is a function of this and nothing else.
 
@@ -241,6 +238,9 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
                 'standardize = "episode" needs whole games; set until = "episodes" or standardize = "batch"'
             )
         return self
+
+
+GROUPS = cast("tuple[type[Group], ...]", Config.__bases__[::-1])  # in a recipe's order
 
 
 def linear_schedule(first: float, last: float | None, done: float) -> float:

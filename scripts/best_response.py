@@ -10,7 +10,6 @@ least as well: its score is a lower bound of what can be reached.
 """
 
 import json
-import statistics
 import sys
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -25,7 +24,8 @@ from numpy.typing import NDArray
 from pong.config import Config, InputError
 from pong.envs import make_fleet, prepare
 from pong.envs.machine_fleet import MachineFleet
-from pong.player import emulator_seeds
+from pong.evaluate import Evaluation
+from pong.player import Episode, emulator_seeds
 from pong.ranks import cores
 from pong.train import load_policy
 
@@ -39,7 +39,7 @@ def main(
     games: Annotated[int, tyro.conf.arg(help="to play")] = 100,
     copies: Annotated[int, tyro.conf.arg(help="of the game that are played for each action")] = 24,
     actions: Annotated[Literal[2, 3, 6], tyro.conf.arg(help="that it may choose from")] = 6,
-    hold: Annotated[str, tyro.conf.arg(help="frames of a decision, or 2-4; default: the agent's")] = "",
+    hold: Annotated[int | Literal["2-4"] | None, tyro.conf.arg(help="as in a config; default: the agent's")] = None,
     seed: int = 0,
     file: Annotated[Path | None, tyro.conf.arg(name="json", help="where the scores go")] = None,
 ) -> None:
@@ -56,24 +56,18 @@ def main(
             f"{agent} sees its last action, one of {saved.config.actions}; give --actions {saved.config.actions}"
         )
     prepare(saved.config)  # compile once, not in every process
-    held = int(hold) if hold.isdecimal() else hold or saved.config.hold
-    jobs = [Job(agent, saved.config.replace(hold=held), actions, copies, seed + game) for game in range(games)]
-    scores: list[int] = []
+    config = saved.config.replace(hold=hold or saved.config.hold)
+    jobs = [Job(agent, config, actions, copies, seed + game) for game in range(games)]
+    played = Evaluation([])
     with get_context("spawn").Pool(cores()) as pool:
-        for score in pool.imap_unordered(play, jobs):
-            scores.append(score)
-            print(f"{len(scores)} games: {said(scores)}", flush=True)
-    about = {"agent": str(agent), "hold": held, "sticky": saved.config.sticky, "actions": actions, "copies": copies}
+        for episode in pool.imap(play, jobs):
+            played.episodes.append(episode)
+            print(played, flush=True)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        error = statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else None
-        result = {**about, "n": len(scores), "mean": statistics.mean(scores), "standard_error": error}
-        file.write_text(json.dumps({**result, "scores": sorted(scores)}, indent=1) + "\n", encoding="utf-8")
-
-
-def said(scores: list[int]) -> str:
-    error = f" ± {statistics.stdev(scores) / len(scores) ** 0.5:.2f}" if len(scores) > 1 else ""
-    return f"{statistics.mean(scores):+.2f}{error}"
+        task = {"hold": config.hold, "sticky": config.sticky, "actions": actions}
+        about = {"agent": str(agent), **task, "copies": copies, **played.as_json()}
+        file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -87,21 +81,22 @@ class Job:
     seed: int
 
 
-def play(job: Job) -> int:
-    """One game; its score."""
+def play(job: Job) -> Episode:
+    """One game."""
     torch.set_num_threads(1)
     policy, _ = load_policy(job.agent)
     real, ahead = fleet(job.config, 1), fleet(job.config, job.actions * job.copies)
     seen = real.reset(emulator_seeds(job.seed, FIRST, [REAL]))
     ahead.reset(emulator_seeds(job.seed, FIRST, range(COPIES, COPIES + ahead.num_envs)))
     random = np.random.default_rng((job.seed, COPIES))
-    score, done = 0.0, False
+    score, length, frames, done = 0.0, 0, 0, False
     while not done:
         usual = int(policy.act_greedily(seen)[0])
         points = look_ahead(real, ahead, policy.two_layers, job.actions, random)
         played = real.step(np.array([choose(points, usual)]), np.ones(1, np.bool_))
-        seen, score, done = played.observations, score + float(played.rewards[0]), bool(played.dones[0])
-    return round(score)
+        seen, done = played.observations, bool(played.dones[0])
+        score, length, frames = score + float(played.rewards[0]), length + 1, frames + int(played.frames[0])
+    return Episode(job.seed, score, length, frames)
 
 
 def fleet(config: Config, games: int) -> MachineFleet:

@@ -43,45 +43,61 @@ def rally() -> tuple[Any, float, list[RenderedFrame]]:
 
 
 def main() -> None:
-    """Play, compute, draw."""
+    """Play, learn, draw."""
     policy, gamma, frames = rally()
-    decided = frames[:-1]
-    x = torch.from_numpy(np.stack([frame.seen.reshape(PIXELS) for frame in decided])).float()  # (T, 6400)
-    actions = torch.tensor([frame.action for frame in decided])  # (T,)
-    scores = torch.tensor([frame.score for frame in frames], dtype=torch.float32)
-    rewards = scores.diff()  # (T,)
-    returns = discounted_returns(rewards, gamma, reset_on_reward=True)
-    log_probs = policy.log_prob(x, actions)  # (T,)
-    advantages = standardize(returns)  # of a single rally, without a baseline
-    loss = surrogate_loss(log_probs, advantages)
-    loss.backward()
-    t = min(range(len(decided)), key=lambda t: abs(decided[t].probs[0] - 0.4))  # not all decisions are sure
-    hidden = torch.relu(first_layer(policy.W1, x[t : t + 1]))[0].detach()
-    gradient = policy.W1.grad[policy.W1.grad.norm(dim=1).argmax()].view(80, 80)
-
     figure = Figure(figsize=(13, 6.2))
     space = {"left": 0.02, "right": 0.99, "top": 0.9, "bottom": 0.05, "wspace": 0.3, "hspace": 0.4}
     top, bottom = figure.subplots(2, 5, gridspec_kw=space)
-    picture(top[0], decided[t].screen, "screen (210, 160, 3)", "envs/")
-    picture(top[1], preprocess(decided[t].screen), "frame (80, 80) in {0, 1}", "frames.py")
-    picture(top[2], decided[t].seen[0], "minus the previous: (6400,)", "frames.py", 1)
-    curve(top[3], hidden, "hidden units (200,)", "policies.py", BLUE)
-    chances(top[4], decided[t])
-    curve(bottom[4], rewards, "rewards (T,), by time step", "envs/", GREEN)
-    curve(bottom[3], advantages, "R (T,): discounted, standardised", "returns.py", GREEN)
-    curve(bottom[2], log_probs.detach(), "log π(a|s) (T,), nats", "policies.py", BLUE)
-    bottom[1].text(0.5, 0.6, "−Σ log π · R", ha="center", fontsize=22, color=RED)
-    bottom[1].text(0.5, 0.35, f"= {loss.item():.2f}", ha="center", fontsize=15, color=RED)
-    bottom[1].axis("off")
-    name(bottom[1], "surrogate loss ()", "losses.py")
-    limit = float(gradient.abs().max())
-    picture(bottom[0], gradient, "gradient of one unit's W1", "backward()", limit)
-    for row, way in ((top, 1), (bottom, -1)):
-        for left, right in itertools.pairwise(row):
-            arrow(figure, (left.get_position().x1, right.get_position().x0)[::way], row[0].get_position().y0 - 0.03)
-    down = top[4].get_position()
-    figure.add_artist(FancyArrowPatch((down.x1 + 0.004, down.y0), (down.x1 + 0.004, down.y0 - 0.12), **ARROW))
+    draw_playing(top, policy, min(frames[:-1], key=lambda frame: abs(frame.probs[0] - 0.4)))  # few are so unsure
+    draw_learning(bottom[::-1], policy, gamma, frames)
+    draw_arrows(figure, top, bottom)
     figure.savefig(PICTURE, dpi=100)
+
+
+def draw_playing(axes: Sequence[Axes], policy: Any, frame: RenderedFrame) -> None:
+    """From the screen to the action."""
+    x = torch.from_numpy(frame.seen.reshape(1, PIXELS)).float()
+    hidden = torch.relu(first_layer(policy.W1, x))[0].detach()
+    picture(axes[0], frame.screen, "screen (210, 160, 3)", "envs/")
+    picture(axes[1], preprocess(frame.screen), "frame (80, 80) in {0, 1}", "frames.py")
+    picture(axes[2], frame.seen[0], "minus the previous: (6400,)", "frames.py", 1)
+    curve(axes[3], hidden, "hidden units (200,)", "policies.py", BLUE)
+    chances(axes[4], frame)
+
+
+def draw_learning(axes: Sequence[Axes], policy: Any, gamma: float, frames: list[RenderedFrame]) -> None:
+    """From the rewards to the gradient."""
+    x = torch.from_numpy(np.stack([frame.seen.reshape(PIXELS) for frame in frames[:-1]])).float()  # (T, 6400)
+    actions = torch.tensor([frame.action for frame in frames[:-1]])  # (T,)
+    rewards = torch.tensor([frame.score for frame in frames], dtype=torch.float32).diff()  # (T,)
+    advantages = standardize(discounted_returns(rewards, gamma, reset_on_reward=True))  # without a baseline
+    log_probs = policy.log_prob(x, actions)  # (T,)
+    loss = surrogate_loss(log_probs, advantages)
+    loss.backward()
+    gradient = policy.W1.grad[policy.W1.grad.norm(dim=1).argmax()].view(80, 80)
+    curve(axes[0], rewards, "rewards (T,), by time step", "envs/", GREEN)
+    curve(axes[1], advantages, "R (T,): discounted, standardised", "returns.py", GREEN)
+    curve(axes[2], log_probs.detach(), "log π(a|s) (T,), nats", "policies.py", BLUE)
+    axes[3].text(0.5, 0.6, "−Σ log π · R", ha="center", fontsize=22, color=RED)
+    axes[3].text(0.5, 0.35, f"= {loss.item():.2f}", ha="center", fontsize=15, color=RED)
+    axes[3].axis("off")
+    name(axes[3], "surrogate loss ()", "losses.py")
+    picture(axes[4], gradient, "gradient of one unit's W1", "backward()", float(gradient.abs().max()))
+
+
+def draw_arrows(figure: Figure, top: Sequence[Axes], bottom: Sequence[Axes]) -> None:
+    """To the right, down, and to the left."""
+
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        figure.add_artist(FancyArrowPatch(start, end, **ARROW))
+
+    for row, way in ((top, 1), (bottom, -1)):
+        height = row[0].get_position().y0 - 0.03
+        for left, right in itertools.pairwise(row):
+            start, end = (left.get_position().x1, right.get_position().x0)[::way]
+            arrow((start, height), (end, height))
+    corner = top[4].get_position()
+    arrow((corner.x1 + 0.004, corner.y0), (corner.x1 + 0.004, corner.y0 - 0.12))
 
 
 def name(axes: Axes, what: str, where: str) -> None:
@@ -112,12 +128,6 @@ def chances(axes: Axes, frame: RenderedFrame) -> None:
     axes.tick_params(labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     name(axes, "π(a|s) and the action", "policies.py")
-
-
-def arrow(figure: Figure, ends: Sequence[float], height: float) -> None:
-    """From one column to the next."""
-    start, end = ends
-    figure.add_artist(FancyArrowPatch((start, height), (end, height), **ARROW))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_a_copied_game_plays_on_as_the_real_one_where_nothing_is_random():
 def test_it_wins_more_than_its_policy():
     """4,000 frames of a game, in which the policy alone scores +1.9 ± 0.5 (50 games)."""
     config = best_response.load_policy(AGENT)[1].config.replace(max_frames=4_000)
-    scores = [best_response.play(best_response.Job(AGENT, config, 2, 12, seed)) for seed in (1, 2)]
+    scores = [best_response.play(best_response.Job(AGENT, config, 2, 12, seed)).score for seed in (1, 2)]
     assert min(scores) >= 4
 
 

@@ -20,6 +20,7 @@ WIDTH, HEIGHT = RIGHT + SIDE + 16, 210 * SCALE  # even numbers, as H.264 wants t
 WIDE = RIGHT - 16  # of the screen in other games than Pong
 
 DARK, DIM, LIGHT, GREEN = (22, 22, 26), (150, 150, 156), (240, 240, 240), (92, 186, 92)  # green as the policy's paddle
+TROUGH = (58, 58, 64)  # of a bar, where it is not filled
 VANISHED, UNCHANGED, APPEARED = 0, 112, 255
 GREYS = np.array([UNCHANGED, APPEARED, VANISHED], np.uint8)  # by difference 0, 1, −1
 
@@ -77,12 +78,11 @@ def _decision(pen: ImageDraw.ImageDraw, frame: RenderedFrame) -> None:
     """The bar of P(UP), with the actions above and below it; lit: taken."""
     centre = SIDE + MIDDLE // 2
     top, bottom = TOP + 40, BOTTOM - 40
-    pen.rectangle((centre - 16, top, centre + 15, bottom - 1), fill=(58, 58, 64))
+    pen.rectangle((centre - 16, top, centre + 15, bottom - 1), fill=TROUGH)
     middles = (BOTTOM - 16, TOP + 16, BOTTOM + 22)  # by action
     for action, (name, middle) in enumerate(zip(frame.names, middles, strict=False)):
-        taken = frame.action == action
-        pen.rounded_rectangle((centre - 38, middle - 16, centre + 37, middle + 15), 6, GREEN if taken else DARK)
-        pen.text((centre, middle), name, DARK if taken else DIM, _font(20), anchor="mm")
+        box = (centre - 38, middle - 16, centre + 37, middle + 15)
+        _name(pen, box, name, frame.action == action, (centre, middle), "mm", 20)
     if frame.probs:
         prob_up = frame.probs[1]
         pen.text((centre, 82), f"{prob_up:.2f}", LIGHT, _font(26), anchor="mm")
@@ -96,27 +96,40 @@ def _column(pen: ImageDraw.ImageDraw, frame: RenderedFrame) -> None:
     """Each action above a bar as long as its probability; lit: taken."""
     left, right = SIDE + 6, RIGHT - 6
     for k, name in enumerate(frame.names):
-        y, taken = TOP + 24 + k * 74, frame.action == k
-        pen.rounded_rectangle((left, y, right, y + 28), 6, GREEN if taken else DARK)
-        pen.text(((left + right) // 2, y + 14), name, DARK if taken else DIM, _font(14), anchor="mm")
-        pen.rectangle((left, y + 34, right, y + 46), (58, 58, 64))
-        if frame.probs and (width := round(frame.probs[k] * (right - left))):
-            pen.rectangle((left, y + 34, left + width, y + 46), GREEN)
+        y = TOP + 24 + k * 74
+        _name(pen, (left, y, right, y + 28), name, frame.action == k, ((left + right) // 2, y + 14), "mm", 14)
+        _bar(pen, (left, y + 34, right, y + 46), frame.probs[k] if frame.probs else 0.0)
 
 
 def _bars(pen: ImageDraw.ImageDraw, frame: RenderedFrame, top: int) -> None:
     """A bar as long as its probability for each action, from ``top`` down; lit: taken."""
     height = min((HEIGHT - 12 - top) // len(frame.names), 48)
     for k, name in enumerate(frame.names):
-        y, taken = top + k * height, frame.action == k
-        prob = frame.probs[k] if frame.probs else 0.0
-        pen.rounded_rectangle((8, y, 208, y + height - 8), 6, GREEN if taken else DARK)
-        pen.text((16, y + height // 2 - 4), name, DARK if taken else DIM, _font(17), anchor="lm")
-        pen.rectangle((220, y, WIDE - 76, y + height - 8), (58, 58, 64))
-        if width := round(prob * (WIDE - 76 - 220)):
-            pen.rectangle((220, y, 220 + width, y + height - 8), GREEN)
+        y = top + k * height
+        middle, bottom = y + height // 2 - 4, y + height - 8
+        _name(pen, (8, y, 208, bottom), name, frame.action == k, (16, middle), "lm", 17)
+        _bar(pen, (220, y, WIDE - 76, bottom), frame.probs[k] if frame.probs else 0.0)
         if frame.probs:
-            pen.text((WIDE - 12, y + height // 2 - 4), f"{prob:.2f}", LIGHT, _font(20), anchor="rm")
+            pen.text((WIDE - 12, middle), f"{frame.probs[k]:.2f}", LIGHT, _font(20), anchor="rm")
+
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+def _name(
+    pen: ImageDraw.ImageDraw, box: Box, name: str, taken: bool, at: tuple[int, int], anchor: str, size: int
+) -> None:
+    """An action's name in a box, which is lit if the action was taken."""
+    pen.rounded_rectangle(box, 6, GREEN if taken else DARK)
+    pen.text(at, name, DARK if taken else DIM, _font(size), anchor=anchor)
+
+
+def _bar(pen: ImageDraw.ImageDraw, box: Box, prob: float) -> None:
+    """A probability as the filled part of a box."""
+    left, top, right, bottom = box
+    pen.rectangle(box, TROUGH)
+    if width := round(prob * (right - left)):
+        pen.rectangle((left, top, left + width, bottom), GREEN)
 
 
 @functools.cache
