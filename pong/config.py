@@ -107,7 +107,8 @@ class EstimatorKeys(Group):
 
     title = "The estimator"
 
-    gamma: float = Field(0.99, ge=0, le=1, description="discount per decision; restarts at every point")
+    gamma: float = Field(0.99, ge=0, le=1, description="discount per decision")
+    reset_at_points: bool = Field(True, description="whether the return restarts at every point, or only with the game")
     standardize: Literal["batch", "episode", "none"] = Field(
         "batch", description="what the returns are standardised over"
     )
@@ -222,7 +223,7 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
             remedy = '"karpathy" plays Pong, "conv" whatever shows pictures and "mlp" what shows a vector of numbers'
             raise ValueError(f'policy = "{self.policy}" does not read what env = "{self.env}" shows; {remedy}')
         framed = () if self.pictures else ("hold", "max_frames")  # a game with pictures may have them: envs.check_task
-        for key in (*framed, "sticky", "noop_max", "emulator", "actions", "frames", "last_action"):
+        for key in (*framed, "sticky", "noop_max", "emulator", "actions", "frames", "last_action", "reset_at_points"):
             if not self.points and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
                     f'{key} = {getattr(self, key)} is a setting of Pong; leave it out for env = "{self.env}"'

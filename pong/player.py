@@ -278,7 +278,8 @@ class Player:
         parts = self._segments
         rewards, dones = np.concatenate([p.rewards for p in parts]), np.concatenate([p.dones for p in parts])  # (T, n)
         unused = np.concatenate([p.active for p in parts])
-        ended = dones | (rewards != 0) if self.config.points else dones
+        reset = self.config.points and self.config.reset_at_points
+        ended = dones | (rewards != 0) if reset else dones
         known = np.logical_or.accumulate(ended[::-1])[::-1]  # an end lies ahead: the return is known
         emulators, time_steps = np.nonzero(
             (unused & known).T
@@ -288,7 +289,7 @@ class Player:
             torch.from_numpy(rewards),
             self.config.gamma,
             dones=torch.from_numpy(dones),
-            reset_on_reward=self.config.points,
+            reset_on_reward=reset,
         )
         if self.config.standardize == "episode":
             for game in np.split(np.stack((time_steps, emulators)), np.flatnonzero(np.diff(emulators)) + 1, axis=1):

@@ -1,133 +1,248 @@
-"""How well Pong can be played with sticky actions: a player that knows the game's state and looks ahead.
+"""How well Pong can be played with sticky actions: by a player that is told the state of the game.
 
-    python scripts/best_response.py pretrained/pong --games 100 --json results/ceiling/hold-4.json
+    python scripts/best_response.py
 
-Before each decision it tries every action: it copies the game's state many times, takes the action, and lets the
-policy play each copy, with other sticky draws, until the point ends. It takes the action that won most points, if that
-is better than the policy's own by more than chance. This is one step of policy improvement with the game itself as the
-model ("rollout", Tesauro and Galperin 1996, https://papers.nips.cc/paper/1302), and the best of all players plays at
-least as well: its score is a lower bound of what can be reached.
+trains such a player for each task, by −log π·R like all else here: two holds, and two, three or six actions. It knows
+what a policy must make out from pixels, and what no pixel shows: where the ball will arrive, where the knob stands, and
+which action was executed last. Each player then has 1,000 fresh games, which go into results/ceiling/bound/. The best
+of all players scores at least as much: a bound from below of what can be reached.
+
+The games are the machine's: ALE does not show its state, and the machine is the same game (docs/pong-machine.md).
 """
 
+import itertools
 import json
 import sys
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numba
 import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributions import Categorical
 
-from pong.config import Config, InputError
-from pong.envs import make_fleet, prepare
-from pong.envs.machine_fleet import MachineFleet
+from pong.config import InputError
+from pong.envs.machine import BOTTOM_WALL, POT_HIGHEST, POT_LOWEST, TOP_WALL
+from pong.envs.machine_fleet import MachineFleet, compile_once
 from pong.evaluate import Evaluation
-from pong.player import Episode, emulator_seeds
+from pong.losses import surrogate_loss
+from pong.player import EVALUATION, Episode, emulator_seeds
 from pong.ranks import cores
-from pong.train import load_policy
+from pong.returns import standardize
 
-SEGMENT = 16  # decisions that the copies play between two looks at which of them have ended
-FIRST, REAL, COPIES = 0, 10, 11  # what streams of random numbers are for
+Hold = int | Literal["2-4"]
+Game = Any  # a record of machine.GAME
+RESULTS = Path("results/ceiling/bound")
+
+GAMES, HORIZON = 256, 32  # of a batch: games side by side, and decisions of each
+HIDDEN = 128  # units of each of two layers
+PARTS = 4  # of a batch, with a gradient step each
+GAMMA, LAMBDA = 0.995, 0.95  # of the λ-return, which lets the baseline stand for what is farther away
+LEARNING_RATE, ENTROPY_BONUS = 1e-3, 0.02  # both on a line to 0
+
+BINS, LINES = 64, 2  # of a difference of lines, and lines in each
+FRAMES = 4  # in each bin of a time
+FEATURES = 12 + 9 + 7 + 8 + 3 + 3 + 6 + 2 * BINS + BINS
+LEFT, RIGHT = 62, 186  # columns at which the paddles meet the ball
+FIRST_LINE, LAST_LINE = 38, 203  # of the player's paddle
 
 
 def main(
-    agent: tyro.conf.Positional[Path],
-    *,
-    games: Annotated[int, tyro.conf.arg(help="to play")] = 100,
-    copies: Annotated[int, tyro.conf.arg(help="of the game that are played for each action")] = 24,
-    actions: Annotated[Literal[2, 3, 6], tyro.conf.arg(help="that it may choose from")] = 6,
-    hold: Annotated[int | Literal["2-4"] | None, tyro.conf.arg(help="as in a config; default: the agent's")] = None,
-    seed: int = 0,
-    file: Annotated[Path | None, tyro.conf.arg(name="json", help="where the scores go")] = None,
+    steps: Annotated[int, tyro.conf.arg(help="decisions of each training")] = 40_000_000,
+    games: Annotated[int, tyro.conf.arg(help="fresh games at the end, sampled and greedy each")] = 1000,
+    holds: tuple[Hold, ...] = (4, "2-4"),
+    actions: tuple[Literal[2, 3, 6], ...] = (2, 3, 6),
+    results: Annotated[Path, tyro.conf.arg(help="where the scores go; those that are there stay")] = RESULTS,
 ) -> None:
-    """Play games with looking ahead, one on each core.
+    """Train a player for each task that has no scores yet, one on each core, and keep its scores."""
+    results.mkdir(parents=True, exist_ok=True)
+    compile_once()
+    tasks = [(hold, some) for hold in holds for some in actions]
+    jobs = [(*task, steps, games, results / f"hold-{task[0]}-actions-{task[1]}.json") for task in tasks]
+    with get_context("spawn").Pool(cores(), torch.set_num_threads, (1,)) as pool:
+        pool.starmap(run, [job for job in jobs if not job[-1].exists()], chunksize=1)
+
+
+def run(hold: Hold, actions: int, steps: int, games: int, file: Path) -> None:
+    """Train a player, let it play, and keep its scores."""
+    player = Player(hold, actions)
+    player.train(steps)
+    about = {"hold": hold, "sticky": 0.25, "actions": actions, "steps": steps}
+    scores = {way: evaluate(player, games, way == "greedy").as_json() for way in ("sampled", "greedy")}
+    kept = {way: {key: score[key] for key in ("n", "mean", "standard_error")} for way, score in scores.items()}
+    file.write_text(json.dumps({**about, **kept}, indent=1) + "\n", encoding="utf-8")
+
+
+class Player:
+    """A policy and a baseline of the game's state, two hidden layers each.
 
     Args:
-        agent: a run or an exported folder; its policy has two layers.
+        hold: frames for each decision, as in a config.
+        actions: how many it may choose from.
+        seed: of all that is drawn.
     """
-    policy, saved = load_policy(agent)
-    if policy.two_layers is None:
-        raise InputError(f"{agent}: only policies of two layers look ahead fast enough")
-    if saved.config.last_action and actions > saved.config.actions:
-        raise InputError(
-            f"{agent} sees its last action, one of {saved.config.actions}; give --actions {saved.config.actions}"
-        )
-    prepare(saved.config)  # compile once, not in every process
-    config = saved.config.replace(hold=hold or saved.config.hold)
-    jobs = [Job(agent, config, actions, copies, seed + game) for game in range(games)]
-    played = Evaluation([])
-    with get_context("spawn").Pool(cores()) as pool:
-        for episode in pool.imap(play, jobs):
-            played.episodes.append(episode)
-            print(played, flush=True)
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        task = {"hold": config.hold, "sticky": config.sticky, "actions": actions}
-        about = {"agent": str(agent), **task, "copies": copies, **played.as_json()}
-        file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+    def __init__(self, hold: Hold, actions: int, seed: int = 1):
+        self.hold, self.seed = hold, seed
+        self.random = torch.Generator().manual_seed(seed)
+        self.policy, self.baseline = network(actions, self.random), network(1, self.random)
+        with torch.no_grad():
+            self.policy[-1].weight.zero_()  # every action is as likely as every other, at first
+            self.baseline[-1].weight.zero_()
+        self.parameters = [*self.policy.parameters(), *self.baseline.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, LEARNING_RATE)
+
+    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
+        """Actions (N,) for states (N, FEATURES)."""
+        with torch.no_grad():
+            logits = self.policy(state)
+            noise = 0 if greedy else torch.empty_like(logits).exponential_(generator=self.random).log()
+            return (logits - noise).argmax(1)
+
+    def train(self, steps: int) -> None:
+        """Learn from so many decisions, and say how it goes."""
+        fleet = MachineFleet(GAMES, self.hold)
+        fleet.reset(emulator_seeds(self.seed, 0, range(GAMES)))
+        score, scores = np.zeros(GAMES), [0.0]
+        for batch in range(updates := -(-steps // (GAMES * HORIZON))):
+            left = 1 - batch / updates
+            states, actions, rewards = [see(fleet)], [], []
+            for _ in range(HORIZON):
+                actions.append(self.act(states[-1]))
+                reward, done, _ = fleet.play(actions[-1].numpy(), np.ones(GAMES, np.bool_))
+                states.append(see(fleet))
+                rewards.append(torch.from_numpy(reward))
+                score += reward
+                scores += score[done].tolist()
+                score[done] = 0
+            self.learn(torch.stack(states), torch.stack(actions), torch.stack(rewards), left)
+            if batch % 500 == 499:
+                done_steps = (batch + 1) * GAMES * HORIZON
+                print(f"hold {self.hold}: {done_steps / 1e6:.0f} M, {np.mean(scores[-300:]):+.2f}", flush=True)
+
+    def learn(self, states: Tensor, actions: Tensor, rewards: Tensor, left: float) -> None:
+        """A gradient step on each part of a batch.
+
+        Args:
+            states: (T + 1, N, FEATURES), actions and rewards: (T, N).
+            left: of the training, 1 to 0.
+        """
+        self.optimizer.param_groups[0]["lr"] = LEARNING_RATE * left
+        with torch.no_grad():
+            values = self.baseline(states).squeeze(-1)
+            returns = lambda_returns(rewards, values)
+            advantages = standardize((returns - values[:-1]).flatten())
+        states, actions, returns = states[:-1].flatten(0, 1), actions.flatten(), returns.flatten()
+        for rows in torch.arange(len(actions)).chunk(PARTS):
+            chosen = Categorical(logits=self.policy(states[rows]), validate_args=False)
+            loss = surrogate_loss(chosen.log_prob(actions[rows]), advantages[rows], reduction="mean")
+            unexplained = self.baseline(states[rows]).squeeze(-1) - returns[rows]
+            loss = loss - ENTROPY_BONUS * left * chosen.entropy().mean() + 0.5 * unexplained.square().mean()
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+            self.optimizer.step()
 
 
-@dataclass(frozen=True)
-class Job:
-    """A game to be played."""
-
-    agent: Path
-    config: Config
-    actions: int
-    copies: int
-    seed: int
-
-
-def play(job: Job) -> Episode:
-    """One game."""
-    torch.set_num_threads(1)
-    policy, _ = load_policy(job.agent)
-    real, ahead = fleet(job.config, 1), fleet(job.config, job.actions * job.copies)
-    seen = real.reset(emulator_seeds(job.seed, FIRST, [REAL]))
-    ahead.reset(emulator_seeds(job.seed, FIRST, range(COPIES, COPIES + ahead.num_envs)))
-    random = np.random.default_rng((job.seed, COPIES))
-    score, length, frames, done = 0.0, 0, 0, False
-    while not done:
-        usual = int(policy.act_greedily(seen)[0])
-        points = look_ahead(real, ahead, policy.two_layers, job.actions, random)
-        played = real.step(np.array([choose(points, usual)]), np.ones(1, np.bool_))
-        seen, done = played.observations, bool(played.dones[0])
-        score, length, frames = score + float(played.rewards[0]), length + 1, frames + int(played.frames[0])
-    return Episode(job.seed, score, length, frames)
+def network(outputs: int, random: torch.Generator) -> nn.Sequential:
+    """Two hidden layers."""
+    sizes = (FEATURES, HIDDEN, HIDDEN, outputs)
+    layers = [nn.utils.skip_init(nn.Linear, n, m) for n, m in itertools.pairwise(sizes)]
+    for layer in layers:
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=random)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 
 
-def fleet(config: Config, games: int) -> MachineFleet:
-    made = make_fleet(config.replace(emulator="machine"), games)
-    assert isinstance(made, MachineFleet)
-    return made
+def lambda_returns(rewards: Tensor, values: Tensor) -> Tensor:
+    """Returns (T, N) that end with their point: Rₜ = γ·((1 − λ)·V(sₜ₊₁) + λ·Rₜ₊₁), and the reward at the point.
+
+    Args:
+        rewards: (T, N).
+        values: (T + 1, N), what the baseline predicts of each state; the last one stands for all that follows.
+    """
+    returns, later = torch.empty_like(rewards), values[-1]
+    for t in range(len(rewards) - 1, -1, -1):
+        ahead = GAMMA * ((1 - LAMBDA) * values[t + 1] + LAMBDA * later)
+        later = returns[t] = torch.where(rewards[t] == 0, ahead, rewards[t])
+    return returns
 
 
-def look_ahead(
-    real: MachineFleet, ahead: MachineFleet, network: Any, actions: int, random: np.random.Generator
-) -> NDArray[np.float32]:
-    """The point that each copy of the game ends in, won or lost, by its first action: (actions, copies) of ±1."""
-    ahead.copy(real)
-    first = np.arange(ahead.num_envs) % actions
-    played = ahead.step(first, np.ones(ahead.num_envs, np.bool_))
-    points, active = played.rewards.copy(), played.rewards == 0
-    seen: Any = played.observations
+def evaluate(player: Player, games: int, greedy: bool) -> Evaluation:
+    """Fresh games, all at the same time."""
+    fleet = MachineFleet(games, player.hold)
+    fleet.reset(emulator_seeds(player.seed, 0, range(games), EVALUATION))
+    active, counts = np.ones(games, np.bool_), np.zeros((3, games))
     while active.any():
-        noise = random.random((SEGMENT, ahead.num_envs), np.float32)
-        segment = ahead.play_segment(network, seen, noise, active, True)
-        ends = np.cumsum(segment.rewards != 0, axis=0)
-        points += (segment.rewards * ((ends == 1) & (segment.rewards != 0))).sum(0) * active
-        active, seen = active & (ends[-1] == 0), segment.seen
-    return points.reshape(-1, actions).T
+        rewards, dones, emulated = fleet.play(player.act(see(fleet), greedy).numpy(), active)
+        counts += np.stack((rewards, active, emulated)) * active
+        active &= ~dones
+    return Evaluation(
+        [Episode(i, score, int(length), int(frames)) for i, (score, length, frames) in enumerate(counts.T)]
+    )
 
 
-def choose(points: NDArray[np.float32], usual: int) -> int:
-    """The best action, or the policy's if it is not worse by more than the difference's standard error."""
-    means, errors = points.mean(1), points.var(1) / points.shape[1]
-    best = int(means.argmax())
-    return best if means[best] - means[usual] > np.sqrt(errors[best] + errors[usual]) else usual
+def see(fleet: MachineFleet) -> Tensor:
+    """The state of each game as numbers of about −1 to 1: (N, FEATURES) float32."""
+    numbers = np.zeros((fleet.num_envs, FEATURES), np.float32)
+    describe(fleet.games, numbers)
+    return torch.from_numpy(numbers)
+
+
+@numba.njit
+def describe(games: NDArray[Any], numbers: NDArray[np.float32]) -> None:
+    """Write the state of each game."""
+    for i in range(len(games)):
+        game, row = games[i], numbers[i]
+        knob = FIRST_LINE + (game.pot - POT_LOWEST) / (POT_HIGHEST - POT_LOWEST) * (LAST_LINE - FIRST_LINE)
+        row[0], row[1] = (game.own_y - 120) / 60, (game.next_y - game.own_y) / 10
+        row[2], row[3] = (knob - game.own_y) / 30, (game.cpu_y - 120) / 60
+        row[4], row[5] = game.pause / 60, game.fire
+        n = 12
+        for value, least, size in (
+            (game.left, -4, 9),
+            (game.down, -3, 7),
+            (game.clock % 8, 0, 8),
+            (min(game.last, 2), 0, 3),
+            (min(game.touch, 2), 0, 3),
+            (game.action, 0, 6),
+        ):
+            mark(row, n, value - least, size)
+            n += size
+        if game.y == 0 or game.pause > 0:
+            continue
+        line, frames = arrival(game)
+        row[6], row[7], row[8] = (game.x - 128) / 80, (game.y - 120) / 60, (line - 120) / 60
+        if game.left < 0:
+            row[9] = frames / 60
+            mark(row, n, int((line - knob) // LINES) + BINS // 2, BINS)
+            mark(row, n + BINS, int((line - game.next_y) // LINES) + BINS // 2, BINS)
+            mark(row, n + 2 * BINS, frames // FRAMES, BINS)
+        else:
+            row[10], row[11] = frames / 60, (line - game.cpu_y) / 16
+
+
+@numba.njit
+def mark(row: NDArray[np.float32], begin: int, number: int, size: int) -> None:
+    """A 1 among zeros; at an end if the number lies beyond."""
+    row[begin + min(max(number, 0), size - 1)] = 1
+
+
+@numba.njit
+def arrival(game: Game) -> tuple[int, int]:
+    """The line at which the ball will reach the paddle that it flies to, and in how many frames."""
+    x, y, down, frames = game.x, game.y, game.down, 0
+    while game.left != 0 and (x < RIGHT if game.left < 0 else x > LEFT):
+        if y <= TOP_WALL:
+            y, down = y + 1, -down
+        elif y >= BOTTOM_WALL:
+            y, down = y - 1, -down
+        x, y, frames = x - game.left, y + down, frames + 1
+    return y, frames
 
 
 if __name__ == "__main__":

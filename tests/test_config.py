@@ -64,6 +64,7 @@ KARPATHY_2016 = {
     "until": "episodes",
     "hidden": 200,  # H = 200
     "gamma": 0.99,  # gamma = 0.99
+    "reset_at_points": True,  # if r[t] != 0: running_add = 0
     "standardize": "episode",  # discounted_epr -= np.mean(…); /= np.std(…)
     "reduction": "sum",  # grad_buffer[k] += grad[k], never divided
     "baseline": "none",

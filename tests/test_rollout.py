@@ -161,6 +161,19 @@ def test_a_rally_may_wait_for_several_batches():
     assert rows(batches[3])[1, 0] == 1 / 64
 
 
+def test_unless_it_restarts_at_points_a_return_counts_those_to_come_and_waits_for_the_end_of_the_game():
+    # moments             0  1  2 | 3  4  5
+    rewards, ends = [0, 1, 0, 0, -1, 0], [0, 0, 0, 0, 1, 0]
+    script = Script(np.transpose([rewards, [0, 0, 1, 1, 1, 1]]), np.transpose([ends, [0, 0, 1, 0, 0, 1]]))
+    first, second = play(script, 2, reset_at_points=False)
+
+    assert rows(first) == {(1, 0): 1 / 4, (1, 1): 1 / 2, (1, 2): 1}
+    assert rows(second) == {
+        **{(0, 0): 1 / 2 - 1 / 16, (0, 1): 1 - 1 / 8, (0, 2): -1 / 4, (0, 3): -1 / 2, (0, 4): -1},
+        **{(1, 3): 7 / 4, (1, 4): 3 / 2, (1, 5): 1},
+    }
+
+
 def test_a_batch_without_a_point_goes_on_by_whole_horizons():
     script = Script([[0, 0], [0, 0], [0, 0], [0, 0], [0, 1], [0, 0]])  # horizon 2, the first point at moment 4
     batch = play(script, 1, horizon=2)[0]
