@@ -28,7 +28,7 @@ from processes import ROOT, pong_train
 from pong.config import load_config
 
 SCORES = (-10, 0, 5, 7, 10, 15, 18)
-GOALS = {"pong_conv_plain": 18.0, "pong": 10.0}
+GOALS = {"pong_conv_plain": 18.0, "pong_expert": 15.0}
 MANY = (16, 64, 256, 1024)  # games that are decided for in one batch
 GAMES, EVALUATION = 32, 45.0  # fresh games after each training, sampled and greedy each, and the seconds kept for them
 

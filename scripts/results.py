@@ -6,6 +6,7 @@ resumes where it was stopped and skips what is there; all of it takes some hours
 clock has the machine to itself, one run after the other on all cores; all else runs two at a time, on a core each.
 """
 
+import json
 import math
 import re
 import shutil
@@ -22,6 +23,7 @@ import seeds
 import study
 import tyro
 
+from pong.commands.evaluate import WAYS
 from pong.config import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,14 +53,20 @@ class Recipe:
 RECIPES = {
     "pong": Recipe("2016's network; with sticky actions", (0, 10), range(11, 21), timed=True),
     "pong_plain": Recipe("the same without sticky actions, NOOP starts", (0, 20), range(1, 11), timed=True),
+    "pong_conv_plain": Recipe("a ConvNet, without sticky actions", (18, 20.5), range(1, 6), timed=True),
+    "pong_expert": Recipe("six actions, twice the input; with sticky actions", (10, 19), range(1, 6)),
     "karpathy": Recipe("the 2016 program, constant for constant", (-10, 0), range(1, 6), clock="games"),
 }
-OTHER = {"pong": "plain", "pong_plain": "sticky"}
+OTHER = {"pong": "plain", "pong_plain": "sticky", "pong_conv_plain": "sticky", "pong_expert": "plain"}
+LADDER, CEILING, FAR = STUDIES = "ladder", "ceiling", "far"
 PAGES = {  # by the file that a page shows whole
     "recipes.md": ("README.md",),
     "seeds.md": ("docs/performance.md",),
     "karpathy.md": ("docs/from-karpathy.md",),
     "ladder/ladder.md": ("docs/from-karpathy.md",),
+    "ceiling/bound.md": ("docs/ceiling.md",),
+    "ceiling/scores.md": ("docs/ceiling.md",),
+    "far/scores.md": ("docs/ceiling.md",),
 }
 
 
@@ -73,8 +81,8 @@ def main(
             names = [name for name, one in RECIPES.items() if one.timed == timed and name in (only or RECIPES)]
             jobs = [(name, seed) for name in names for seed in RECIPES[name].seeds]
             seeds.side_by_side(run, jobs, 1 if timed else 2)
-        if not only:
-            study.train(study.read(STUDY), RUNS / STUDY, RESULTS / STUDY, 2)
+        for name in () if only else STUDIES:
+            study.train(study.read(name), RUNS / name, RESULTS / name, 2)
         for name in only or RECIPES:
             if name in OTHER and (middle := median(name)):
                 on_the_other_task(name, middle)
@@ -138,7 +146,17 @@ def show() -> None:
     if slow := runs.get("karpathy"):
         plot.draw(slow, RESULTS / "karpathy.png", (-15, -10, -5, 0))
     if rungs:
-        draw_ladder(rungs, RESULTS / STUDY / "ladder.png")
+        draw_ladder(rungs, RESULTS / LADDER / "ladder.png")
+    for name in (CEILING, FAR):
+        study.show(study.read(name), study.finished(study.read(name), RESULTS / name), RESULTS / name)
+    if found := bound():
+        draw_bound(found, [*fast, *far()], RESULTS / CEILING / "bound.png")
+
+
+def far() -> list[plot.Run]:
+    """The finished runs of the study of how far one gets."""
+    folders = sorted((RESULTS / FAR).glob("*/s*"))
+    return [plot.read(folder) for folder in folders if (folder / seeds.OWN).exists()]
 
 
 def everything() -> dict[str, list[plot.Run]]:
@@ -152,16 +170,22 @@ def tables(runs: dict[str, list[plot.Run]], rungs: dict[str, list[plot.Run]]) ->
     shown = {"recipes.md": recipes(runs), "seeds.md": plot.tables(each, (-15, -10, 0, 10, 18, 20))}
     if slow := runs.get("karpathy"):
         shown["karpathy.md"] = games_table(slow)
-    return shown | ({f"{STUDY}/ladder.md": ladder_table(rungs)} if rungs else {})
+    if rungs:
+        shown[f"{LADDER}/ladder.md"] = ladder_table(rungs)
+    for name in (CEILING, FAR):
+        plan = study.read(name)
+        if rows := study.finished(plan, RESULTS / name):
+            shown[f"{name}/scores.md"] = study.table(plan, rows)
+    return shown | ({f"{CEILING}/bound.md": bound_table(found)} if (found := bound()) else {})
 
 
-STUDY, MARKS = "ladder", (-15.0, -10.0, 0.0)
+MARKS = (-15.0, -10.0, 0.0)
 
 
 def ladder() -> dict[str, list[plot.Run]]:
     """The ladder's finished runs, by rung."""
-    plan = study.read(STUDY)
-    found = {rung: [RESULTS / STUDY / f"{study.slug(rung)}/s{seed}" for seed in plan.seeds] for rung in plan.variants}
+    plan = study.read(LADDER)
+    found = {rung: [RESULTS / LADDER / f"{study.slug(rung)}/s{seed}" for seed in plan.seeds] for rung in plan.variants}
     runs = {rung: [plot.read(one) for one in some if (one / "run.json").exists()] for rung, some in found.items()}
     return {rung: some for rung, some in runs.items() if some}
 
@@ -195,6 +219,57 @@ def draw_ladder(runs: dict[str, list[plot.Run]], path: Path) -> None:
     axes[0].set_ylabel("score, mean of the last 100 games")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+Scores = dict[str, dict[str, float]]  # of 1,000 games, by the way that actions are chosen
+
+
+def bound() -> dict[str, dict[int, Scores]]:
+    """What players score that are told the game's state, by hold and by how many actions they have."""
+    files = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((RESULTS / CEILING).glob("bound/*.json"))]
+    by_hold: dict[str, dict[int, Scores]] = {}
+    for one in files:
+        by_hold.setdefault(str(one["hold"]), {})[one["actions"]] = {way: one[way] for way in WAYS}
+    return by_hold
+
+
+def bound_table(found: dict[str, dict[int, Scores]]) -> str:
+    """A Markdown row for each hold and number of actions."""
+    columns = ("frames a decision", "actions", "sampled", "greedy", "games each")
+    rows = []
+    for hold, by_actions in found.items():
+        for actions, scores in by_actions.items():
+            said = [f"{scores[way]['mean']:+.2f} ± {scores[way]['standard_error']:.2f}" for way in WAYS]
+            rows.append([hold, f"{actions}", *said, f"{scores[WAYS[0]]['n']:,}"])
+    return plot.markdown(columns, rows)
+
+
+def draw_bound(found: dict[str, dict[int, Scores]], runs: list[plot.Run], path: Path) -> None:
+    """A panel for each hold: what players score that are told the state, and a dot for each run that sees pixels."""
+    figure, axes = plt.subplots(1, len(found), figsize=(9, 4.2), sharey=True, layout="constrained")
+    for axis, (hold, by_actions) in zip(axes, found.items(), strict=True):
+        numbers = list(by_actions)
+        for shift, way, filled in ((-0.18, "sampled", "C0"), (0.18, "greedy", "none")):
+            scores = [one[way] for one in by_actions.values()]
+            at = np.arange(len(numbers)) + shift
+            means, errors = ([one[key] for one in scores] for key in ("mean", "standard_error"))
+            axis.bar(
+                at, means, 0.34, yerr=2 * np.array(errors), color="0.85", edgecolor="0.6", label=f"told all, {way}"
+            )
+            mine = [run for run in runs if str(run.config.hold) == hold and run.config.sticky == 0.25]
+            for run in mine:
+                place = numbers.index(run.config.actions) + shift
+                axis.plot(place, run.own[way]["mean"], "o", color="C0", markerfacecolor=filled)
+        for filled, way in (("C0", "sampled"), ("none", "greedy")):
+            axis.plot([], [], "o", color="C0", markerfacecolor=filled, label=f"sees pixels, {way}: a dot for each seed")
+        axis.set_xticks(range(len(numbers)), [f"{number} actions" for number in numbers])
+        axis.set_title(f"{hold.replace('-', ' to ')} frames a decision", fontsize=10)
+        axis.set_ylim(8, 21)
+        axis.grid(alpha=0.2, axis="y")
+    axes[0].set_ylabel("score, sticky actions")
+    axes[0].legend(frameon=True, fontsize=8, loc="lower right")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

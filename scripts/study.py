@@ -72,8 +72,7 @@ def main(
     runs, results = Path("runs") / name, Path("results") / name
     if not draw_only:
         train(study, runs, results, at_once or cores(), only)
-    rows = [row(results, variant, seed) for variant, seed in itertools.product(study.variants, study.seeds)]
-    show(study, [one for one in rows if one], results)
+    show(study, finished(study, results), results)
 
 
 def slug(variant: str) -> str:
@@ -99,6 +98,12 @@ def run(study: Study, seed: int, variant: str, runs: Path, results: Path, core: 
     recipe.write_text(to_toml(study.variant(variant)), encoding="utf-8")
     evaluation = ("--episodes", study.episodes) if study.episodes else ()
     seeds.keep(runs / place, results / place, recipe, seed, evaluation, core)
+
+
+def finished(study: Study, results: Path) -> list[Row]:
+    """What every finished run came to, variant by variant."""
+    found = [row(results, variant, seed) for variant, seed in itertools.product(study.variants, study.seeds)]
+    return [one for one in found if one]
 
 
 def row(results: Path, variant: str, seed: int) -> Row | None:

@@ -181,14 +181,6 @@ class MachineFleet(Fleet):
             self._pictures[machine.NOW, i] = kept["machine.picture"]
             restore_generator(self._generators[i], kept["machine.gym_generator"])
 
-    def copy(self, other: "MachineFleet") -> None:
-        """Let every game be where the other fleet's first game is, with random streams of its own."""
-        drawn = {name: self.games[name].copy() for name in ("ale_drawn", "gym_drawn")}
-        self.games[:] = other.games[0]
-        for name, numbers in drawn.items():
-            self.games[name] = numbers
-        self._pictures[machine.NOW] = other._pictures[machine.NOW, 0]
-
     def close(self) -> None:
         """Nothing is open."""
 
