@@ -59,6 +59,11 @@ RECIPES = {
 }
 OTHER = {"pong": "plain", "pong_plain": "sticky", "pong_conv_plain": "sticky", "pong_expert": "plain"}
 LADDER, CEILING, FAR = STUDIES = "ladder", "ceiling", "far"
+PICTURES = {  # each the curves of some recipes, and the scores that it marks
+    "learning.png": (("pong", "pong_plain"), (0, 10, 18, 20)),
+    "expert.png": (("pong_expert",), (10, 15, 18, 19)),
+    "karpathy.png": (("karpathy",), (-15, -10, -5, 0)),
+}
 PAGES = {  # by the file that a page shows whole
     "recipes.md": ("README.md",),
     "seeds.md": ("docs/performance.md",),
@@ -141,16 +146,16 @@ def show() -> None:
         for page in PAGES[file]:
             put_into(ROOT / page, file, text)
     put_into(ROOT / "docs/performance.md", "bench.md", (RESULTS / "bench.md").read_text(encoding="utf-8"))
-    fast = [one for name, some in runs.items() if name != "karpathy" for one in some]
-    plot.draw(fast, RESULTS / "learning.png", (0, 10, 18, 20))
-    if slow := runs.get("karpathy"):
-        plot.draw(slow, RESULTS / "karpathy.png", (-15, -10, -5, 0))
+    for file, (names, marks) in PICTURES.items():
+        if shown := [one for name in names for one in runs.get(name, [])]:
+            plot.draw(shown, RESULTS / file, marks)
     if rungs:
         draw_ladder(rungs, RESULTS / LADDER / "ladder.png")
     for name in (CEILING, FAR):
         study.show(study.read(name), study.finished(study.read(name), RESULTS / name), RESULTS / name)
     if found := bound():
-        draw_bound(found, [*fast, *far()], RESULTS / CEILING / "bound.png")
+        pixels = [*runs.get("pong", []), *runs.get("pong_expert", []), *far()]
+        draw_bound(found, pixels, RESULTS / CEILING / "bound.png")
 
 
 def far() -> list[plot.Run]:

@@ -175,7 +175,7 @@ def test_the_pretrained_agent_is_there_under_its_name(monkeypatch, tmp_path):
     assert policy.state_dict()["W1"].shape == (200, 6400)
 
 
-PONGS = ("pong", "pong_plain", "pong_conv_plain", "karpathy")
+PONGS = ("pong", "pong_plain", "pong_conv_plain", "pong_expert", "karpathy")
 
 
 @pytest.mark.parametrize("name", PONGS)
