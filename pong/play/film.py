@@ -24,6 +24,7 @@ H264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv
 ANEW = "install it anew: pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE"
 GIF = ["-pix_fmt", "pal8"]
 GIF_FPS = 50  # browsers slow a faster gif down, to 10
+COLOURS = 64  # of a gif that is not of Pong
 Colour = tuple[int, int, int]  # red, green, blue
 Palette = tuple[Image.Image, bytes]  # for PIL, and for ffmpeg
 GAME: list[Colour] = [  # Pong's colours, and those of its title screen
@@ -138,7 +139,7 @@ def _shows(picture: NDArray[np.uint8], palette: Image.Image) -> bool:
 
 def _palette_of(picture: NDArray[np.uint8]) -> Palette:
     """A palette of a picture's own colours."""
-    palette = Image.fromarray(picture).quantize(256)
+    palette = Image.fromarray(picture).quantize(COLOURS)
     return palette, _in_order([(r, g, b) for r, g, b in np.reshape(palette.getpalette() or [], (-1, 3)).tolist()])
 
 
