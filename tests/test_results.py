@@ -25,7 +25,7 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_tables_follow_from_the_runs_and_pages_show_them_whole() -> None:
     made = results.tables(results.everything(), results.ladder())
-    assert set(made) == set(results.PAGES)
+    assert set(made) == {file for file in results.PAGES if (ROOT / "results" / file).exists()}
     for file, text in made.items():
         assert (ROOT / "results" / file).read_text(encoding="utf-8") == text
         for page in results.PAGES[file]:
