@@ -252,7 +252,7 @@ def bound_table(found: dict[str, dict[int, Scores]]) -> str:
 
 def draw_bound(found: dict[str, dict[int, Scores]], runs: list[plot.Run], path: Path) -> None:
     """A panel for each hold: what players score that are told the state, and a dot for each run that sees pixels."""
-    figure, axes = plt.subplots(1, len(found), figsize=(9, 4.2), sharey=True, layout="constrained")
+    figure, (axes,) = plt.subplots(1, len(found), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained")
     for axis, (hold, by_actions) in zip(axes, found.items(), strict=True):
         numbers = list(by_actions)
         for shift, way, filled in ((-0.18, "sampled", "C0"), (0.18, "greedy", "none")):
@@ -262,15 +262,14 @@ def draw_bound(found: dict[str, dict[int, Scores]], runs: list[plot.Run], path: 
             axis.bar(
                 at, means, 0.34, yerr=2 * np.array(errors), color="0.85", edgecolor="0.6", label=f"told all, {way}"
             )
-            mine = [run for run in runs if str(run.config.hold) == hold and run.config.sticky == 0.25]
-            for run in mine:
+            for run in (one for one in runs if str(one.config.hold) == hold and one.config.actions in numbers):
                 place = numbers.index(run.config.actions) + shift
                 axis.plot(place, run.own[way]["mean"], "o", color="C0", markerfacecolor=filled)
         for filled, way in (("C0", "sampled"), ("none", "greedy")):
             axis.plot([], [], "o", color="C0", markerfacecolor=filled, label=f"sees pixels, {way}: a dot for each seed")
         axis.set_xticks(range(len(numbers)), [f"{number} actions" for number in numbers])
         axis.set_title(f"{hold.replace('-', ' to ')} frames a decision", fontsize=10)
-        axis.set_ylim(8, 21)
+        axis.set_ylim(4, 21.5)
         axis.grid(alpha=0.2, axis="y")
     axes[0].set_ylabel("score, sticky actions")
     axes[0].legend(frameon=True, fontsize=8, loc="lower right")
