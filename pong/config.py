@@ -178,7 +178,7 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
 
     @property
     def points(self) -> bool:
-        """Whether a reward ends a point, so that nothing is discounted across it: pong specific."""
+        """Whether a reward ends a point: pong specific."""
         return self.env == PONG
 
     @property

@@ -20,7 +20,7 @@ PATIENCE = 1.0  # seconds of waiting between two calls of ``while_playing``
 
 @dataclass(frozen=True)
 class Batch:
-    """What one update learns from; B rows, one per decision whose point has ended.
+    """What one update learns from; B rows, one per decision whose return is known.
 
     Attributes:
         observations: B rows, what the policy saw.
@@ -47,7 +47,7 @@ class Rollout:
     """Plays the emulators with one policy and returns a ``Batch`` per update.
 
     A rollout ends after ``horizon`` time steps ("steps"), or once every emulator has finished one game ("episodes"). A
-    row enters a batch when its point has ended; an unfinished rally is carried over to the next batch. What ``state``
+    row enters a batch when its return is known; an unfinished rally is carried over to the next batch. What ``state``
     can't save restarts every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be resumed
     there; the episodes this cuts short are dropped.
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
+from pong.commands.evaluate import WAYS
 from pong.config import InputError
 from pong.envs.machine import BOTTOM_WALL, POT_HIGHEST, POT_LOWEST, TOP_WALL
 from pong.envs.machine_fleet import MachineFleet, compile_once
@@ -37,6 +38,7 @@ from pong.returns import standardize
 Hold = int | Literal["2-4"]
 Game = Any  # a record of machine.GAME
 RESULTS = Path("results/ceiling/bound")
+STICKY = 0.25  # probability that a frame repeats the previous action
 
 GAMES, HORIZON = 256, 32  # of a batch: games side by side, and decisions of each
 HIDDEN = 128  # units of each of two layers
@@ -46,7 +48,8 @@ LEARNING_RATE, ENTROPY_BONUS = 1e-3, 0.02  # both on a line to 0
 
 BINS, LINES = 64, 2  # of a difference of lines, and lines in each
 FRAMES = 4  # in each bin of a time
-FEATURES = 12 + 9 + 7 + 8 + 3 + 3 + 6 + 2 * BINS + BINS
+SCALED, KINDS = 12, (9, 7, 8, 3, 3, 6)  # plain numbers, and marks among so many: see ``describe``
+FEATURES = SCALED + sum(KINDS) + 3 * BINS
 LEFT, RIGHT = 62, 186  # columns at which the paddles meet the ball
 FIRST_LINE, LAST_LINE = 38, 203  # of the player's paddle
 
@@ -71,8 +74,8 @@ def run(hold: Hold, actions: int, steps: int, games: int, file: Path) -> None:
     """Train a player, let it play, and keep its scores."""
     player = Player(hold, actions)
     player.train(steps)
-    about = {"hold": hold, "sticky": 0.25, "actions": actions, "steps": steps}
-    scores = {way: evaluate(player, games, way == "greedy").as_json() for way in ("sampled", "greedy")}
+    about = {"hold": hold, "sticky": STICKY, "actions": actions, "steps": steps}
+    scores = {way: evaluate(player, games, way == "greedy").as_json() for way in WAYS}
     kept = {way: {key: score[key] for key in ("n", "mean", "standard_error")} for way, score in scores.items()}
     file.write_text(json.dumps({**about, **kept}, indent=1) + "\n", encoding="utf-8")
 
@@ -93,8 +96,7 @@ class Player:
         with torch.no_grad():
             self.policy[-1].weight.zero_()  # every action is as likely as every other, at first
             self.baseline[-1].weight.zero_()
-        self.parameters = [*self.policy.parameters(), *self.baseline.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, LEARNING_RATE)
+        self.optimizer = torch.optim.Adam([*self.policy.parameters(), *self.baseline.parameters()], LEARNING_RATE)
 
     def act(self, state: Tensor, greedy: bool = False) -> Tensor:
         """Actions (N,) for states (N, FEATURES)."""
@@ -105,7 +107,7 @@ class Player:
 
     def train(self, steps: int) -> None:
         """Learn from so many decisions, and say how it goes."""
-        fleet = MachineFleet(GAMES, self.hold)
+        fleet = MachineFleet(GAMES, self.hold, sticky=STICKY)
         fleet.reset(emulator_seeds(self.seed, 0, range(GAMES)))
         score, scores = np.zeros(GAMES), [0.0]
         for batch in range(updates := -(-steps // (GAMES * HORIZON))):
@@ -174,7 +176,7 @@ def lambda_returns(rewards: Tensor, values: Tensor) -> Tensor:
 
 def evaluate(player: Player, games: int, greedy: bool) -> Evaluation:
     """Fresh games, all at the same time."""
-    fleet = MachineFleet(games, player.hold)
+    fleet = MachineFleet(games, player.hold, sticky=STICKY)
     fleet.reset(emulator_seeds(player.seed, 0, range(games), EVALUATION))
     active, counts = np.ones(games, np.bool_), np.zeros((3, games))
     while active.any():
@@ -202,16 +204,10 @@ def describe(games: NDArray[Any], numbers: NDArray[np.float32]) -> None:
         row[0], row[1] = (game.own_y - 120) / 60, (game.next_y - game.own_y) / 10
         row[2], row[3] = (knob - game.own_y) / 30, (game.cpu_y - 120) / 60
         row[4], row[5] = game.pause / 60, game.fire
-        n = 12
-        for value, least, size in (
-            (game.left, -4, 9),
-            (game.down, -3, 7),
-            (game.clock % 8, 0, 8),
-            (min(game.last, 2), 0, 3),
-            (min(game.touch, 2), 0, 3),
-            (game.action, 0, 6),
-        ):
-            mark(row, n, value - least, size)
+        n = SCALED
+        values = (game.left + 4, game.down + 3, game.clock % 8, min(game.last, 2), min(game.touch, 2), game.action)
+        for value, size in zip(values, KINDS):  # noqa: B905  Numba knows no strict
+            mark(row, n, value, size)
             n += size
         if game.y == 0 or game.pause > 0:
             continue

@@ -104,8 +104,12 @@ def run(job: tuple[str, int], core: int | None) -> None:
 
 def finished(name: str) -> list[plot.Run]:
     """A recipe's runs with scores, in order of their seeds."""
-    folders = [RESULTS / f"{name}/s{seed}" for seed in RECIPES[name].seeds]
-    return [plot.read(folder) for folder in folders if (folder / seeds.OWN).exists()]
+    return complete([RESULTS / f"{name}/s{seed}" for seed in RECIPES[name].seeds])
+
+
+def complete(folders: list[Path], last: str = seeds.OWN) -> list[plot.Run]:
+    """The runs of which all is there: the last file that is kept says so."""
+    return [plot.read(folder) for folder in folders if (folder / last).exists()]
 
 
 def sampled(one: plot.Run) -> float:
@@ -139,8 +143,8 @@ def refill(name: str, seed: int) -> None:
 
 def show() -> None:
     """Tables and pictures of all that is there, and the pages that show them."""
-    runs, rungs = everything(), ladder()
-    for file, text in tables(runs, rungs).items():
+    runs, rungs, plans = everything(), ladder(), studied()
+    for file, text in tables(runs, rungs, plans).items():
         (RESULTS / file).write_text(text, encoding="utf-8")
         for page in PAGES[file]:
             put_into(ROOT / page, file, text)
@@ -150,8 +154,8 @@ def show() -> None:
             plot.draw(shown, RESULTS / file, marks)
     if rungs:
         draw_ladder(rungs, RESULTS / LADDER / "ladder.png")
-    for name in (CEILING, FAR):
-        study.show(study.read(name), study.finished(study.read(name), RESULTS / name), RESULTS / name)
+    for name, (plan, rows) in plans.items():
+        study.show(plan, rows, RESULTS / name)
     if found := bound():
         pixels = [*runs.get("pong", []), *runs.get("pong_expert", []), *far()]
         draw_bound(found, pixels, RESULTS / CEILING / "bound.png")
@@ -159,8 +163,7 @@ def show() -> None:
 
 def far() -> list[plot.Run]:
     """The finished runs of the study of how far one gets."""
-    folders = sorted((RESULTS / FAR).glob("*/s*"))
-    return [plot.read(folder) for folder in folders if (folder / seeds.OWN).exists()]
+    return complete(sorted((RESULTS / FAR).glob("*/s*")))
 
 
 def everything() -> dict[str, list[plot.Run]]:
@@ -168,18 +171,24 @@ def everything() -> dict[str, list[plot.Run]]:
     return {name: found for name in RECIPES if (found := finished(name))}
 
 
-def tables(runs: dict[str, list[plot.Run]], rungs: dict[str, list[plot.Run]]) -> dict[str, str]:
-    """Every table that a page shows, by its file in results/: of the recipes' runs and of the ladder's."""
+Plans = dict[str, tuple[study.Study, list[study.Row]]]
+
+
+def studied() -> Plans:
+    """The studies with scores that have any, and what their finished runs came to."""
+    plans = {name: study.read(name) for name in (CEILING, FAR)}
+    return {name: (plan, rows) for name, plan in plans.items() if (rows := study.finished(plan, RESULTS / name))}
+
+
+def tables(runs: dict[str, list[plot.Run]], rungs: dict[str, list[plot.Run]], plans: Plans) -> dict[str, str]:
+    """Every table that a page shows, by its file in results/: of the recipes' runs, the ladder's and the studies'."""
     each = [one for some in runs.values() for one in some]
     shown = {"recipes.md": recipes(runs), "seeds.md": plot.tables(each, (-15, -10, 0, 10, 18, 20))}
     if slow := runs.get("karpathy"):
         shown["karpathy.md"] = games_table(slow)
     if rungs:
         shown[f"{LADDER}/ladder.md"] = ladder_table(rungs)
-    for name in (CEILING, FAR):
-        plan = study.read(name)
-        if rows := study.finished(plan, RESULTS / name):
-            shown[f"{name}/scores.md"] = study.table(plan, rows)
+    shown |= {f"{name}/scores.md": study.table(plan, rows) for name, (plan, rows) in plans.items()}
     return shown | ({f"{CEILING}/bound.md": bound_table(found)} if (found := bound()) else {})
 
 
@@ -190,8 +199,7 @@ def ladder() -> dict[str, list[plot.Run]]:
     """The ladder's finished runs, by rung."""
     plan = study.read(LADDER)
     found = {rung: [RESULTS / LADDER / f"{study.slug(rung)}/s{seed}" for seed in plan.seeds] for rung in plan.variants}
-    runs = {rung: [plot.read(one) for one in some if (one / "run.json").exists()] for rung, some in found.items()}
-    return {rung: some for rung, some in runs.items() if some}
+    return {rung: runs for rung, folders in found.items() if (runs := complete(folders, "run.json"))}
 
 
 def ladder_table(runs: dict[str, list[plot.Run]]) -> str:
@@ -255,7 +263,7 @@ def draw_bound(found: dict[str, dict[int, Scores]], runs: list[plot.Run], path: 
     figure, (axes,) = plt.subplots(1, len(found), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained")
     for axis, (hold, by_actions) in zip(axes, found.items(), strict=True):
         numbers = list(by_actions)
-        for shift, way, filled in ((-0.18, "sampled", "C0"), (0.18, "greedy", "none")):
+        for way, shift, filled in zip(WAYS, (-0.18, 0.18), ("C0", "none"), strict=True):
             scores = [one[way] for one in by_actions.values()]
             at = np.arange(len(numbers)) + shift
             means, errors = ([one[key] for one in scores] for key in ("mean", "standard_error"))
@@ -265,7 +273,6 @@ def draw_bound(found: dict[str, dict[int, Scores]], runs: list[plot.Run], path: 
             for run in (one for one in runs if str(one.config.hold) == hold and one.config.actions in numbers):
                 place = numbers.index(run.config.actions) + shift
                 axis.plot(place, run.own[way]["mean"], "o", color="C0", markerfacecolor=filled)
-        for filled, way in (("C0", "sampled"), ("none", "greedy")):
             axis.plot([], [], "o", color="C0", markerfacecolor=filled, label=f"sees pixels, {way}: a dot for each seed")
         axis.set_xticks(range(len(numbers)), [f"{number} actions" for number in numbers])
         axis.set_title(f"{hold.replace('-', ' to ')} frames a decision", fontsize=10)

@@ -16,6 +16,7 @@ from pong.evaluate import Evaluation
 from pong.player import Episode
 
 ROOT = Path(__file__).parent.parent
+NOT_RUN_YET = {"ceiling/scores.md", "far/scores.md"}  # studies
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +25,9 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_tables_follow_from_the_runs_and_pages_show_them_whole() -> None:
-    made = results.tables(results.everything(), results.ladder())
-    assert set(made) == {file for file in results.PAGES if (ROOT / "results" / file).exists()}
+    made = results.tables(results.everything(), results.ladder(), results.studied())
+    assert set(made) | NOT_RUN_YET == set(results.PAGES)
+    assert not set(made) & NOT_RUN_YET
     for file, text in made.items():
         assert (ROOT / "results" / file).read_text(encoding="utf-8") == text
         for page in results.PAGES[file]:
