@@ -53,10 +53,11 @@ class Recipe:
 RECIPES = {
     "pong": Recipe("2016's network; with sticky actions", (0, 10), range(11, 21), timed=True),
     "pong_plain": Recipe("the same without sticky actions, NOOP starts", (0, 20), range(1, 11), timed=True),
+    "pong_conv_plain": Recipe("a small ConvNet, without sticky actions", (18, 20.5), range(1, 6), timed=True),
     "pong_expert": Recipe("six actions, twice the input; with sticky actions", (10, 19), range(1, 6)),
     "karpathy": Recipe("the 2016 program, constant for constant", (-10, 0), range(1, 6), clock="games"),
 }
-OTHER = {"pong": "plain", "pong_plain": "sticky", "pong_expert": "plain"}
+OTHER = {"pong": "plain", "pong_plain": "sticky", "pong_conv_plain": "sticky", "pong_expert": "plain"}
 LADDER, CEILING, FAR = STUDIES = "ladder", "ceiling", "far"
 PICTURES = {  # each the curves of some recipes, and the scores that it marks
     "learning.png": (("pong", "pong_plain"), (0, 10, 18, 20)),

@@ -58,7 +58,7 @@ def test_the_agent_that_comes_along_is_the_median_seed(name: str) -> None:
 
 
 def test_all_that_comes_along_is_small() -> None:
-    assert sum(file.stat().st_size for file in (ROOT / "pretrained").rglob("*")) < 20 * 2**20
+    assert sum(file.stat().st_size for file in (ROOT / "pretrained").rglob("*")) < 20e6
 
 
 def test_a_table_is_put_between_its_comments(tmp_path: Path) -> None:
