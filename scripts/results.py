@@ -59,9 +59,9 @@ RECIPES = {
 }
 OTHER = {"pong": "plain", "pong_plain": "sticky", "pong_conv_plain": "sticky", "pong_expert": "plain"}
 LADDER, CEILING, FAR = STUDIES = "ladder", "ceiling", "far"
-PICTURES = {  # each the curves of some recipes, and the scores that it marks
+PICTURES = {  # each the curves of some recipes, or of a study, and the scores that it marks
     "learning.png": (("pong", "pong_plain"), (0, 10, 18, 20)),
-    "expert.png": (("pong_expert",), (10, 15, 18, 19)),
+    "expert.png": (("pong_expert", FAR), (10, 15, 18, 19)),
     "karpathy.png": (("karpathy",), (-15, -10, -5, 0)),
 }
 PAGES = {  # by the file that a page shows whole
@@ -150,15 +150,16 @@ def show() -> None:
         for page in PAGES[file]:
             put_into(ROOT / page, file, text)
     put_into(ROOT / "docs/performance.md", "bench.md", (RESULTS / "bench.md").read_text(encoding="utf-8"))
+    drawn = runs | {FAR: far()}
     for file, (names, marks) in PICTURES.items():
-        if shown := [one for name in names for one in runs.get(name, [])]:
+        if shown := [one for name in names for one in drawn.get(name, [])]:
             plot.draw(shown, RESULTS / file, marks)
     if rungs:
         draw_ladder(rungs, RESULTS / LADDER / "ladder.png")
-    for name, (plan, rows) in plans.items():
-        study.show(plan, rows, RESULTS / name)
+    if CEILING in plans:
+        study.show(*plans[CEILING], RESULTS / CEILING)
     if found := bound():
-        pixels = [*runs.get("pong", []), *runs.get("pong_expert", []), *far()]
+        pixels = [one for name in ("pong", "pong_expert", FAR) for one in drawn.get(name, [])]
         draw_bound(found, pixels, RESULTS / CEILING / "bound.png")
 
 

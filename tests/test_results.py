@@ -1,11 +1,13 @@
 """README's numbers are those of the files in results/."""
 
+import itertools
 import json
 import re
 from pathlib import Path
 
 import plot
 import pytest
+import study
 from bench import markdown
 from plot import read, tables
 
@@ -45,6 +47,17 @@ def test_every_seed_of_a_recipe_was_run_with_its_file(name: str) -> None:
         assert run.config == recipe.model_copy(update={"seed": run.config.seed})
         assert run.own["sampled"]["n"] == run.own["greedy"]["n"] == 100
         assert run.rows[-1]["step"] >= recipe.total_steps
+
+
+@pytest.mark.parametrize("name", [name for name in results.STUDIES if f"{name}/scores.md" not in NOT_RUN_YET])
+def test_every_variant_of_a_study_was_run_as_it_says_and_no_other(name: str) -> None:
+    plan, folders = study.read(name), (ROOT / "results" / name).glob("*/s*")
+    runs = {(folder.parent.name, folder.name): read(folder).config for folder in folders}
+    variants = {study.slug(variant): plan.variant(variant) for variant in plan.variants}
+    assert runs == {
+        (slug, f"s{seed}"): config.model_copy(update={"seed": seed})
+        for (slug, config), seed in itertools.product(variants.items(), plan.seeds)
+    }
 
 
 @pytest.mark.parametrize("name", results.OTHER)
