@@ -2,8 +2,8 @@
 
     make results
 
-resumes where it was stopped and skips what is there; all of it takes some hours on two cores. What is measured by the
-clock has the machine to itself, one run after the other on all cores; all else runs two at a time, on a core each.
+resumes where it was stopped and skips what is there; all of it takes about ten hours on two cores. What is measured by
+the clock has the machine to itself, one run after the other on all cores; all else runs two at a time, on a core each.
 """
 
 import json
