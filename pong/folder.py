@@ -50,7 +50,7 @@ def create_run_folder(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu_count": cores(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES} | {"torch": str(torch.__version__)},  # +cpu, +cu130
     }
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)

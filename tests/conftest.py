@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from warm import PRELOADED
 
 from pong.config import Config, load_config
+from pong.envs.machine_fleet import compile_once
 from pong.player import Player, emulator_seeds
 from pong.train import Trainer, Update
 
@@ -46,6 +47,12 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def compiled():
+    """The game is compiled, so that no test of what is said hears of it."""
+    compile_once()
 
 
 @pytest.fixture(scope="session")

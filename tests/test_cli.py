@@ -23,6 +23,8 @@ from pong.envs import make_fleet
 from pong.evaluate import Greedy, evaluate
 from pong.train import load_policy
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):

@@ -35,6 +35,8 @@ from pong.play.picture import BOTTOM, HEIGHT, RIGHT, SCALE, SIDE, TOP, WIDTH, pi
 from pong.player import EVALUATION, ActionNoise, emulator_seeds
 from pong.train import make_optimizer, make_policy
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 ROOT = Path(__file__).parents[1]
 TINY = Config(hidden=4, device="cpu", max_frames=240)  # 60 decisions at hold 4
 

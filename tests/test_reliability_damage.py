@@ -17,6 +17,8 @@ from pong.ranks import Ranks
 from pong.rollout import Rollout
 from pong.train import make_baseline, make_optimizer, make_policy
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 TRIALS = 1_000
 # 20 decisions an update, 6 updates, a checkpoint at every other
 DICE = [

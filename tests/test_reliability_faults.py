@@ -22,6 +22,8 @@ from pong.cli import main
 from pong.evaluate import Evaluation
 from pong.player import Episode
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 # 20 decisions an update, 8 updates, a checkpoint at every other
 FLAGS = [*TINY, "--horizon", "10", "--checkpoint-every", "2", "--total-steps", "160"]
 DICE = ["train", CONFIG, *FLAGS, "--run-dir"]

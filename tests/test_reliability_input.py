@@ -15,6 +15,8 @@ from small_runs import CONFIG, ROOT
 from pong.cli import main
 from pong.config import Config
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 EXAMPLES = 500  # of each kind
 KEYS = sorted(Config.model_fields)
 THOROUGH = settings(
