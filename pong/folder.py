@@ -18,7 +18,7 @@ from pong.checkpoint import Counters, file_name, save_policy, write_whole
 from pong.config import Config, InputError, to_toml
 from pong.ranks import cores
 
-PACKAGES = ("torch", *envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
+PACKAGES = (*envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
 
 
 def new_run_folder(config: Config) -> Path:
@@ -50,7 +50,7 @@ def create_run_folder(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu_count": cores(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES} | {"torch": str(torch.__version__)},  # +cpu, +cu130
+        "versions": {"torch": torch.__version__, **{name: _version(name) for name in PACKAGES}},  # +cpu, +cu130
     }
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)

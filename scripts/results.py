@@ -165,7 +165,14 @@ def show() -> None:
 
 def far() -> list[plot.Run]:
     """The finished runs of the study of how far one gets."""
-    return complete(sorted((RESULTS / FAR).glob("*/s*")))
+    return [one for some in by_variant(FAR).values() for one in some]
+
+
+def by_variant(name: str, last: str = seeds.OWN) -> dict[str, list[plot.Run]]:
+    """A study's finished runs, of each variant that has any."""
+    plan = study.read(name)
+    folders = {one: [RESULTS / name / f"{study.slug(one)}/s{seed}" for seed in plan.seeds] for one in plan.variants}
+    return {one: runs for one, some in folders.items() if (runs := complete(some, last))}
 
 
 def everything() -> dict[str, list[plot.Run]]:
@@ -198,10 +205,8 @@ MARKS = (-15.0, -10.0, 0.0)
 
 
 def ladder() -> dict[str, list[plot.Run]]:
-    """The ladder's finished runs, by rung."""
-    plan = study.read(LADDER)
-    found = {rung: [RESULTS / LADDER / f"{study.slug(rung)}/s{seed}" for seed in plan.seeds] for rung in plan.variants}
-    return {rung: runs for rung, folders in found.items() if (runs := complete(folders, "run.json"))}
+    """The ladder's finished runs, by rung; they have no scores."""
+    return by_variant(LADDER, "run.json")
 
 
 def ladder_table(runs: dict[str, list[plot.Run]]) -> str:
