@@ -61,9 +61,9 @@ class ObservationKeys(Group):
     title = "What the policy sees and does"
 
     actions: Literal[2, 3, 6] = Field(2, description="UP and DOWN; 3: NOOP too; 6: all, with and without FIRE")
-    frames: Literal["difference", "stack", "both"] = Field(
+    frames: Literal["difference", "stack", "both", "three"] = Field(
         "difference",
-        description="this frame minus the previous one, the two beside each other, or this and the difference",
+        description="this frame minus the previous one; the two; this and the difference; that and the one before it",
     )
     last_action: bool = Field(False, description="whether its previous action is shown, too")
 

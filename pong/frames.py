@@ -234,19 +234,21 @@ def blank(like: Observations) -> Observations:
     return like.new_zeros(1, *like.shape[1:])
 
 
-FrameKind = Literal["difference", "stack", "both"]
+FrameKind = Literal["difference", "stack", "both", "three"]
+TIMES = ("now", "before", "earlier")
 FRAMES: dict[FrameKind, list[tuple[str, str]]] = {  # side by side, each a screen less another one
     "difference": [("now", "before")],
     "stack": [("now", "nothing"), ("before", "nothing")],
     "both": [("now", "nothing"), ("now", "before")],
+    "three": [("now", "nothing"), ("now", "before"), ("before", "earlier")],
 }
 
 
 class ObservationBuilder:
-    """What a policy sees of N emulators, from one screen after the other, of which it keeps the last.
+    """What a policy sees of N emulators, from one screen after the other.
 
-    A row is this frame minus the previous one ("difference"), or this frame and beside it the previous one ("stack") or
-    the difference ("both").
+    A row is this frame minus the previous one ("difference"), or this frame and beside it the previous one ("stack"),
+    the difference ("both"), or the difference and the one before it ("three").
 
     Args:
         shown: which frames.
@@ -256,7 +258,8 @@ class ObservationBuilder:
         width: numbers in a row.
         shape: of the frames in it, (C, 80, 80).
         frames: what each is, see ``FRAMES``.
-        field: (N, 80, 160) uint8, of the last screens, see ``play_field``.
+        memory: screens that it keeps, 1 or 2.
+        fields: of each, the newest first, (N, 80, 160) uint8, see ``play_field``.
     """
 
     def __init__(self, shown: FrameKind = "difference", actions: int = 0):
@@ -264,16 +267,18 @@ class ObservationBuilder:
         self.actions = actions
         self.shape = (len(self.frames), SIDE, SIDE)
         self.width = len(self.frames) * PIXELS + actions
+        self.memory = max(TIMES.index(time) for frame in self.frames for time in frame if time in TIMES)
 
     def first(self, screens: NDArray[np.uint8]) -> SparseFrames:
         """Of screens (N, 210, 160) without a previous one: it counts as the same, and no decision was made."""
-        self.restore(play_field(screens))
-        return self._row(self.field, np.full(len(screens), -1))
+        fresh = np.ones(len(screens), np.bool_)
+        self.restore([play_field(screens) for _ in range(self.memory)])
+        return self.next(screens, fresh)
 
-    def restore(self, field: NDArray[np.uint8]) -> None:
-        """Continue after a ``field`` (N, 80, 160) that was seen last."""
-        self.field = field
-        self._nothing = np.full_like(self.field, LUMINANCE_BACKGROUNDS[0])
+    def restore(self, fields: list[NDArray[np.uint8]]) -> None:
+        """Continue after the ``fields`` that were seen last."""
+        self.fields = fields
+        self._nothing = np.full_like(fields[0], LUMINANCE_BACKGROUNDS[0])
 
     def next(
         self, screens: NDArray[np.uint8], fresh: NDArray[np.bool_], decisions: NDArray[np.int64] | None = None
@@ -285,16 +290,15 @@ class ObservationBuilder:
             fresh: (N,) bool, the emulators that show a new episode's first frame.
             decisions: (N,) int64, the actions that led here; not needed unless they are shown.
         """
-        before, self.field = self.field, play_field(screens)
-        if fresh.any():
-            before[fresh] = self.field[fresh]
-        return self._row(before, np.where(fresh, -1, -1 if decisions is None else decisions))
-
-    def _row(self, before: NDArray[np.uint8], decisions: NDArray[np.int64]) -> SparseFrames:
-        fields = {"now": self.field, "before": before, "nothing": self._nothing}
+        now = play_field(screens)
+        for field in self.fields:
+            field[fresh] = now[fresh]
+        fields = {"nothing": self._nothing, **dict(zip(TIMES, [now, *self.fields], strict=False))}
+        self.fields = [now, *self.fields][: self.memory]
         frames = [SparseFrames.difference(fields[old], fields[new]) for new, old in self.frames]
         if self.actions:
-            frames.append(SparseFrames.one_hot(decisions, self.actions))
+            shown = np.where(fresh, -1, -1 if decisions is None else decisions)
+            frames.append(SparseFrames.one_hot(shown, self.actions))
         return frames[0] if len(frames) == 1 else SparseFrames.beside(frames)
 
 

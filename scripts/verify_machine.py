@@ -191,7 +191,7 @@ KINDS = {  # those that notice most come first
     "follower, sticky": Kind(Task(3, 0.25), follower()),
     "follower with FIRE": Kind(Task(1, 0.0), follower(UP_FIRE, DOWN_FIRE), idle=0.0),
     "pokes with FIRE": Kind(Task(1, 0.1, shown="stack"), follower(UP_FIRE, DOWN_FIRE), pokes=0.2),
-    "random, hold 2-4, NOOP starts": Kind(Task("2-4", 0.5, 30, shown="both", last_action=True), random_player(*PLAIN)),
+    "random, hold 2-4, NOOP starts": Kind(Task("2-4", 0.5, 30, shown="three", last_action=True), random_player(*PLAIN)),
     "cut off": Kind(Task("2-4", 0.25, 30, max_frames=331), random_player(*PLAIN)),
     "long holds": Kind(Task(4, 0.25, shown="stack", last_action=True), stubborn(*PLAIN)),
     "long holds with FIRE": Kind(Task("2-4", 0.0), stubborn(*ALL)),

@@ -89,13 +89,13 @@ def _replay(module: ModuleType, trace: Trace) -> Iterator[tuple[int, str | None]
         raw = PCG64(SeedSequence(for_gymnasium)).random_raw(len(trace.actions) + 100)
         numbers.append(raw.astype("<u8").view("<u4").tolist())
         game.ale_drawn = 624
-    pictures = np.zeros((3, n, 36), np.int16)
+    pictures = np.zeros((len(PICTURES), n, 36), np.int16)
     parts = np.array([[PICTURES[new], PICTURES[old]] for new, old in builder.frames])
     settings = float(np.float32(task.sticky)) * 2**32, task.noop_max, task.max_frames
     hold = (2, 4) if task.hold == "2-4" else (task.hold, task.hold)
 
     def rows(fresh: np.ndarray, decisions: np.ndarray) -> SparseFrames:
-        columns, signs = np.zeros(n * 200, np.int32), np.zeros(n * 200, np.float32)
+        columns, signs = np.zeros(n * 300, np.int32), np.zeros(n * 300, np.float32)
         offsets = np.zeros(n, np.int32)
         shown = np.where(fresh, -1, decisions) if builder.actions else np.full(n, -1)
         k = module.rows(games, fresh, pictures, parts, shown, columns, signs, offsets)

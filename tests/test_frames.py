@@ -472,27 +472,33 @@ def test_between_random_screens(pairs):
 
 # --- what a policy sees -----------------------------------------------------------------------------------------------
 
-ORDER = {"difference": ["minus"], "stack": ["now", "before"], "both": ["now", "minus"]}
+ORDER = {
+    "difference": ["minus"],
+    "stack": ["now", "before"],
+    "both": ["now", "minus"],
+    "three": ["now", "minus", "minus before"],
+}
 
 
 @exact
 @given(screen_pairs(), st.sampled_from(sorted(ORDER)), st.sampled_from([0, 2, 3]), st.data())
 def test_a_view_holds_the_preprocessed_frames_side_by_side_and_then_the_decision(pairs, shown, actions, data):
-    before, after, fresh = pairs
-    decisions = data.draw(arrays.arrays(np.int64, len(before), elements=st.integers(0, 1)))
-    view = ObservationBuilder(shown, actions)
-    first, row = view.first(before), view.next(after, fresh, decisions)
-    for seen, old, new, made in (
-        (first, before, before, np.full(len(before), -1)),
-        (row, np.where(fresh[:, None, None], after, before), after, np.where(fresh, -1, decisions)),
-    ):
-        parts = {"now": preprocess(new).astype(int), "before": preprocess(old).astype(int)}
-        parts["minus"] = parts["now"] - parts["before"]
-        frames = [parts[name].reshape(len(new), PIXELS) for name in ORDER[shown]]
-        one_hot = (made[:, None] == np.arange(actions)).astype(int)
+    one, other, _ = pairs
+    n = len(one)
+    view, before, earlier = ObservationBuilder(shown, actions), None, None
+    for screens in (one, other, one[:, ::-1], other[:, ::-1]):
+        fresh = data.draw(arrays.arrays(bool, n)) | (before is None)
+        decisions = data.draw(arrays.arrays(np.int64, n, elements=st.integers(0, 1)))
+        seen = view.first(screens) if before is None else view.next(screens, fresh, decisions)
+        now = preprocess(screens).astype(int)
+        before, earlier = (np.where(fresh[:, None, None], now, old) for old in (before, earlier))
+        parts = {"now": now, "before": before, "minus": now - before, "minus before": before - earlier}
+        frames = [parts[name].reshape(n, PIXELS) for name in ORDER[shown]]
+        one_hot = (np.where(fresh, -1, decisions)[:, None] == np.arange(actions)).astype(int)
         np.testing.assert_array_equal(seen.dense().numpy(), np.concatenate([*frames, one_hot], axis=1))
         assert seen.width == view.width == len(frames) * PIXELS + actions
         assert view.shape == (len(frames), 80, 80)
+        before, earlier = now, before
 
 
 @exact

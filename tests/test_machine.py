@@ -222,11 +222,12 @@ def test_a_run_goes_on_in_the_other_emulator_with_new_games(tmp_path, capsys, fi
 
 
 @pytest.mark.parametrize("emulator", ["machine", "ale"])
+@pytest.mark.parametrize("frames", ["both", "three"])
 @pytest.mark.parametrize(("hold", "sticky", "noop_max", "max_frames"), [("2-4", 0.25, 30, 200), (4, 0.9, 0, 65_209)])
-def test_a_fleet_goes_on_from_its_state(emulator, hold, sticky, noop_max, max_frames):
+def test_a_fleet_goes_on_from_its_state(emulator, frames, hold, sticky, noop_max, max_frames):
     # again and again, and the game before is not there any more: what is not in the state is gone
     task = {"hold": hold, "sticky": sticky, "noop_max": noop_max, "max_frames": max_frames}
-    config = Config(num_envs=3, frames="both", actions=3, last_action=True, emulator=emulator, **task)
+    config = Config(num_envs=3, frames=frames, actions=3, last_action=True, emulator=emulator, **task)
     actions = np.random.default_rng(3).integers(0, 3, (300, 3))
     whole, ours, on = make_fleet(config), make_fleet(config), np.ones(3, bool)
     assert same_rows(whole.reset(np.array([1, 2, 3])), ours.reset(np.array([1, 2, 3])))

@@ -17,6 +17,7 @@ PLAYS = {  # what is played; how many games end in it, at least
     "three actions and the last one shown": (EVERYTHING, 0),
     "all six actions": ({**EVERYTHING, "actions": 6, "horizon": 300}, 0),
     "two frames": ({"frames": "stack"}, 0),
+    "three frames": ({"frames": "three", **SHORT}, 25),
     "random holds and starts": ({"hold": "2-4", "noop_max": 30, "horizon": 250}, 0),
     "a longer rollout than noise is drawn for": ({"horizon": 2 * ActionNoise.BLOCK + 90, "max_frames": 1000}, 6),
     "games that end often": ({**SHORT, **EVERYTHING}, 25),

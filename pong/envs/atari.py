@@ -24,6 +24,7 @@ from pong.frames import ROWS, ObservationBuilder, Observations, SparseFrames
 
 RATE = 60  # frames a second at natural speed
 NO_CAP = INT32  # emulated frames, more than a year of play
+FIELDS = ("ale.field", "ale.field_before")  # as many as are remembered
 
 
 class Pong(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[Any]]):
@@ -193,16 +194,20 @@ class PongFleet(Fleet):
         return StepResult(self._builder.next(screens, dones, actions), rewards, dones, infos["frames"])
 
     def state(self) -> list[EmulatorState]:
-        """Of each emulator: its state, and the screen that was seen last."""
-        return [{**self.envs.state(i), "ale.field": field} for i, field in enumerate(self._builder.field.copy())]
+        """Of each emulator: its state, and the screens that were seen last."""
+        fields = [field.copy() for field in self._builder.fields]
+        return [
+            {**self.envs.state(i), **{key: field[i] for key, field in zip(FIELDS, fields, strict=False)}}
+            for i in range(self.num_envs)
+        ]
 
     def restore(self, state: list[EmulatorState]) -> None:
         """Continue from what ``state`` gave."""
         for i, kept in enumerate(state):
             self.envs.restore(i, kept)
-        field = np.stack([kept["ale.field"] for kept in state])
-        self.envs.screens[:, ROWS] = field
-        self._builder.restore(field)
+        fields = [np.stack([kept[key] for kept in state]) for key in FIELDS[: self._builder.memory]]
+        self.envs.screens[:, ROWS] = fields[0]
+        self._builder.restore(fields)
 
     def close(self) -> None:
         """End the emulators."""

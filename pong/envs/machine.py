@@ -498,7 +498,7 @@ def step(
 
 # --- what a policy sees -----------------------------------------------------------------------------------------------
 
-NOTHING, BEFORE, NOW = range(3)  # pictures of a game
+NOTHING, EARLIER, BEFORE, NOW = range(4)  # pictures of a game
 
 
 @kernel
@@ -516,8 +516,8 @@ def rows(
 
     Args:
         games: (N,) of GAME.
-        fresh: (N,), the games that are seen for the first time: the picture before counts as the same.
-        pictures: (3, N, 36) int16: nothing, the picture before and the one now, see ``draw``; kept by the caller.
+        fresh: (N,), the games that are seen for the first time: the pictures before count as the same.
+        pictures: (4, N, 36) int16: nothing, the last two and the one now, see ``draw``; kept by the caller.
         parts: (P, 2), the pictures of which a row has the differences, side by side: the one less the other.
         decisions: (N,), the number of the 1 behind them; negative for none.
         columns: to write, the numbers' places in their row, row by row, and
@@ -530,9 +530,11 @@ def rows(
     n = 0
     for i in range(len(offsets)):
         offsets[i] = n
+        pictures[EARLIER, i] = pictures[BEFORE, i]
         pictures[BEFORE, i] = pictures[NOW, i]
         draw(games[i], pictures[NOW, i])
         if fresh[i]:
+            pictures[EARLIER, i] = pictures[NOW, i]
             pictures[BEFORE, i] = pictures[NOW, i]
         for p in range(len(parts)):
             n = subtract(pictures[parts[p, 0], i], pictures[parts[p, 1], i], p * SIDE * SIDE, columns, signs, n)

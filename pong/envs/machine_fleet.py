@@ -1,5 +1,6 @@
 """Pong in the machine: the fleet that training plays in."""
 
+import itertools
 import sys
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ from pong.envs.machine_play import play
 from pong.frames import PIXELS, ObservationBuilder, Observations, SparseFrames
 from pong.two_layers import decide_rows
 
-PICTURES = {"nothing": machine.NOTHING, "before": machine.BEFORE, "now": machine.NOW}
+PICTURES = {"nothing": machine.NOTHING, "earlier": machine.EARLIER, "before": machine.BEFORE, "now": machine.NOW}
+LAST = {"machine.picture": machine.NOW, "machine.picture_before": machine.BEFORE}  # as many as are remembered
 ALE = np.array(ALE_ACTIONS)
 AHEAD = 128  # numbers of gymnasium's generator that are drawn at a time
 MOST_ROWS = 16_384  # of a segment: its memory is that of the fullest rows
@@ -59,7 +61,8 @@ class MachineFleet(Fleet):
         self._words = np.zeros((num_envs, machine.WORDS), np.uint32)
         self._numbers = np.zeros((num_envs, AHEAD), np.uint32)
         self._generators = [PCG64() for _ in range(num_envs)]
-        self._pictures = np.zeros((3, num_envs, 1 + machine.MOST), np.int16)
+        self._pictures = np.zeros((len(PICTURES), num_envs, 1 + machine.MOST), np.int16)
+        self._last = dict(itertools.islice(LAST.items(), self._builder.memory))
         most = 2 * machine.MOST * len(self._parts) + 1
         self._none = np.full(num_envs, -1)  # decisions that are shown
         self._columns, self._signs = np.zeros(num_envs * most, np.int32), np.zeros(num_envs * most, np.float32)
@@ -158,16 +161,16 @@ class MachineFleet(Fleet):
         return Segment(before, torch.from_numpy(actions[:T]), rewards[:T], dones[:T], frames[:T], everyone[:T], now)
 
     def state(self) -> list[EmulatorState]:
-        """Of each game: its numbers, its two generators, and the picture that the next row is compared with."""
+        """Of each game: its numbers, its two generators, and the pictures that the next row is compared with."""
         numbers = self.games.view(np.int64).reshape(self.num_envs, -1).copy()
-        words, ahead, pictures = self._words.copy(), self._numbers.copy(), self._pictures[machine.NOW].copy()
+        words, ahead, pictures = self._words.copy(), self._numbers.copy(), self._pictures.copy()
         return [
             {
                 "machine.game": numbers[i],
                 "machine.ale_words": words[i].view(np.int32),
                 "machine.gym_numbers": ahead[i].view(np.int32),
                 "machine.gym_generator": generator_state(self._generators[i]),
-                "machine.picture": pictures[i],
+                **{key: pictures[which, i] for key, which in self._last.items()},
             }
             for i in range(self.num_envs)
         ]
@@ -178,7 +181,8 @@ class MachineFleet(Fleet):
             self.games.view(np.int64).reshape(self.num_envs, -1)[i] = kept["machine.game"]
             self._words[i] = kept["machine.ale_words"].view(np.uint32)
             self._numbers[i] = kept["machine.gym_numbers"].view(np.uint32)
-            self._pictures[machine.NOW, i] = kept["machine.picture"]
+            for key, which in self._last.items():
+                self._pictures[which, i] = kept[key]
             restore_generator(self._generators[i], kept["machine.gym_generator"])
 
     def close(self) -> None:
