@@ -70,6 +70,7 @@ PAGES = {  # by the file that a page shows whole
     "karpathy.md": ("docs/from-karpathy.md",),
     "ladder/ladder.md": ("docs/from-karpathy.md",),
     "ceiling/bound.md": ("docs/ceiling.md",),
+    "ceiling/rallies.md": ("docs/ceiling.md",),
     "ceiling/scores.md": ("docs/ceiling.md",),
     "far/scores.md": ("docs/ceiling.md",),
 }
@@ -198,6 +199,8 @@ def tables(runs: dict[str, list[plot.Run]], rungs: dict[str, list[plot.Run]], pl
     if rungs:
         shown[f"{LADDER}/ladder.md"] = ladder_table(rungs)
     shown |= {f"{name}/scores.md": study.table(plan, rows) for name, (plan, rows) in plans.items()}
+    if (file := RESULTS / CEILING / "rallies.json").exists():
+        shown[f"{CEILING}/rallies.md"] = rallies_table(**json.loads(file.read_text(encoding="utf-8")))
     return shown | ({f"{CEILING}/bound.md": bound_table(found)} if (found := bound()) else {})
 
 
@@ -262,6 +265,30 @@ def bound_table(found: dict[str, dict[int, Scores]]) -> str:
         for actions, scores in by_actions.items():
             said = [f"{scores[way]['mean']:+.2f} ± {scores[way]['standard_error']:.2f}" for way in WAYS]
             rows.append([hold, f"{actions}", *said, f"{scores[WAYS[0]]['n']:,}"])
+    return plot.markdown(columns, rows)
+
+
+BALLS = ("the first", "the second", "the third", "a later one")
+
+
+def rallies_table(won: list[int], lost: list[int], games: int, agent: str) -> str:
+    """A Markdown row for the first ball that comes to an agent in a rally, the second, …: what it makes of it.
+
+    Args:
+        won, lost: rallies, by how often it returned the ball; see ``scripts/rallies.py``.
+        games: in which they were counted.
+        agent: who played them.
+    """
+    missed, winning = np.array(lost), np.array([*won[1:], 0])  # by what came before: never returned it, once, …
+    came = (missed + winning)[::-1].cumsum()[::-1]
+    rows = []
+    for number, ball in enumerate(BALLS):
+        some = slice(number, None if ball == BALLS[-1] else number + 1)
+        n, *parts = (int(balls[some].sum()) for balls in (came, winning, missed))
+        if n:
+            shares = (part / n for part in (*parts, n - sum(parts)))
+            rows.append([ball, f"{n:,}", *(f"{share:.1%}" for share in shares)])
+    columns = ("ball of a rally", f"in {games} games", "wins by it", "misses it", "it comes back")
     return plot.markdown(columns, rows)
 
 

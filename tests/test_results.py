@@ -74,6 +74,17 @@ def test_all_that_comes_along_is_small() -> None:
     assert sum(file.stat().st_size for file in (ROOT / "pretrained").rglob("*")) < 20e6
 
 
+def test_each_ball_of_a_rally_is_won_missed_or_comes_back() -> None:
+    # ten rallies: 6 won by the first ball and 2 by the second; 1 lost by missing the first and 1 by the second
+    table = results.rallies_table(won=[0, 6, 2], lost=[1, 1, 0], games=3, agent="somebody")
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()] == [
+        ["ball of a rally", "in 3 games", "wins by it", "misses it", "it comes back"],
+        ["---"] * 5,
+        ["the first", "10", "60.0%", "10.0%", "30.0%"],
+        ["the second", "3", "66.7%", "33.3%", "0.0%"],
+    ]
+
+
 def test_a_table_is_put_between_its_comments(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results/a.md -->\nold\n<!-- end -->\nafter \\1\n", encoding="utf-8")
