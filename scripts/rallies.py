@@ -16,10 +16,9 @@ import tyro
 from numpy.typing import NDArray
 
 from pong.config import InputError
-from pong.envs import make_observation_builder
-from pong.envs.atari import task
+from pong.envs import make_fleet, prepare
 from pong.envs.machine import PLAYER
-from pong.envs.machine_fleet import MachineFleet, compile_once
+from pong.envs.machine_fleet import MachineFleet
 from pong.player import EVALUATION, emulator_seeds
 from pong.policies import Policy
 from pong.train import load_policy
@@ -33,10 +32,11 @@ def main(
     results: Path = Path("results/ceiling/rallies.json"),
 ) -> None:
     """Play, count, and keep what was counted."""
-    compile_once()
     policy, loaded = load_policy(agent)
-    config = loaded.config
-    fleet = MachineFleet(games, config.hold, make_observation_builder(config), **task(config))
+    config = loaded.config.replace(emulator="machine")
+    prepare(config)
+    fleet = make_fleet(config, games)
+    assert isinstance(fleet, MachineFleet)
     won, lost = count(policy, fleet)
     some = int(np.flatnonzero(won + lost)[-1]) + 1
     kept = {"agent": agent.as_posix(), "games": games, "won": won[:some].tolist(), "lost": lost[:some].tolist()}
