@@ -198,6 +198,7 @@ KINDS = {  # those that notice most come first
     "agent pong": Kind(Task(), agent("pong")),
     "agent karpathy": Kind(Task("2-4"), agent("karpathy")),
     "agent pong_plain": Kind(Task(4, 0.0, 30), agent("pong_plain")),
+    "agent pong_expert": Kind(Task(shown="both", last_action=True), agent("pong_expert")),
 }
 
 
