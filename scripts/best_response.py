@@ -12,11 +12,11 @@ The games are the machine's: ALE does not show its state, and the machine is the
 
 import itertools
 import json
-import sys
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import command_line
 import numba
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from pong.commands.evaluate import WAYS
-from pong.config import InputError
 from pong.envs.machine import BOTTOM_WALL, POT_HIGHEST, POT_LOWEST, TOP_WALL
 from pong.envs.machine_fleet import MachineFleet, compile_once
 from pong.evaluate import Evaluation
@@ -242,7 +241,4 @@ def arrival(game: Game) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (InputError, OSError) as error:
-        sys.exit(f"best_response: {error}")
+    command_line.run(main)

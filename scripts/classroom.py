@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import command_line
 import plot
 import seeds
 import tyro
@@ -65,4 +66,4 @@ def gains(results: Path) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    command_line.run(main)

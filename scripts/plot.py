@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import command_line
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
@@ -272,4 +273,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    command_line.run(main)

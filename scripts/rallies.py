@@ -7,15 +7,13 @@ machine's: it shows who hit the ball last, and is the same game as ALE's (docs/p
 """
 
 import json
-import sys
 from pathlib import Path
 
+import command_line
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 
-from pong.config import InputError
 from pong.envs import make_fleet, prepare
 from pong.envs.machine import PLAYER
 from pong.envs.machine_fleet import MachineFleet
@@ -66,7 +64,4 @@ def count(policy: Policy, fleet: MachineFleet, seed: int = 0) -> tuple[NDArray[n
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (InputError, OSError) as error:
-        sys.exit(f"rallies: {error}")
+    command_line.run(main)

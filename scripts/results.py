@@ -11,11 +11,11 @@ import math
 import re
 import shutil
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import command_line
 import matplotlib.pyplot as plt
 import numpy as np
 import plot
@@ -82,18 +82,18 @@ def main(
     export: Annotated[bool, tyro.conf.arg(help="refill pretrained/ with each recipe's median seed")] = False,
 ) -> None:
     """Run what is missing, and write tables, pictures and pages of what is there."""
+    recipes = command_line.chosen(only, RECIPES)
     if not draw_only:
         for timed in (True, False):
-            names = [name for name, one in RECIPES.items() if one.timed == timed and name in (only or RECIPES)]
-            jobs = [(name, seed) for name in names for seed in RECIPES[name].seeds]
+            jobs = [(name, seed) for name in recipes if RECIPES[name].timed == timed for seed in RECIPES[name].seeds]
             seeds.side_by_side(run, jobs, 1 if timed else 2)
         for name in () if only else STUDIES:
             study.train(study.read(name), RUNS / name, RESULTS / name, 2)
-        for name in only or RECIPES:
+        for name in recipes:
             if name in OTHER and (middle := median(name)):
                 on_the_other_task(name, middle)
     if export:
-        for name in only or RECIPES:
+        for name in recipes:
             if middle := median(name):
                 refill(name, middle)
     show()
@@ -193,7 +193,7 @@ def studied() -> Plans:
 def tables(runs: dict[str, list[plot.Run]], rungs: dict[str, list[plot.Run]], plans: Plans) -> dict[str, str]:
     """Every table that a page shows, by its file in results/: of the recipes' runs, the ladder's and the studies'."""
     each = [one for some in runs.values() for one in some]
-    shown = {"recipes.md": recipes(runs), "seeds.md": plot.tables(each, (-15, -10, 0, 10, 18, 20))}
+    shown = {"recipes.md": recipes_table(runs), "seeds.md": plot.tables(each, (-15, -10, 0, 10, 18, 20))}
     if slow := runs.get("karpathy"):
         shown["karpathy.md"] = games_table(slow)
     if rungs:
@@ -318,7 +318,7 @@ def draw_bound(found: dict[str, dict[int, Scores]], runs: list[plot.Run], path: 
     plt.close(figure)
 
 
-def recipes(runs: dict[str, list[plot.Run]]) -> str:
+def recipes_table(runs: dict[str, list[plot.Run]]) -> str:
     """A Markdown row a recipe: medians over its seeds, and the range of all."""
     columns = ("recipe", "what it is", "seeds", "to a first score", "to a second", "in ALE, sampled", "greedy")
     rows = []
@@ -387,7 +387,4 @@ def put_into(page: Path, file: str, shown: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (InputError, OSError) as error:
-        sys.exit(f"results: {error}")
+    command_line.run(main)

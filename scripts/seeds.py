@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
+import command_line
 import tyro
 
-from pong.config import InputError
+from pong.config import RunError
 from pong.ranks import cores
 
 ROWS = 500  # of a run's metrics.csv that are kept, at least, if it has so many
@@ -106,7 +107,7 @@ def pong(log: Path, core: int | None, *arguments: object) -> None:
     with log.open("a", encoding="utf-8") as file:
         command = [*pinned, sys.executable, "-m", "pong", *map(str, arguments)]
         if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
-            raise InputError(f"{' '.join(command)} failed; see {log}")
+            raise RunError(f"{' '.join(command)} failed; see {log}")
 
 
 def thin(whole: Path, kept: Path) -> None:
@@ -117,7 +118,4 @@ def thin(whole: Path, kept: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (InputError, OSError) as error:
-        sys.exit(f"seeds: {error}")
+    command_line.run(main)

@@ -12,11 +12,11 @@ import itertools
 import json
 import math
 import re
-import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
+import command_line
 import matplotlib.pyplot as plt
 import numpy as np
 import plot
@@ -25,7 +25,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict
 
 from pong.commands.evaluate import WAYS
-from pong.config import Config, InputError, load_config, to_toml, validate
+from pong.config import Config, InputError, load_config, nearest, to_toml, validate
 from pong.ranks import cores
 
 Row = dict[str, Any]
@@ -81,14 +81,27 @@ def slug(variant: str) -> str:
 
 
 def read(name: str) -> Study:
-    return Study(**tomllib.loads(Path(f"studies/{name}.toml").read_text(encoding="utf-8")))
+    """What studies/NAME.toml says.
+
+    Raises:
+        InputError: there is no such file, or it says something else.
+    """
+    path = Path(f"studies/{name}.toml")
+    try:
+        return Study(**tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        known = sorted(file.stem for file in Path("studies").glob("*.toml"))
+        raise InputError(f"there is no {path}; {nearest(name, known)}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def train(study: Study, runs: Path, results: Path, at_once: int, only: tuple[str, ...] = ()) -> None:
     """Train what is missing of some variants, or of all, so many at a time."""
+    variants = command_line.chosen(only, study.variants)
     for folder in (runs, results):
         folder.mkdir(parents=True, exist_ok=True)
-    jobs = itertools.product(study.seeds, only or study.variants)  # all variants' first seeds first
+    jobs = itertools.product(study.seeds, variants)  # all variants' first seeds first
     seeds.side_by_side(lambda job, core: run(study, *job, runs, results, core), jobs, at_once)
 
 
@@ -208,7 +221,4 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (InputError, OSError, ValueError) as error:
-        sys.exit(f"study: {error}")
+    command_line.run(main)

@@ -11,7 +11,7 @@ from seeds import thin
 from study import Study, interval, row, run, show, table
 
 from pong.cli import main
-from pong.config import InputError, load_config
+from pong.config import InputError, RunError, load_config
 
 ROOT = Path(__file__).parents[1]
 TINY = {"num_envs": 2, "horizon": 30, "hidden": 4, "total_steps": 120, "max_frames": 240, "eval_episodes": 0}
@@ -118,5 +118,5 @@ def test_what_fails_names_the_log(tmp_path):
     broken = some(plain={})
     (tmp_path / "plain/s1").mkdir(parents=True)
     (tmp_path / "plain/s1/config.toml").write_text("no config", encoding="utf-8")
-    with pytest.raises(InputError, match=r"train --resume .* failed; see .*plain/s1\.log"):
+    with pytest.raises(RunError, match=r"train --resume .* failed; see .*plain/s1\.log"):
         run(broken, 1, "plain", tmp_path, tmp_path / "results")
