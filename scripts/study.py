@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,7 @@ from pong.config import Config, InputError, load_config, nearest, to_toml, valid
 from pong.ranks import cores
 
 Row = dict[str, Any]
-WIDTH = 4  # curves beside each other in the picture
+WIDTH = 5  # curves beside each other in the picture
 
 
 class Study(BaseModel):
@@ -191,8 +192,8 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
     names = [name for name, mine in seeds_of.items() if mine]
     runs = {name: [plot.read(results / f"{slug(name)}/s{one['seed']}") for one in seeds_of[name]] for name in names}
     height = math.ceil(len(names) / WIDTH)
-    figure = plt.figure(figsize=(13, 1 + 1.6 * height), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(5, 3))
+    figure = plt.figure(figsize=(13, 1 + 1.8 * height), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(7, 3))
     axes = left.subplots(height, WIDTH, sharex=True, sharey=True, squeeze=False)
     dots = right.subplots()
     for number, (name, axis) in enumerate(itertools.zip_longest(names, axes.flat)):
@@ -202,7 +203,7 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
         mine, colour = seeds_of[name], f"C{number % 10}"
         for run, line in [*((run, "0.75") for run in runs[names[0]]), *((run, colour) for run in runs[name])]:
             axis.plot(np.array(run.column("step")) / 1e6, run.column(plot.MEAN100), color=line, linewidth=1)
-        axis.set_title(name, fontsize=9, color=colour)
+        axis.set_title(textwrap.fill(name, 24), fontsize=9, color=colour)
         axis.tick_params(labelbottom=number + WIDTH >= len(names))
         axis.grid(alpha=0.2)
         at = len(names) - number
@@ -211,10 +212,8 @@ def draw(study: Study, rows: list[Row], results: Path) -> None:
         dots.hlines(at, *interval([one["sampled"] for one in mine]), color=colour, linewidth=3, alpha=0.5)
     left.supxlabel("agent steps, millions", fontsize=9)
     left.supylabel(f"score, mean of the last 100 games (grey: {names[0]})", fontsize=9)
-    dots.set_yticks(range(len(names), 0, -1), names)
-    dots.set_xlabel(
-        "score of fresh games, a dot for each seed:\n● sampled, ○ greedy; bar: 95 % of the mean", fontsize=9
-    )
+    dots.set_yticks(range(len(names), 0, -1), [textwrap.fill(name, 24) for name in names])
+    dots.set_xlabel("score of fresh games, every seed\n● sampled, ○ greedy\nbar: 95 % of the mean", fontsize=9)
     dots.grid(alpha=0.2)
     figure.savefig(results / "scores.png", dpi=130)
     plt.close(figure)
