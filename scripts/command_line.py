@@ -1,7 +1,7 @@
 """The command line of a script: errors are said in one line, and bad input has exit status 2, as with ``pong``."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import tyro
@@ -18,14 +18,13 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(2 if isinstance(error, InputError) else 1)
 
 
-def chosen(only: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Those that were named; all if none were.
+def chosen(only: Collection[str], known: Collection[str]) -> list[str]:
+    """Those that were named, each once and in the order of ``known``; all if none were.
 
     Raises:
         InputError: one is not known.
     """
-    everything = list(known)
     for name in only:
-        if name not in everything:
-            raise InputError(f"there is no {name!r}; {nearest(name, everything)}")
-    return list(only) or everything
+        if name not in known:
+            raise InputError(f"there is no {name!r}; {nearest(name, known)}")
+    return [name for name in known if name in only] or list(known)

@@ -30,6 +30,7 @@ def test_all_are_chosen_if_none_is_named_and_an_unknown_one_is_refused():
     known = {"pong": 1, "karpathy": 2}
     assert command_line.chosen((), known) == ["pong", "karpathy"]
     assert command_line.chosen(("karpathy",), known) == ["karpathy"]
+    assert command_line.chosen(("karpathy", "pong", "karpathy"), known) == ["pong", "karpathy"]
     with pytest.raises(InputError, match=r"there is no 'pnog'; did you mean pong\?"):
         command_line.chosen(("karpathy", "pnog"), known)
 
