@@ -123,8 +123,9 @@ class Trainer:
         policy, what the caller does with an update included, is done while they play. Whoever stops, by ``break``, an
         exception or Ctrl-C (a notebook's stop button), and calls this again continues as if nothing had happened.
         """
-        if self.steps < self.config.total_steps and not self.rollout.begun:
-            self.rollout.begin(self.updates, self.done)
+        with uninterrupted():
+            if self.steps < self.config.total_steps and not self.rollout.begun:
+                self.rollout.begin(self.updates, self.done)
         while self.steps < self.config.total_steps:
             began = time.perf_counter()
             self.rollout.wait()
