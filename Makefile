@@ -87,8 +87,8 @@ gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, trainin
 results: setup classroom doom-results ## run what is missing from results/, draw and tabulate it
 	test -f results/bench.json || $(BIN)/python scripts/bench.py --ranks 2 --json results/bench.json
 	test -f results/machine/verify.json || $(BIN)/python scripts/verify_machine.py
-	$(BIN)/python scripts/best_response.py
-	test -f results/ceiling/rallies.json || $(BIN)/python scripts/rallies.py
+	$(BIN)/python scripts/research/best_response.py
+	test -f results/ceiling/rallies.json || $(BIN)/python scripts/research/rallies.py
 	$(BIN)/python scripts/results.py $(ARGS)
 
 plots: setup ## draw results/ again, and the tables in README and docs, and the pictures of docs/

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from pong.frames import Observations
+from pong.distributed import Ranks
+from pong.observations import Observations
 from pong.optimizers import Adam
-from pong.ranks import Ranks
 
 
 class Baseline:

@@ -16,7 +16,7 @@ import torch
 from pong import envs
 from pong.checkpoint import Counters, file_name, save_policy, write_whole
 from pong.config import Config, InputError, to_toml
-from pong.ranks import cores
+from pong.distributed import cores
 
 PACKAGES = (*envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
 

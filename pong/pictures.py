@@ -12,10 +12,10 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
 from pong.config import Config
-from pong.frames import PIXELS
-from pong.play.film import fps_of
-from pong.play.game import play
+from pong.observations import PIXELS
 from pong.policies import CategoricalPolicy, KarpathyPolicy, Policy, TwoLayers
+from pong.render.film import fps_of
+from pong.render.game import play
 
 FRAMES = 150  # ten seconds at hold 4
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pong.config import Config, InputError, RunError, linear_schedule
 from pong.envs import EmulatorState, Network, Segment, make_fleet, make_observation_builder
-from pong.frames import Observations, SparseFrames, cat, nbytes
+from pong.observations import Observations, SparseFrames, cat, nbytes
 from pong.returns import discounted_returns, standardize
 from pong.snapshot import Snapshot
 

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from pong.frames import PIXELS, Observations, SparseFrames
+from pong.observations import PIXELS, Observations, SparseFrames
 
 F32 = torch.float32  # whatever torch's default is
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from pong.config import Config, InputError
+from pong.distributed import Ranks, shard
 from pong.envs import EmulatorState, prepare
-from pong.frames import Observations, blank, cat
+from pong.observations import Observations, blank, cat
 from pong.player import TRAINING, Actor, Episode, Trajectories
 from pong.player_thread import PlayerThread
-from pong.ranks import Ranks, shard
 from pong.threads import uninterrupted
 
 PATIENCE = 1.0  # seconds of waiting between two calls of ``while_playing``

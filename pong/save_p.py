@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from pong.config import InputError
-from pong.frames import PIXELS
+from pong.observations import PIXELS
 
 BEGINS = (b"(d", b"}", b"\x80")  # of a pickled dictionary: protocols 0, 1, and all later ones
 ENTRIES = ("W1", "W2")

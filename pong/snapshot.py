@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pong.envs import EmulatorState, Segment
-from pong.frames import SparseFrames, cat
+from pong.observations import SparseFrames, cat
 
 
 @dataclass

@@ -13,12 +13,12 @@ from torch.distributions import Distribution
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
 from pong.config import Config, InputError, PathLike, linear_schedule
+from pong.distributed import Ranks
 from pong.envs import check_task, make_observation_builder, pictures, prepare, spaces
-from pong.frames import Observations
 from pong.losses import surrogate_loss
+from pong.observations import Observations
 from pong.optimizers import load_optimizer, make_optimizer
 from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, features, mlp, mlp_policy
-from pong.ranks import Ranks
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
 from pong.threads import threads, uninterrupted

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pong.compiled import kernel, rule
-from pong.frames import SparseFrames
+from pong.envs.pong.compiled import kernel, rule
+from pong.observations import SparseFrames
 
 Floats = NDArray[np.float32]
 

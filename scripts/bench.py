@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from pong.config import Config, load_config
-from pong.ranks import cores
+from pong.distributed import cores
 
 GAMES = (16, 32, 1024)
 MOST_IN_ALE = 32  # 1,024 emulators would take minutes to start, and be no faster

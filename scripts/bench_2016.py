@@ -17,8 +17,8 @@ from bench_turns import Turn, repeat
 from processes import ROOT
 
 from pong.config import Config
+from pong.distributed import cores
 from pong.envs import DOWN, UP
-from pong.ranks import cores
 
 sys.path.insert(0, str(ROOT / "tests"))
 import karpathy_numpy as numpy_2016

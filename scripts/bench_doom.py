@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from vizdoom.gymnasium_wrapper.base_gymnasium_env import VizdoomEnv
 
 from pong.config import Config, load_config
+from pong.distributed import cores
 from pong.envs import doom
 from pong.policies import CategoricalPolicy
-from pong.ranks import cores
 
 SCREENS = {"raw": "RES_160X120", "raw, 320 × 240": "RES_320X240"}
 PLAYING = (

@@ -22,11 +22,11 @@ from rich.console import Console
 from torch.utils.benchmark import Timer
 
 from pong.config import Config
+from pong.distributed import cores
 from pong.envs import UP, make_fleet
-from pong.envs.machine_fleet import MachineFleet
-from pong.frames import SparseFrames
+from pong.envs.pong.fleet import MachineFleet
+from pong.observations import SparseFrames
 from pong.policies import CategoricalPolicy, KarpathyPolicy
-from pong.ranks import cores
 from pong.rollout import Rollout
 from pong.tracking import Tracker
 from pong.train import Trainer, make_policy

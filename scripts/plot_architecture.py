@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from pong.frames import PIXELS, preprocess
 from pong.losses import surrogate_loss
-from pong.play.game import RenderedFrame, play
+from pong.observations import PIXELS, preprocess
 from pong.policies import first_layer
+from pong.render.game import RenderedFrame, play
 from pong.returns import discounted_returns, standardize
 from pong.toy.plots import BLUE, GREEN, GREY, ORANGE, RED
 from pong.train import load_policy

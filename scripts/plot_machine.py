@@ -2,7 +2,7 @@
 
     python scripts/plot_machine.py
 
-writes docs/images/pong-bounce.png and docs/images/pong-opponent.png. Every path is played by pong.envs.machine.
+writes docs/images/pong-bounce.png and docs/images/pong-opponent.png. Every path is played by pong.envs.pong.machine.
 """
 
 from pathlib import Path
@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from pong.envs import machine
-from pong.envs.actions import NOOP
+from pong.envs.pong import machine
+from pong.envs.pong.actions import NOOP
 from pong.toy.plots import BLUE, GREEN, GREY, ORANGE, RED
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

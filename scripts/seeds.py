@@ -19,7 +19,7 @@ import command_line
 import tyro
 
 from pong.config import RunError
-from pong.ranks import cores
+from pong.distributed import cores
 
 ROWS = 500  # of a run's metrics.csv that are kept, at least, if it has so many
 OWN, OTHER = "eval.json", {"sticky": "eval-sticky.json", "plain": "eval-plain.json"}  # of fresh games on each task

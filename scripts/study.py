@@ -2,7 +2,7 @@
 
     python scripts/study.py NAME --at-once 2
 
-reads studies/NAME.toml, trains in runs/NAME/ what is not there yet, resumes what was interrupted, evaluates
+reads configs/studies/NAME.toml, trains in runs/NAME/ what is not there yet, resumes what was interrupted, evaluates
 it, and writes results/NAME/: each run's config.toml, run.json, eval.json and every few rows of its metrics.csv, and
 the table scores.md, its numbers scores.csv and the picture scores.png of the runs that are finished.
 """
@@ -27,14 +27,14 @@ from pydantic import BaseModel, ConfigDict
 
 from pong.commands.evaluate import WAYS
 from pong.config import Config, InputError, load_config, nearest, to_toml, validate
-from pong.ranks import cores
+from pong.distributed import cores
 
 Row = dict[str, Any]
 WIDTH = 5  # curves beside each other in the picture
 
 
 class Study(BaseModel):
-    """What a file in studies/ says."""
+    """What a file in configs/studies/ says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +67,7 @@ def main(
     """Run what is missing of a study, and draw what is there.
 
     Args:
-        name: of a file in studies/.
+        name: of a file in configs/studies/.
     """
     study = read(name)
     runs, results = Path("runs") / name, Path("results") / name
@@ -82,16 +82,16 @@ def slug(variant: str) -> str:
 
 
 def read(name: str) -> Study:
-    """What studies/NAME.toml says.
+    """What configs/studies/NAME.toml says.
 
     Raises:
         InputError: there is no such file, or it says something else.
     """
-    path = Path(f"studies/{name}.toml")
+    path = Path(f"configs/studies/{name}.toml")
     try:
         return Study(**tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        known = sorted(file.stem for file in Path("studies").glob("*.toml"))
+        known = sorted(file.stem for file in Path("configs/studies").glob("*.toml"))
         raise InputError(f"there is no {path}; {nearest(name, known)}") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None

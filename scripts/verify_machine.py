@@ -23,11 +23,11 @@ import tyro
 from numpy.typing import NDArray
 
 from pong.config import PONG_FRAMES
+from pong.distributed import cores
 from pong.envs import StepResult
-from pong.envs.actions import ALE_ACTIONS, DOWN, DOWN_FIRE, NOOP, UP, UP_FIRE
-from pong.envs.atari import Pong, PongFleet
-from pong.frames import FrameKind, ObservationBuilder, Observations, SparseFrames
-from pong.ranks import cores
+from pong.envs.pong.actions import ALE_ACTIONS, DOWN, DOWN_FIRE, NOOP, UP, UP_FIRE
+from pong.envs.pong.ale import Pong, PongFleet
+from pong.observations import FrameKind, ObservationBuilder, Observations, SparseFrames
 from pong.train import load_policy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -290,7 +290,7 @@ def read(emulators: list[ale_py.ALEInterface]) -> dict[str, NDArray[np.int64]]:
 
 def replay(trace: Trace) -> Iterator[tuple[int, str]]:
     """Play a trace again in the machine; yields where something else came of it, by decision, and what."""
-    from pong.envs.machine_fleet import MachineFleet
+    from pong.envs.pong.fleet import MachineFleet
 
     task = trace.task
     fleet = MachineFleet(len(trace.seeds), task.hold, task.builder, **task.game)

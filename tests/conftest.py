@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from warm import PRELOADED
 
 from pong.config import Config, load_config
-from pong.envs.machine_fleet import compile_once
+from pong.envs.pong.fleet import compile_once
 from pong.player import Player, emulator_seeds
 from pong.train import Trainer, Update
 

@@ -13,9 +13,10 @@ import torch
 from numpy.random import PCG64, RandomState, SeedSequence
 from verify_machine import Trace, differences, other_memory, same_rows
 
-from pong.envs import StepResult, machine
-from pong.envs.machine_fleet import ALE, PICTURES
-from pong.frames import SparseFrames
+from pong.envs import StepResult
+from pong.envs.pong import machine
+from pong.envs.pong.fleet import ALE, PICTURES
+from pong.observations import SparseFrames
 
 SOURCE = Path(machine.__file__).read_text(encoding="utf-8")
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pong.envs import Fleet, StepResult
-from pong.frames import PIXELS, SparseFrames
+from pong.observations import PIXELS, SparseFrames
 from pong.player import Player
 from pong.rollout import Rollout
 from pong.train import make_policy

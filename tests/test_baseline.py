@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pong.baseline import Baseline
-from pong.frames import PIXELS, SparseFrames
+from pong.distributed import Ranks
+from pong.observations import PIXELS, SparseFrames
 from pong.policies import TwoLayers, mlp
-from pong.ranks import Ranks
 
 RATE = 0.01
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from best_response import GAMMA, LAMBDA, RIGHT, Player, arrival, evaluate, lambda_returns, see
 
-from pong.envs.machine_fleet import MachineFleet
+from pong.envs.pong.fleet import MachineFleet
 
 
 def test_the_ball_arrives_where_it_is_told():

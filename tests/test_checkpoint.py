@@ -15,8 +15,8 @@ from pong import checkpoint
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, Counters
 from pong.config import Config, InputError
+from pong.distributed import Ranks
 from pong.policies import KarpathyPolicy
-from pong.ranks import Ranks
 from pong.train import Trainer, make_optimizer, make_policy
 
 CONFIG = Config(name="kept", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")

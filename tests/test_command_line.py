@@ -38,9 +38,9 @@ def test_all_are_chosen_if_none_is_named_and_an_unknown_one_is_refused():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("config = ", r"studies/some\.toml: Invalid value"),
-        ("config = 'configs/pong.toml'\n[variants]\n[comon]", r"studies/some\.toml: .*comon"),
-        (None, r"there is no studies/some\.toml; there are other"),
+        ("config = ", r"configs/studies/some\.toml: Invalid value"),
+        ("config = 'configs/pong.toml'\n[variants]\n[comon]", r"configs/studies/some\.toml: .*comon"),
+        (None, r"there is no configs/studies/some\.toml; there are other"),
     ],
 )
 def test_a_study_that_is_none_is_refused_by_name(tmp_path, monkeypatch, text, said):

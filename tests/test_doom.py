@@ -26,10 +26,10 @@ from pong.cli import main
 from pong.config import Config, InputError, RunError, load_config
 from pong.envs import DoomFleet, check_task, make_fleet, pictures, spaces
 from pong.envs.doom import SIDE, Game, launching, shrink
-from pong.play import film, terminal
-from pong.play.game import play
-from pong.play.picture import HEIGHT, WIDE, WIDTH, picture
 from pong.policies import contrast
+from pong.render import film, terminal
+from pong.render.game import play
+from pong.render.picture import HEIGHT, WIDE, WIDTH, picture
 from pong.rollout import Rollout
 from pong.train import Trainer, load_policy, make_policy
 

@@ -13,7 +13,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from pong.config import Config
 from pong.envs import Pong, make_fleet, make_observation_builder, make_pong
-from pong.frames import PIXELS, preprocess
+from pong.observations import PIXELS, preprocess
 
 GYM_ACTION = {1: 2, 0: 3}  # ours → Pong-v0's, as in the gist
 
@@ -373,7 +373,7 @@ def test_make_fleet_passes_the_configs_task_on(monkeypatch):
         built.append((num_envs, *hold, settings))
         return SimpleNamespace(num_envs=num_envs)
 
-    monkeypatch.setattr("pong.envs.atari.Pong", pong)
+    monkeypatch.setattr("pong.envs.pong.ale.Pong", pong)
     ale = Config(emulator="ale")
     first = make_fleet(
         ale.model_copy(update={"num_envs": 5, "hold": 3, "sticky": 0.1, "noop_max": 30, "max_frames": 1000})

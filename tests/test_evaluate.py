@@ -10,7 +10,7 @@ import torch
 from pong.config import Config
 from pong.envs import Fleet, StepResult
 from pong.evaluate import Evaluation, Greedy, evaluate
-from pong.frames import PIXELS, SparseFrames
+from pong.observations import PIXELS, SparseFrames
 from pong.player import EVALUATION, Episode, emulator_seeds
 from pong.policies import KarpathyPolicy
 from pong.train import make_policy

@@ -15,12 +15,12 @@ from machine_mutants import SOURCE, constants, notices
 from small_runs import CONFIG, ROOT, environment, pong, rows, saved, timeless
 from verify_machine import KINDS, differences, other_memory, read, record, replay, same_rows, write
 
-from pong import compiled
+from pong.envs.pong import compiled
 from pong.cli import main
 from pong.config import PONG_FRAMES, Config
-from pong.envs import machine, make_fleet
-from pong.envs.actions import DOWN, NOOP, UP
-from pong.envs.machine_fleet import MachineFleet
+from pong.envs.pong import machine, make_fleet
+from pong.envs.pong.actions import DOWN, NOOP, UP
+from pong.envs.pong.fleet import MachineFleet
 
 SEED = 20_261_125
 FRAMES = 8000  # of each kind of play
@@ -262,7 +262,7 @@ def test_scores_are_taken_in_ale_unless_asked_otherwise_and_are_the_same(tmp_pat
     for flags in ([], ["--emulator", "machine"]):
         file = tmp_path / "scores.json"
         command = ["eval", str(ROOT / "pretrained/karpathy"), "--episodes", "2", "--json", str(file)]
-        monkeypatch.setattr("pong.ranks.cores", lambda: 1)  # one player
+        monkeypatch.setattr("pong.distributed.cores", lambda: 1)  # one player
         assert main([*command, *flags]) == 0
         abouts.append(json.loads(file.read_text()))
     assert played == ["ale", "ale", "machine", "machine"]  # sampled and greedily each
@@ -274,8 +274,8 @@ def test_scores_are_taken_in_ale_unless_asked_otherwise_and_are_the_same(tmp_pat
 
 PLAY = """
 import hashlib, numpy as np
-from pong.envs.machine_fleet import MachineFleet, compile_once
-from pong.frames import ObservationBuilder
+from pong.envs.pong.fleet import MachineFleet, compile_once
+from pong.observations import ObservationBuilder
 compile_once()
 fleet = MachineFleet(2, "2-4", ObservationBuilder("both", 6), sticky=0.3, noop_max=9, max_frames=150)
 seen, digest = fleet.reset(np.array([5, 6])), hashlib.sha256()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pong.frames import SparseFrames
 from pong.losses import surrogate_loss
+from pong.observations import SparseFrames
 from pong.player import ActionNoise
 from pong.policies import KarpathyPolicy
 from pong.returns import discounted_returns, standardize

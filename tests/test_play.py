@@ -27,12 +27,12 @@ from pong.cli import main
 from pong.config import Config, InputError, RunError
 from pong.envs import make_fleet
 from pong.evaluate import Greedy, evaluate
-from pong.frames import preprocess
-from pong.play import film, terminal
-from pong.play.game import RenderedFrame, play
-from pong.play.pace import Pace
-from pong.play.picture import BOTTOM, HEIGHT, RIGHT, SCALE, SIDE, TOP, WIDTH, picture, signed
+from pong.observations import preprocess
 from pong.player import EVALUATION, ActionNoise, emulator_seeds
+from pong.render import film, terminal
+from pong.render.game import RenderedFrame, play
+from pong.render.pace import Pace
+from pong.render.picture import BOTTOM, HEIGHT, RIGHT, SCALE, SIDE, TOP, WIDTH, picture, signed
 from pong.train import make_optimizer, make_policy
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -516,7 +516,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ):
     there = tmp_path_factory.mktemp("there") / "there.mp4"
     there.write_bytes(b"a film")
-    monkeypatch.setattr("pong.play.game.make_rendered", no_game)
+    monkeypatch.setattr("pong.render.game.make_rendered", no_game)
     names = {"root": ROOT, "runs": runs, "there": there}
     err = error_line(capsys, *(argument.format(**names) for argument in arguments.split()))
     for word in words:
@@ -577,7 +577,7 @@ def test_a_film_that_is_interrupted_leaves_the_one_before(elsewhere, monkeypatch
 
     file = Path("run-update7-seed0.mp4")
     file.write_bytes(b"a film")
-    monkeypatch.setattr("pong.play.film._feed", interrupt)
+    monkeypatch.setattr("pong.render.film._feed", interrupt)
     assert main(["play", str(runs / "run"), "--max-frames", "40"]) == 130
     assert file.read_bytes() == b"a film"
     assert list(elsewhere.iterdir()) == [file.absolute()]
@@ -585,7 +585,7 @@ def test_a_film_that_is_interrupted_leaves_the_one_before(elsewhere, monkeypatch
 
 def test_a_default_name_that_cannot_be_a_films(elsewhere, monkeypatch, runs, capsys):
     """A folder has it, or it is too long, since the run's own is long."""
-    monkeypatch.setattr("pong.play.game.make_rendered", no_game)
+    monkeypatch.setattr("pong.render.game.make_rendered", no_game)
     Path("run-update7-seed0.mp4").mkdir()
     assert "--file run-update7-seed0.mp4: give a file" in error_line(capsys, "play", str(runs / "run"))
     long = saved(elsewhere / (250 * "x"), TINY)

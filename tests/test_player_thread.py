@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pong.config import Config, RunError
+from pong.distributed import Ranks
 from pong.envs import Fleet, StepResult
-from pong.frames import PIXELS, SparseFrames
+from pong.observations import PIXELS, SparseFrames
 from pong.player import EVALUATION, TRAINING
 from pong.policies import KarpathyPolicy
-from pong.ranks import Ranks
 from pong.rollout import Rollout
 from pong.train import Trainer
 
@@ -164,7 +164,7 @@ HANDS = [  # players asked for, cores, ranks on this machine, emulators; who pla
 
 @pytest.mark.parametrize(("players", "purpose", "cores", "ranks", "emulators", "hands"), HANDS)
 def test_emulators_are_dealt_out_to_the_cores(monkeypatch, players, purpose, cores, ranks, emulators, hands):
-    monkeypatch.setattr("pong.ranks.cores", lambda: cores)
+    monkeypatch.setattr("pong.distributed.cores", lambda: cores)
     monkeypatch.setattr("pong.rollout.PlayerThread", lambda config, mine, *_: mine)
     config = TINY.model_copy(update={"players": players, "num_envs": emulators})
     players = Rollout(config, KarpathyPolicy(1), purpose, Ranks(local_size=ranks)).players

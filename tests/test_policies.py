@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pong import policies
-from pong.frames import PIXELS, SparseFrames
+from pong.observations import PIXELS, SparseFrames
 from pong.policies import Bernoulli, CategoricalPolicy, ConvNet, KarpathyPolicy, SparseProduct, TwoLayers, contrast
 from pong.train import make_policy
 

@@ -4,7 +4,7 @@ import numpy as np
 from rallies import MOST, count
 from small_runs import ROOT
 
-from pong.envs.machine_fleet import MachineFleet
+from pong.envs.pong.fleet import MachineFleet
 from pong.train import load_policy
 
 

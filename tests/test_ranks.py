@@ -27,10 +27,10 @@ import pong.tracking  # noqa: F401  before the fork, once for all
 from pong import checkpoint
 from pong.cli import main
 from pong.config import Config, InputError
+from pong.distributed import Ranks, cores, quota, shard
 from pong.envs import Fleet, StepResult
-from pong.frames import PIXELS, SparseFrames
+from pong.observations import PIXELS, SparseFrames
 from pong.player import emulator_seeds
-from pong.ranks import Ranks, cores, quota, shard
 from pong.train import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +92,7 @@ def test_cores_are_the_containers_not_the_hosts(monkeypatch, share, counted):
     """By the affinity, or what Python counts, and rounded up: two players on a core and a half are busy."""
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
     monkeypatch.setattr("os.process_cpu_count", lambda: 8, raising=False)
-    monkeypatch.setattr("pong.ranks.quota", lambda: share)
+    monkeypatch.setattr("pong.distributed.quota", lambda: share)
     assert cores() == counted
 
 

@@ -13,7 +13,7 @@ from pong import checkpoint
 from pong.checkpoint import Counters
 from pong.cli import main
 from pong.config import Config, InputError
-from pong.ranks import Ranks
+from pong.distributed import Ranks
 from pong.rollout import Rollout
 from pong.train import make_baseline, make_optimizer, make_policy
 

@@ -393,7 +393,7 @@ def whole_pong(tmp_path_factory):
 def test_an_emulator_that_fails_ends_the_run_in_one_line(tmp_path, monkeypatch, capfd, whole_pong, players):
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("pong.envs.atari.AtariEnv", Worn)
+        patch.setattr("pong.envs.pong.ale.AtariEnv", Worn)
         assert main([*PONG, "run", "--players", players]) == 1
     one_line(capfd, "pong: an emulator failed (RuntimeError: the cartridge is loose); the last good checkpoint is run/")
     assert resume() == 0
@@ -406,7 +406,7 @@ def test_an_emulator_that_fails_ends_the_run_in_one_line(tmp_path, monkeypatch, 
 def test_a_missing_rom_is_one_line(tmp_path, monkeypatch, capfd, players):
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("pong.envs.atari.AtariEnv", no_rom)
+        patch.setattr("pong.envs.pong.ale.AtariEnv", no_rom)
         assert main([*PONG, "run", "--players", players]) == 1
     one_line(
         capfd,

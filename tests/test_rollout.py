@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pong.config import Config
 from pong.envs import Fleet, StepResult
-from pong.frames import PIXELS, SparseFrames
+from pong.observations import PIXELS, SparseFrames
 from pong.player import EVALUATION, TRAINING, ActionNoise, Episode, emulator_seeds
 from pong.rollout import Rollout
 

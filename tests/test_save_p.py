@@ -15,7 +15,7 @@ from pong.checkpoint import load
 from pong.cli import main
 from pong.commands.import_policy import PROGRAM
 from pong.config import Config, InputError, load_config
-from pong.frames import PIXELS
+from pong.observations import PIXELS
 from pong.train import load_policy
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pong.config import Config
-from pong.envs import machine_fleet, make_observation_builder
+from pong.envs import make_observation_builder
+from pong.envs.pong import fleet as machine_fleet
 from pong.player import TRAINING, ActionNoise, Player
 from pong.two_layers import decide_rows
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pong.envs import Segment
-from pong.frames import PIXELS, SparseFrames
+from pong.observations import PIXELS, SparseFrames
 from pong.snapshot import Snapshot
 
 

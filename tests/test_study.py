@@ -39,7 +39,7 @@ def test_a_key_that_does_not_exist_is_named():
         some(wild={"wings": 2}).variant("wild")
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "studies").glob("*.toml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/studies").glob("*.toml")), ids=lambda file: file.stem)
 def test_every_variant_of_a_shipped_study_is_a_config_and_differs_from_the_others(file):
     shipped = study.read(file.stem)
     configs = [shipped.variant(name).model_dump(exclude={"name"}) for name in shipped.variants]

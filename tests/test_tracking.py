@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pong.checkpoint import Counters
 from pong.config import Config
 from pong.evaluate import Evaluation
-from pong.frames import PIXELS, SparseFrames
+from pong.observations import PIXELS, SparseFrames
 from pong.pictures import weight_picture
 from pong.player import Episode
 from pong.policies import KarpathyPolicy

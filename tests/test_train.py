@@ -15,10 +15,10 @@ import torch
 
 from pong import checkpoint
 from pong.config import Config, InputError
+from pong.distributed import Ranks
 from pong.envs import Fleet, StepResult
 from pong.evaluate import evaluate
-from pong.frames import PIXELS, SparseFrames
-from pong.ranks import Ranks
+from pong.observations import PIXELS, SparseFrames
 from pong.train import Trainer, choose_device, make_optimizer, make_policy
 
 TINY = Config(
@@ -214,7 +214,7 @@ def test_a_gradient_that_is_not_finite_is_said_aloud(choice):
 
 @pytest.mark.parametrize(("policy", "learns"), [("karpathy", 1), ("conv", 3)])
 def test_convolutions_learn_on_every_core_and_play_on_one(monkeypatch, policy, learns):
-    monkeypatch.setattr("pong.ranks.cores", lambda: 3)
+    monkeypatch.setattr("pong.distributed.cores", lambda: 3)
     threads = {"act": [], "distribution": []}
     with contextlib.closing(Trainer(TINY.model_copy(update={"policy": policy, "channels": [2]}))) as trainer:
         for name, used in threads.items():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pong import compiled
-from pong.envs import machine, machine_play
-from pong.frames import PIXELS, SparseFrames
+from pong.envs.pong import compiled
+from pong.envs.pong import kernels as machine_play
+from pong.envs.pong import machine
+from pong.observations import PIXELS, SparseFrames
 from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers, mlp
 from pong.two_layers import decide_all, decide_rows, logits_of_rows
 
@@ -180,7 +181,7 @@ PONG = compiled.HERE
 
 
 def kernels_name(folder):
-    """What the copy of ``pong.compiled`` in that folder calls a kernel."""
+    """What the copy of ``pong.envs.pong.compiled`` in that folder calls a kernel."""
     spec = importlib.util.spec_from_file_location("copy_of_compiled", folder / "compiled.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

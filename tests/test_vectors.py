@@ -15,11 +15,11 @@ from small_runs import alone_and_shared
 from torch import nn
 
 from pong.config import Config, InputError, RunError
+from pong.distributed import Ranks
 from pong.envs import LQR, VectorFleet, make_fleet, spaces
 from pong.envs.lqr import optimal_gain, riccati
 from pong.losses import surrogate_loss
 from pong.policies import CategoricalPolicy, GaussianPolicy, mlp, mlp_policy
-from pong.ranks import Ranks
 from pong.rollout import Rollout
 from pong.train import Trainer, make_baseline, make_policy, make_value_network
 

@@ -144,8 +144,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 def _film(policy: "Policy", config: Config, file: Path) -> None:
     """The first seconds of a game."""
     from pong.envs import frame_rate
-    from pong.play import film
-    from pong.play.game import play
+    from pong.render import film
+    from pong.render.game import play
 
     short = config.model_copy(update={"max_frames": config.noop_max + GIF_SECONDS * frame_rate(config)})
     caption = f"{config.name} · sampled · seed {SEED}"

@@ -15,7 +15,7 @@ from pong.commands.flags import check_place, parse
 from pong.config import INT32, Config, InputError
 
 if TYPE_CHECKING:
-    from pong.play.game import RenderedFrame
+    from pong.render.game import RenderedFrame
 
     Show = Callable[[Iterable[RenderedFrame]], None]
 
@@ -51,8 +51,8 @@ def play(arguments: list[str]) -> int:
     """Play one game with frozen weights into a file, the terminal or a window, and print its score."""
     flags = _play_input(arguments)
 
-    from pong.play.game import play as game_of
-    from pong.play.picture import signed
+    from pong.render.game import play as game_of
+    from pong.render.picture import signed
     from pong.train import load_policy
 
     policy, loaded = load_policy(flags.run)
@@ -98,18 +98,18 @@ def _output(flags: PlayFlags, config: Config, updates: int) -> "tuple[Show, str]
     how = "greedy" if flags.greedy else "sampled"
     caption = f"{name} · update {updates} · {how} · seed {flags.seed}"
     if flags.terminal:
-        from pong.play import terminal
+        from pong.render import terminal
 
         return functools.partial(terminal.show, out=sys.stdout, speed=flags.speed), "the terminal"
     if flags.window:
-        from pong.play import window
+        from pong.render import window
 
         opened = window.open_window(f"pong play {flags.run}")
         return functools.partial(window.show, window=opened, caption=caption, speed=flags.speed), "a window"
     file = flags.file or Path(f"{name}-update{updates}{'-greedy' if flags.greedy else ''}-seed{flags.seed}.mp4")
     check_place("play: --file", file)  # the default name follows from the run's, and may be too long
 
-    from pong.play import film
+    from pong.render import film
 
     return functools.partial(film.show, file=file, fps=film.fps_of(config), caption=caption), str(file)
 

@@ -9,15 +9,15 @@ from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pong.config import PONG, Config, InputError
-from pong.envs.actions import DOWN, NOOP, UP
-from pong.envs.atari import RATE, Pong, PongFleet, RenderedPong, make_observation_builder, make_pong, task
 from pong.envs.doom import DoomFleet, doom_spaces, is_doom
 from pong.envs.fleet import EmulatorState, Fleet, Network, RenderedEnv, Segment, StepResult
+from pong.envs.gym import VectorFleet, channels_last
 from pong.envs.lqr import LQR
-from pong.envs.vectors import VectorFleet, channels_last
+from pong.envs.pong.actions import DOWN, NOOP, UP
+from pong.envs.pong.ale import RATE, Pong, PongFleet, RenderedPong, make_observation_builder, make_pong, task
 
 if TYPE_CHECKING:
-    from pong.envs.machine_fleet import MachineFleet
+    from pong.envs.pong.fleet import MachineFleet
 
 __all__ = [
     "DOWN",
@@ -86,7 +86,7 @@ def prepare(config: Config) -> None:
 def _machine() -> "type[MachineFleet]":
     """Pong's machine and decisions, compiled; Numba is imported when Pong is first played."""
     try:
-        from pong.envs import machine_fleet
+        from pong.envs.pong import fleet as machine_fleet
 
         machine_fleet.compile_once()
     except Exception as error:  # whatever Numba meets: it is a large library

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from pong.config import Config, InputError, RunError
 from pong.envs.fleet import StepResult
-from pong.envs.vectors import VectorFleet
-from pong.frames import Observations
+from pong.envs.gym import VectorFleet
+from pong.observations import Observations
 
 PREFIX = "Vizdoom"  # of the ids of its environments
 TICS = 35  # a second: Doom's frames

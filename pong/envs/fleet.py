@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pong.frames import Observations
+from pong.observations import Observations
 
 
 @dataclass(frozen=True)

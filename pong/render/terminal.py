@@ -9,9 +9,9 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pong.play.game import RenderedFrame
-from pong.play.pace import Pace
-from pong.play.picture import signed
+from pong.render.game import RenderedFrame
+from pong.render.pace import Pace
+from pong.render.picture import signed
 
 CLEAR, ERASE, RESET = "\x1b[2J", "\x1b[2K", "\x1b[0m"  # the page, a line, the colours
 BEGIN, END = "\x1b[?1049h\x1b[?25l", RESET + "\x1b[?25h\x1b[?1049l"  # another page, without cursor; and back

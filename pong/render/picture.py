@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pong.play.game import RenderedFrame
+from pong.render.game import RenderedFrame
 
 SCALE = 3  # picture's pixels per pixel of the screen, so 6 per pixel of a difference frame
 TOP, SIDE = 35 * SCALE, 160 * SCALE  # of the play field: below the score, and square

@@ -11,11 +11,11 @@ from numpy.random import PCG64, RandomState, SeedSequence
 from numpy.typing import NDArray
 
 from pong.config import PONG_FRAMES
-from pong.envs import machine
-from pong.envs.actions import ALE_ACTIONS
 from pong.envs.fleet import EmulatorState, Fleet, Network, Segment, StepResult, generator_state, restore_generator
-from pong.envs.machine_play import play
-from pong.frames import PIXELS, ObservationBuilder, Observations, SparseFrames
+from pong.envs.pong import machine
+from pong.envs.pong.actions import ALE_ACTIONS
+from pong.envs.pong.kernels import play
+from pong.observations import PIXELS, ObservationBuilder, Observations, SparseFrames
 from pong.two_layers import decide_rows
 
 PICTURES = {"nothing": machine.NOTHING, "earlier": machine.EARLIER, "before": machine.BEFORE, "now": machine.NOW}

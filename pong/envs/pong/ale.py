@@ -18,9 +18,9 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from pong.config import INT32, Config, RunError
-from pong.envs.actions import ALE_ACTIONS, NAMES, NOOP
 from pong.envs.fleet import EmulatorState, Fleet, StepResult, generator_state, restore_generator
-from pong.frames import ROWS, ObservationBuilder, Observations, SparseFrames
+from pong.envs.pong.actions import ALE_ACTIONS, NAMES, NOOP
+from pong.observations import ROWS, ObservationBuilder, Observations, SparseFrames
 
 RATE = 60  # frames a second at natural speed
 NO_CAP = INT32  # emulated frames, more than a year of play

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pong.compiled import kernel
-from pong.envs.machine import rows, step
+from pong.envs.pong.compiled import kernel
+from pong.envs.pong.machine import rows, step
 from pong.two_layers import Floats, decide
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pong.config import InputError
-from pong.play.game import RenderedFrame
-from pong.play.pace import Pace
-from pong.play.picture import HEIGHT, WIDTH, picture
+from pong.render.game import RenderedFrame
+from pong.render.pace import Pace
+from pong.render.picture import HEIGHT, WIDTH, picture
 
 if TYPE_CHECKING:
     import pygame  # type: ignore[import-not-found, unused-ignore]

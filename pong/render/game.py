@@ -12,7 +12,7 @@ from torch import Tensor
 from pong.config import Config
 from pong.envs import RATE, make_rendered, prepare
 from pong.evaluate import Greedy
-from pong.frames import Observations
+from pong.observations import Observations
 from pong.player import EVALUATION, ActionNoise, emulator_seeds
 from pong.policies import Policy
 

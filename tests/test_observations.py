@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pong.envs import PongFleet
-from pong.frames import (
+from pong.observations import (
     LUMINANCE_BACKGROUNDS,
     PIXELS,
     DifferenceFrames,

@@ -9,7 +9,7 @@ import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 HERE = Path(__file__).parent
-SOURCES = ("envs/machine.py", "two_layers.py", "envs/machine_play.py")
+SOURCES = ("machine.py", "../../two_layers.py", "kernels.py")
 DIGEST = hashlib.sha256(b"".join((HERE / source).read_bytes() for source in SOURCES)).hexdigest()[:16]
 
 

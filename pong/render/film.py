@@ -17,8 +17,8 @@ from PIL import Image
 
 from pong.config import Config, InputError, RunError
 from pong.envs import frame_rate
-from pong.play.game import RenderedFrame
-from pong.play.picture import DARK, GREEN, LIGHT, picture
+from pong.render.game import RenderedFrame
+from pong.render.picture import DARK, GREEN, LIGHT, picture
 
 H264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
 ANEW = "install it anew: pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE"

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from pong.envs import make_fleet, prepare
-from pong.envs.machine import PLAYER
-from pong.envs.machine_fleet import MachineFleet
+from pong.envs.pong.fleet import MachineFleet
+from pong.envs.pong.machine import PLAYER
 from pong.player import EVALUATION, emulator_seeds
 from pong.policies import Policy
 from pong.train import load_policy

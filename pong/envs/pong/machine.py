@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pong.compiled import kernel, rule
-from pong.envs.actions import DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
+from pong.envs.pong.actions import DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
+from pong.envs.pong.compiled import kernel, rule
 
 # --- the state of a game ----------------------------------------------------------------------------------------------
 

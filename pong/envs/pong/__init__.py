@@ -1,0 +1,1 @@
+"""Pong, compiled and in ALE."""
