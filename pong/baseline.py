@@ -10,14 +10,14 @@ from pong.optimizers import Adam
 class Baseline:
     """A network that predicts the return of an observation.
 
-    What it predicts is subtracted from the returns. Since it has never seen the batch that it is used on, it changes
-    the gradient's variance and not its mean.
+    Its predictions are subtracted from the returns. As it was not fitted to the batch that it is used on, it changes
+    the gradient's variance but not its mean.
 
     Args:
-        network: observations → returns (B,); should begin at 0 everywhere.
+        network: observations → returns (B,); should start at 0 everywhere.
         learning_rate: of its Adam.
-        unit: points that the network calls 1; a network is quick to learn numbers near 1, and slow with hundreds.
-        passes: gradient steps on each batch, all rows each.
+        unit: returns per unit of the network's output: targets are scaled to about 1.
+        passes: gradient steps on each batch, on all rows.
         ranks: the processes that train together.
     """
 
@@ -29,7 +29,7 @@ class Baseline:
         self.ranks = ranks
 
     def predict(self, observations: Observations) -> Tensor:
-        """Expected returns (B,) of B observations, in points, with their graph, of which ``fit`` makes a gradient."""
+        """Expected returns (B,) of B observations, in points, with the graph that ``fit`` differentiates."""
         returns: Tensor = self.unit * self.network(observations)
         return returns
 
@@ -38,7 +38,7 @@ class Baseline:
 
         Args:
             observations: B rows.
-            predicted: (B,) what ``predict`` said of them.
+            predicted: (B,), the result of ``predict``.
             returns: (B,) discounted points.
             weight: B over the rows of all ranks together.
         """

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pong.baseline import Baseline
 from pong.config import Config, InputError, PathLike, validate
-from pong.envs.fleet import EmulatorState
+from pong.envs.base import EmulatorState
 from pong.save_p import is_pickle
 
 FORMAT = 3  # every format but 1 has a checksum, that of ``_digest``

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pong import checkpoint
 from pong.checkpoint import Counters
-from pong.envs import EmulatorState
+from pong.envs.base import EmulatorState
 from pong.evaluate import Evaluation, evaluate
 from pong.tracking import Tracker
 from pong.train import Trainer, Update

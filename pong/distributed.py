@@ -1,14 +1,13 @@
-"""Several processes that train one policy: each plays its share of the emulators, all take the same step."""
+"""Processes that train one policy together (torchrun), threads of torch, and interrupts."""
 
 import contextlib
 import gc
-import math
 import os
-import sys
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,10 +16,10 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from pong.config import InputError, RunError
+from pong.config import RunError
 
 T = TypeVar("T")
-NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TIMEOUT = timedelta(minutes=5)  # without a sign of life from the other ranks
 
 
@@ -42,27 +41,19 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> "Ranks":
-        """As ``torchrun`` started this process; alone if not all is set that it sets.
-
-        Raises:
-            InputError: one of them is no number.
-        """
-        if not all(name in os.environ for name in (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")):
+        """As ``torchrun`` started this process; alone if not all is set that it sets."""
+        if not all(name in os.environ for name in (*VARIABLES, "MASTER_ADDR", "MASTER_PORT")):
             return cls()
-        for name in NUMBERS:
-            if not os.environ[name].isdecimal():
-                found = f"the environment says {name}={os.environ[name]}"
-                raise InputError(f"{found}, which is no number; start several processes with torchrun, or unset it")
-        return cls(*(int(os.environ[name]) for name in NUMBERS))
+        return cls(*(int(os.environ[name]) for name in VARIABLES))
 
     @property
     def cores(self) -> int:
-        """Processor cores that this process may use without getting into the other ranks' way, at least 1."""
+        """This process's share of the processor cores, at least 1."""
         return max(cores() // self.local_size, 1)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Meet the other processes, and part from them at the end."""
+    def process_group(self) -> Iterator[None]:
+        """Initialise and destroy the process group."""
         if self.size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
@@ -74,23 +65,23 @@ class Ranks:
         finally:
             if self.size > 1:
                 dist.destroy_process_group()
-                gc.collect()  # gloo's threads end with it: one that still lets go of a tensor later aborts the process
+                gc.collect()  # gloo's threads end with it: one that frees a tensor later aborts the process
 
     def shard(self, everything: range) -> range:
         """This rank's part of something, such as the emulators of a run."""
         return shard(everything, self.rank, self.size)
 
     def all_gather(self, mine: T) -> list[T]:
-        """What each rank has, in order of rank.
+        """The objects of all ranks, in order of rank.
 
         Raises:
             RunError: a rank died.
         """
-        everyones = [mine] * self.size
+        gathered = [mine] * self.size
         if self.size > 1:
             with _all_alive():
-                dist.all_gather_object(everyones, mine)
-        return everyones
+                dist.all_gather_object(gathered, mine)
+        return gathered
 
     def all_reduce(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks.
@@ -108,35 +99,45 @@ class Ranks:
 def _all_alive() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # torch tells a lost connection and a timeout by this alone
-        what = str(error).splitlines()[0]
-        raise RunError(f"another rank is gone ({what}); resume it with --resume") from None
+    except RuntimeError as error:  # torch has no class of its own for a lost connection or a timeout
+        message = str(error).splitlines()[0]
+        raise RunError(f"another rank is gone ({message}); resume it with --resume") from None
 
 
 def shard(everything: range, part: int, parts: int) -> range:
-    """One of several consecutive parts, all of the same size or one apart."""
+    """One of several consecutive parts, whose sizes differ by at most one."""
     first, last = (len(everything) * k // parts for k in (part, part + 1))
     return everything[first:last]
 
 
 def cores() -> int:
-    """Processor cores that this process may use: by its affinity, and by its container's share of the host."""
-    if sys.version_info >= (3, 13):
-        mine = os.process_cpu_count() or 1
-    else:
-        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(math.ceil(min(mine, quota())), 1)
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Cores' worth of time that Linux grants this process's container, of either version of cgroups; else infinity.
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch compute with this many threads, and afterwards as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
-    Args:
-        root: where the system tells.
-    """
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with contextlib.suppress(OSError, ValueError):
-            time, period = " ".join((root / file).read_text() for file in files).split()
-            if time not in ("max", "-1"):
-                return int(time) / int(period)
-    return math.inf
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delay Ctrl-C to the end of this block, if it would raise a KeyboardInterrupt in it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if received:
+        raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Games with frozen weights, on emulators of their own."""
+"""Evaluation: fresh games with frozen weights, scored."""
 
 import contextlib
 import math
@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from pong.config import Config
-from pong.player import EVALUATION, Actor, Episode
+from pong.envs.base import Actor
 from pong.policies import Policy
-from pong.rollout import Rollout
+from pong.rollout import EVALUATION, Episode, Rollout
 
 PARALLEL = 25  # games at a time
 
@@ -69,7 +69,7 @@ class Evaluation:
 
 
 class Greedy:
-    """Plays a policy's likeliest action; the noise is not looked at."""
+    """Plays a policy's likeliest action and ignores the noise."""
 
     two_layers = None
 

@@ -1,6 +1,7 @@
-"""From Atari screens to the network's input: crop, halve, erase the background, subtract the previous frame."""
+"""Observations: screens to 80×80 frames, rows of difference frames kept sparse, and a gymnasium wrapper."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,21 +55,14 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return frame
 
 
-def play_field(screens: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The rows of luminance screens (N, 210, 160) that a frame is made of: a copy (N, 80, 160), still all columns."""
-    return np.ascontiguousarray(screens[:, ROWS])
-
-
 @dataclass(frozen=True)
 class SparseFrames:
-    """Difference frames kept as the few pixels that changed: about 27 of 6400, so a row takes 220 bytes, not 25,600.
-
-    Other inputs that are mostly 0 are kept in the same way, see ``ObservationBuilder``.
+    """Rows that are mostly 0, kept as their other numbers: a difference frame has about 27 of them among 6,400.
 
     Attributes:
-        columns: (nnz,) int32, the changed pixels of row 0, then of row 1, …, each in [0, width).
+        columns: (nnz,) int32, the places of row 0's numbers, then of row 1's, …, each in [0, width).
         signs: (nnz,) float32, +1 where something appeared and −1 where it vanished.
-        offsets: (B,) int32, where each row's pixels begin in ``columns``.
+        offsets: (B,) int32, where each row begins in ``columns``.
         width: numbers in a row, with the zeros.
     """
 
@@ -79,39 +73,18 @@ class SparseFrames:
 
     @classmethod
     def from_dense(cls, frames: NDArray[np.int8]) -> "SparseFrames":
-        """Compress difference frames (B, 6400) int8 in {−1, 0, 1}."""
-        if frames.ndim != 2 or frames.shape[1] != PIXELS:
-            raise ValueError(f"frames must be (B, {PIXELS}), got {frames.shape}")
-        changed = np.flatnonzero(frames)
-        return cls._of_pixels(changed, frames.ravel()[changed], len(frames))
+        """Compress rows (B, width) int8 in {−1, 0, 1}."""
+        rows, columns = np.nonzero(frames)
+        offsets = np.searchsorted(rows, np.arange(len(frames)))
+        signs = frames[rows, columns].astype(np.float32)
+        return cls.from_numpy(columns.astype(np.int32), signs, offsets.astype(np.int32), frames.shape[1])
 
     @classmethod
-    def difference(cls, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> "SparseFrames":
-        """Difference frames of N emulators: ``preprocess`` of their screens after, minus that of those before.
-
-        Most of a screen stands still, so the screens are compared eight pixels at a time, as they are, and only the
-        eights that differ are halved, erased and subtracted.
-
-        Args:
-            before: (N, 80, 160) uint8, contiguous, see ``play_field``.
-            after: the same, one decision later.
-        """
-        old, new = before.view(np.uint64).ravel(), after.view(np.uint64).ravel()
-        eights = np.flatnonzero(old != new)  # numbered through all N screens
-        was, now = SOLID_LUMINANCE[np.stack((old[eights], new[eights])).view(np.uint8)[:, ::2]]  # (4·eights,) each
-        differences = now - was
-        changed = np.flatnonzero(differences)
-        return cls._of_pixels(4 * eights[changed >> 2] + (changed & 3), differences[changed], len(after))
-
-    @classmethod
-    def _of_pixels(cls, pixels: NDArray[np.int64], signs: NDArray[np.int8], rows: int) -> "SparseFrames":
-        """From the changed pixels, numbered through all rows, in order."""
-        offsets = np.searchsorted(pixels, np.arange(0, rows * PIXELS, PIXELS))
-        return cls(
-            torch.from_numpy((pixels % PIXELS).astype(np.int32)),
-            torch.from_numpy(signs.astype(np.float32)),
-            torch.from_numpy(offsets.astype(np.int32)),
-        )
+    def from_numpy(
+        cls, columns: NDArray[np.int32], signs: NDArray[np.float32], offsets: NDArray[np.int32], width: int
+    ) -> "SparseFrames":
+        """The attributes as arrays, whose memory is shared."""
+        return cls(torch.from_numpy(columns), torch.from_numpy(signs), torch.from_numpy(offsets), width)
 
     @classmethod
     def cat(cls, parts: "Sequence[SparseFrames]") -> "SparseFrames":
@@ -122,32 +95,6 @@ class SparseFrames:
             torch.cat([part.signs for part in parts]),
             torch.cat([part.offsets + pixels for part, pixels in zip(parts, before, strict=False)]),
             parts[0].width,
-        )
-
-    @classmethod
-    def beside(cls, parts: "Sequence[SparseFrames]") -> "SparseFrames":
-        """Put inputs of the same B moments side by side: each row has the first part's numbers, then the second's, …"""
-        before = np.cumsum([0, *(part.width for part in parts)]).tolist()
-        rows = torch.cat([part.rows() for part in parts])
-        order = rows.argsort(stable=True)
-        columns = torch.cat([part.columns + width for part, width in zip(parts, before, strict=False)])
-        signs = torch.cat([part.signs for part in parts])
-        return cls(columns[order], signs[order], sum(part.offsets for part in parts[1:]) + parts[0].offsets, before[-1])
-
-    @classmethod
-    def one_hot(cls, numbers: NDArray[np.int64], width: int) -> "SparseFrames":
-        """Rows that are 1 in the column with this number and 0 elsewhere; all 0 where it is negative.
-
-        Args:
-            numbers: (B,), each below ``width``.
-            width: numbers in a row.
-        """
-        some = numbers >= 0
-        return cls(
-            torch.from_numpy(numbers[some].astype(np.int32)),
-            torch.ones(int(some.sum()), dtype=torch.float32),
-            torch.from_numpy((some.cumsum() - some).astype(np.int32)),
-            width,
         )
 
     def __len__(self) -> int:
@@ -163,24 +110,22 @@ class SparseFrames:
 
     def split(self, rows: int) -> "list[SparseFrames]":
         """The rows in parts of this many, the last one maybe smaller, like ``Tensor.split``."""
-        offsets = torch.split(self.offsets, rows)
-        begins = [int(part[0]) for part in offsets[1:]]
-        pixels = zip(self.columns.tensor_split(begins), self.signs.tensor_split(begins), offsets, strict=True)
-        return [SparseFrames(columns, signs, part - part[:1], self.width) for columns, signs, part in pixels]
+        numbers = torch.arange(len(self), device=self.offsets.device)
+        return [self[numbers[first : first + rows]] for first in range(0, len(self), rows)]
 
     def counts(self) -> Tensor:
-        """How many pixels of each row changed: (B,) int32."""
+        """How many numbers of each row are not 0: (B,) int32."""
         end = self.offsets.new_tensor([len(self.columns)])
         return torch.cat([self.offsets, end]).diff()
 
     def rows(self) -> Tensor:
-        """The row of each pixel: (nnz,) int64."""
+        """The row of each number that is not 0: (nnz,) int64."""
         return torch.arange(len(self), device=self.offsets.device).repeat_interleave(self.counts())
 
     def __matmul__(self, table: Tensor) -> Tensor:
         """The product (B, n) with a matrix (width, n)."""
         signs = self.signs.to(table.dtype)
-        return F.embedding_bag(self.columns, table.contiguous(), self.offsets, mode="sum", per_sample_weights=signs)
+        return F.embedding_bag(self.columns, table, self.offsets, mode="sum", per_sample_weights=signs)
 
     @functools.cached_property
     def transposed(self) -> "SparseFrames":
@@ -200,106 +145,69 @@ class SparseFrames:
         frames[self.rows(), self.columns.long()] = self.signs.to(dtype)
         return frames
 
-    def cut(self, width: int) -> tuple[Tensor, Tensor]:
-        """The rows as two ordinary float32 matrices, (B, width) and (B, the rest), without gaps between rows."""
-        columns, rows, rest = self.columns.long(), self.rows(), self.width - width
-        numbers = torch.zeros(len(self) * self.width, dtype=torch.float32, device=self.offsets.device)
-        first, second = numbers.tensor_split([len(self) * width])
-        places = torch.where(columns < width, rows * width + columns, len(first) + rows * rest + columns - width)
-        numbers[places] = self.signs
-        return first.view(-1, width), second.view(len(self), rest)
-
 
 Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or of frames
 
 
 def cat(parts: Sequence[Observations]) -> Observations:
-    """Put observations of one kind one after the other."""
+    """Concatenate observations of the same kind."""
     if isinstance(parts[0], SparseFrames):
         return SparseFrames.cat([part for part in parts if isinstance(part, SparseFrames)])
     return torch.cat([part for part in parts if isinstance(part, Tensor)])
 
 
-def nbytes(observations: Observations) -> int:
-    """How much memory they take."""
-    if isinstance(observations, SparseFrames):
-        return sum(part.nbytes for part in (observations.columns, observations.signs, observations.offsets))
-    return observations.nbytes
-
-
-def blank(like: Observations) -> Observations:
-    """One row of zeros of the same kind."""
-    if isinstance(like, SparseFrames):
-        return SparseFrames(like.columns[:0], like.signs[:0], like.offsets.new_zeros(1), like.width)
-    return like.new_zeros(1, *like.shape[1:])
-
-
-FrameKind = Literal["difference", "stack", "both", "three"]
-TIMES = ("now", "before", "earlier")
-FRAMES: dict[FrameKind, list[tuple[str, str]]] = {  # side by side, each a screen less another one
-    "difference": [("now", "before")],
-    "stack": [("now", "nothing"), ("before", "nothing")],
-    "both": [("now", "nothing"), ("now", "before")],
-    "three": [("now", "nothing"), ("now", "before"), ("before", "earlier")],
+FrameKind = Literal["difference", "both", "three"]
+NOTHING, EARLIER, BEFORE, NOW = range(4)  # the frames that an environment of Pong keeps: all 0, the last two, this one
+DIFFERENCES: dict[FrameKind, tuple[tuple[int, int], ...]] = {  # side by side in a row: the first minus the second
+    "difference": ((NOW, BEFORE),),
+    "both": ((NOW, NOTHING), (NOW, BEFORE)),
+    "three": ((NOW, NOTHING), (NOW, BEFORE), (BEFORE, EARLIER)),
 }
 
 
-class ObservationBuilder:
-    """What a policy sees of N emulators, from one screen after the other.
-
-    A row is this frame minus the previous one ("difference"), or this frame and beside it the previous one ("stack"),
-    the difference ("both"), or the difference and the one before it ("three").
+@dataclass(frozen=True)
+class RowLayout:
+    """What an observation of Pong consists of: differences of frames side by side, and perhaps the last action.
 
     Args:
-        shown: which frames.
-        actions: how many there are, if the last decision is shown too: a 1 among so many zeros, after the frames.
-
-    Attributes:
-        width: numbers in a row.
-        shape: of the frames in it, (C, 80, 80).
-        frames: what each is, see ``FRAMES``.
-        memory: screens that it keeps, 1 or 2.
-        fields: of each, the newest first, (N, 80, 160) uint8, see ``play_field``.
+        kind: which frames, see ``DIFFERENCES``.
+        actions: how many actions there are, if a row ends with the last one, one-hot; else 0.
     """
 
-    def __init__(self, shown: FrameKind = "difference", actions: int = 0):
-        self.frames = FRAMES[shown]
-        self.actions = actions
-        self.shape = (len(self.frames), SIDE, SIDE)
-        self.width = len(self.frames) * PIXELS + actions
-        self.memory = max(TIMES.index(time) for frame in self.frames for time in frame if time in TIMES)
+    kind: FrameKind = "difference"
+    actions: int = 0
 
-    def first(self, screens: NDArray[np.uint8]) -> SparseFrames:
-        """Of screens (N, 210, 160) without a previous one: it counts as the same, and no decision was made."""
-        fresh = np.ones(len(screens), np.bool_)
-        self.restore([play_field(screens) for _ in range(self.memory)])
-        return self.next(screens, fresh)
+    @property
+    def differences(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of frames (new, old)."""
+        return DIFFERENCES[self.kind]
 
-    def restore(self, fields: list[NDArray[np.uint8]]) -> None:
-        """Continue after the ``fields`` that were seen last."""
-        self.fields = fields
-        self._nothing = np.full_like(fields[0], LUMINANCE_BACKGROUNDS[0])
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the frames in a row, (C, 80, 80)."""
+        return len(self.differences), SIDE, SIDE
 
-    def next(
-        self, screens: NDArray[np.uint8], fresh: NDArray[np.bool_], decisions: NDArray[np.int64] | None = None
-    ) -> SparseFrames:
-        """Of the next screens.
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return math.prod(self.shape) + self.actions
+
+    @property
+    def memory(self) -> slice:
+        """The frames of earlier decisions, and this one, that the next row depends on."""
+        return slice(BEFORE if self.kind == "three" else NOW, NOW + 1)
+
+    def rows(self, frames: NDArray[np.int8], last_actions: NDArray[np.int64]) -> SparseFrames:
+        """Build the rows of N games.
 
         Args:
-            screens: (N, 210, 160) uint8.
-            fresh: (N,) bool, the emulators that show a new episode's first frame.
-            decisions: (N,) int64, the actions that led here; not needed unless they are shown.
+            frames: (4, N, 6400) int8 in {0, 1}, by NOTHING, EARLIER, BEFORE and NOW.
+            last_actions: (N,), negative where there was none.
         """
-        now = play_field(screens)
-        for field in self.fields:
-            field[fresh] = now[fresh]
-        fields = {"nothing": self._nothing, **dict(zip(TIMES, [now, *self.fields], strict=False))}
-        self.fields = [now, *self.fields][: self.memory]
-        frames = [SparseFrames.difference(fields[old], fields[new]) for new, old in self.frames]
+        parts = [frames[new] - frames[old] for new, old in self.differences]
         if self.actions:
-            shown = np.where(fresh, -1, -1 if decisions is None else decisions)
-            frames.append(SparseFrames.one_hot(shown, self.actions))
-        return frames[0] if len(frames) == 1 else SparseFrames.beside(frames)
+            parts.append((last_actions[:, None] == np.arange(self.actions)).astype(np.int8))
+        return SparseFrames.from_dense(np.concatenate(parts, axis=1))
 
 
 class DifferenceFrames(VectorWrapper):

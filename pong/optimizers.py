@@ -1,4 +1,4 @@
-"""Torch's Adam and RMSProp, without what costs them time here."""
+"""Torch's Adam and RMSProp, without the import of torch's compiler."""
 
 import inspect
 from typing import Any
@@ -13,29 +13,12 @@ COMPILERS = ("zero_grad", "add_param_group", "state_dict", "load_state_dict")  #
 
 
 class _Plain(Optimizer):
-    """Leaves torch's compiler alone, which every optimiser would import: two seconds and 250 MB.
-
-    A matrix whose columns lie one after the other in memory takes its step as its transpose: else it would be copied.
-    """
+    """Without torch's compiler, which every optimiser would import: two seconds and 250 MB."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step of all parameters; no ``closure`` is called."""
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        turned = [p for p in parameters if p.ndim == 2 and not p.is_contiguous()]
-        for p in turned:
-            self._transpose(p)
         inspect.unwrap(super().step)(self)
-        for p in turned:
-            self._transpose(p)
-
-    def _transpose(self, p: Tensor) -> None:
-        gradient, p.grad = p.grad, None
-        p.data = p.data.T
-        p.grad = None if gradient is None else gradient.T
-        state = self.state[p]
-        for name, value in state.items():
-            state[name] = value.T if value.ndim == 2 else value
 
 
 for _name in COMPILERS:
@@ -79,9 +62,5 @@ def load_optimizer(optimizer: Optimizer, saved: dict[int, dict[str, Tensor]]) ->
         like = parameters.get(number, torch.empty(0))
         if set(values) != names or any(v.shape != like.shape for name, v in values.items() if name != "step"):
             raise InputError(f"the checkpoint does not fit its config: optimiser state {number}, {', '.join(values)}")
-        # Each tensor laid out in memory as the optimiser itself makes it.
-        state[number] = {
-            name: value.clone() if name == "step" else torch.empty_like(like, requires_grad=False).copy_(value)
-            for name, value in values.items()
-        }
+        state[number] = {name: value.clone() for name, value in values.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

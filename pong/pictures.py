@@ -31,7 +31,7 @@ def weight_picture(W1: torch.Tensor, rows: int = 5, columns: int = 8) -> NDArray
     Returns:
         (rows·80, columns·80) uint8; grey tiles where there are fewer units.
     """
-    units = W1.detach()[: rows * columns, :PIXELS].cpu().float()
+    units = W1.detach()[:PIXELS, : rows * columns].T.cpu().float()
     tiles = torch.zeros(rows * columns, 80, 80, dtype=torch.float32)
     tiles[: len(units)] = (units / units.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)).view(-1, 80, 80)
     grid = tiles.view(rows, columns, 80, 80).permute(0, 2, 1, 3).reshape(rows * 80, columns * 80)

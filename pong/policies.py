@@ -1,16 +1,16 @@
-"""Networks that turn observations into distributions over actions."""
+"""Policies: networks that turn observations into distributions over actions, and the factories that build them."""
 
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from pong.config import Config
+from pong.envs import task_spec
 from pong.observations import PIXELS, Observations, SparseFrames
 
 F32 = torch.float32  # whatever torch's default is
@@ -21,9 +21,12 @@ class Policy(nn.Module):
 
     Attributes:
         noise_shape: of the uniform numbers that decide one action.
+        two_layers: W1 (inputs, hidden) and W2 (outputs, hidden) where the policy is a two-layer network; compiled code
+            then decides on sparse rows. None for others.
     """
 
     noise_shape: tuple[int, ...] = ()
+    two_layers: tuple[Tensor, Tensor] | None = None
 
     def distribution(self, x: Any) -> Distribution:
         """π(·|x) for each of the B rows of x."""
@@ -37,18 +40,13 @@ class Policy(nn.Module):
         """The likeliest action of each row, (B, …) on the CPU."""
         raise NotImplementedError
 
-    @property
-    def two_layers(self) -> tuple[Tensor, Tensor] | None:
-        """Weights (hidden, inputs) and (outputs, hidden) of the 2016 network on the CPU; None of other policies."""
-        return None
-
     def log_prob(self, x: Observations, actions: Tensor) -> Tensor:
         """Log π(a|x), (B,) in nats, of actions (B, …)."""
         log_probs: Tensor = self.distribution(x).log_prob(actions)
         return log_probs
 
     def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
-        """What to show of π(·|x) besides its entropy: each a () averaged over the rows."""
+        """Statistics of π(·|x) besides its entropy: each a () averaged over the rows."""
         return {}
 
 
@@ -64,7 +62,8 @@ class Bernoulli(torch.distributions.Bernoulli):
 class KarpathyPolicy(Policy):
     """The two-layer network of 2016: difference frame → 200 ReLU units → P(UP); no biases anywhere.
 
-    p = σ(W2 · max(0, W1 · x)). Action 1 is UP (ALE action 2), action 0 is DOWN (ALE action 3).
+    p = σ(W2 · max(0, x · W1)). Action 1 is UP (ALE action 2), action 0 is DOWN (ALE action 3). The 2016 program stores
+    the transpose of W1: here one pixel's weights lie side by side, as few pixels of a row are not 0.
 
     Source: Karpathy 2016, https://karpathy.github.io/2016/05/31/rl/, gist pg-pong.py, ``policy_forward``.
 
@@ -76,16 +75,14 @@ class KarpathyPolicy(Policy):
 
     def __init__(self, hidden: int = 200, inputs: int = PIXELS, *, generator: torch.Generator | None = None):
         super().__init__()
-        # W1 is laid out so that one pixel's 200 weights lie side by side: W1.T is contiguous, and the first layer can
-        # add up the few columns that changed without touching the rest.
-        W1 = torch.randn(inputs, hidden, generator=generator, dtype=F32).T / math.sqrt(inputs)
+        W1 = torch.randn(inputs, hidden, generator=generator, dtype=F32) / math.sqrt(inputs)
         W2 = torch.randn(hidden, generator=generator, dtype=F32) / math.sqrt(hidden)
-        self.W1 = nn.Parameter(W1)  # (hidden, inputs)
+        self.W1 = nn.Parameter(W1)  # (inputs, hidden)
         self.W2 = nn.Parameter(W2)  # (hidden,)
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B,) of UP for difference frames x: (B, 6400) floating, or the same rows as ``SparseFrames``."""
-        h = torch.relu(first_layer(self.W1, x))  # (B, hidden)
+        h = torch.relu(first_layer(x, self.W1))  # (B, hidden)
         return h @ self.W2
 
     def distribution(self, x: Tensor | SparseFrames) -> Bernoulli:
@@ -93,67 +90,65 @@ class KarpathyPolicy(Policy):
         return Bernoulli(logits=self(x), validate_args=False)
 
     @property
-    def two_layers(self) -> tuple[Tensor, Tensor] | None:
-        """W1, and W2 as the only row of a matrix, on the CPU."""
-        return None if self.W1.is_cuda else (self.W1.detach(), self.W2.detach()[None])
+    def two_layers(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """W1, and W2 as the only row of a matrix."""
+        return self.W1.detach(), self.W2.detach()[None]
 
     @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
         """Sample actions (B,) int64 on the CPU: UP where ``noise`` (B,), uniform on [0, 1), lies below P(UP)."""
-        if isinstance(x, SparseFrames) and (network := self.two_layers):
-            return sampled(network, x, noise)
+        if isinstance(x, SparseFrames):
+            return compiled_actions(self.two_layers, x, noise)
         return (noise < torch.sigmoid(self(x)).cpu()).long()
 
     @torch.inference_mode()
     def act_greedily(self, x: Tensor | SparseFrames) -> Tensor:
         """The likelier action of each row, (B,) int64 on the CPU."""
-        if isinstance(x, SparseFrames) and (network := self.two_layers):
-            return (compiled_logits(network, x)[:, 0] > 0).long()
-        logits: Tensor = self(x)
-        return (logits > 0).long().cpu()
+        logits = compiled_logits(self.two_layers, x)[:, 0] if isinstance(x, SparseFrames) else self(x).cpu()
+        return (logits > 0).long()
 
     def diagnostics(self, distribution: Bernoulli) -> dict[str, Tensor]:
         """The mean P(UP)."""
         return {"prob_up": distribution.probs.mean()}
 
 
-def sampled(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
-    """Actions (B,) int64 of two layers of weights, by compiled arithmetic, in which no row depends on the others."""
-    from pong.two_layers import decide_rows  # Numba is imported when Pong is first played
+def compiled_actions(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
+    """Sample actions (B,) int64 by compiled arithmetic, in which no row depends on the others."""
+    from pong.envs.pong.kernels import sample_rows  # Numba is imported when Pong is first played
 
-    return decide_rows(network, x, noise)
+    return sample_rows(network, x, noise)
 
 
 def compiled_logits(network: tuple[Tensor, Tensor], x: SparseFrames) -> Tensor:
-    """The logits (B, outputs) that ``sampled`` decides by."""
-    from pong.two_layers import logits_of_rows
+    """The logits (B, outputs) from which ``compiled_actions`` samples."""
+    from pong.envs.pong.kernels import logits_of_rows
 
     return logits_of_rows(network, x)
 
 
-def first_layer(W1: Tensor, x: Tensor | SparseFrames) -> Tensor:
-    """x @ W1.T, (B, hidden), of inputs x, (B, inputs) or ``SparseFrames``, and weights (hidden, inputs)."""
+def first_layer(x: Tensor | SparseFrames, W1: Tensor) -> Tensor:
+    """x @ W1, (B, hidden), of inputs x, (B, inputs) or ``SparseFrames``, and weights (inputs, hidden)."""
     if isinstance(x, Tensor):
-        return x @ W1.T
+        return x @ W1
     if W1.is_cuda:  # a GPU multiplies the zeros faster than it looks them up
-        return x.to(W1.device).dense(W1.dtype) @ W1.T
-    product: Tensor = SparseProduct.apply(W1, x)  # type: ignore[no-untyped-call]
+        return x.to(W1.device).dense(W1.dtype) @ W1
+    product: Tensor = SparseProduct.apply(x, W1)  # type: ignore[no-untyped-call]
     return product
 
 
 class SparseProduct(torch.autograd.Function):
-    """x @ W1.T of sparse rows x: the product and its gradient touch what is not 0 in x, and nothing else."""
+    """x @ W1 of sparse rows x: the product and its gradient only touch what is not 0 in x."""
 
     @staticmethod
-    def forward(ctx: Any, W1: Tensor, x: SparseFrames) -> Tensor:
-        """(B, hidden), of weights (hidden, inputs) and B rows."""
+    def forward(ctx: Any, x: SparseFrames, W1: Tensor) -> Tensor:
+        """(B, hidden), of B rows and weights (inputs, hidden)."""
         ctx.x = x
-        return x @ W1.T
+        return x @ W1
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """∂/∂W1, (hidden, inputs), of ∂/∂product, (B, hidden)."""
-        return (ctx.x.transposed @ gradient).T, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        """∂/∂W1, (inputs, hidden), of ∂/∂product, (B, hidden)."""
+        return None, ctx.x.transposed @ gradient.contiguous()
 
 
 class TwoLayers(nn.Module):
@@ -162,40 +157,40 @@ class TwoLayers(nn.Module):
     Args:
         inputs: numbers in a row.
         hidden: units in the hidden layer.
-        outputs: the second layer's; its weights begin at 0.
+        outputs: of the second layer, whose weights start at 0.
         generator: random stream of the first layer's initial weights; torch's global one if None.
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int, generator: torch.Generator | None = None):
         super().__init__()
-        self.W1 = nn.Parameter(torch.randn(inputs, hidden, generator=generator, dtype=F32).T / math.sqrt(inputs))
+        self.W1 = nn.Parameter(torch.randn(inputs, hidden, generator=generator, dtype=F32) / math.sqrt(inputs))
         self.W2 = nn.Parameter(torch.zeros(outputs, hidden, dtype=F32))
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
-        """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes seen in ``contrast``, or ``SparseFrames``."""
-        x = rows_of(x) if isinstance(x, Tensor) else x
-        h = torch.relu(first_layer(self.W1, x))  # (B, hidden)
+        """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes, see ``contrast``, or ``SparseFrames``."""
+        x = float_rows(x) if isinstance(x, Tensor) else x
+        h = torch.relu(first_layer(x, self.W1))  # (B, hidden)
         return h @ self.W2.T
 
 
-FEW = 128  # rows at a time on a CPU, so that they stay in its caches
-RARE = 10.0  # one pixel of Pong in a hundred is not 0: times this their standard deviation is near 1
+CPU_ROWS = 128  # rows at a time on a CPU, so that they stay in its caches
+SPARSE_SCALE = 10.0  # about one pixel of Pong in a hundred is not 0: times this its standard deviation is near 1
+_WINDOWS = ((8, 4), (4, 2))  # size and stride of the first convolution, and of the others
 
 
 class ConvNet(nn.Module):
-    """Convolutions, a hidden layer, and outputs, which begin at 0: pictures → outputs.
+    """Convolutions, a hidden layer, and outputs, which start at 0: images → outputs.
 
-    The first convolution looks at 8 × 8 pixels, at every fourth, and the others at 4 × 4, at every second; a ReLU after
-    each.
+    The first convolution has windows of 8 × 8 pixels and stride 4, the others 4 × 4 and stride 2; a ReLU after each.
 
     Source: Mnih et al. 2013, "Playing Atari with Deep Reinforcement Learning", https://arxiv.org/abs/1312.5602, 4.1.
 
     Args:
-        shape: of a picture, (C, H, W).
+        shape: of an image, (C, H, W).
         channels: filters of each convolution.
         hidden: units in the hidden layer.
-        outputs: numbers for each picture.
-        more: numbers that follow the pictures' pixels in a row, and are shown to the hidden layer.
+        outputs: numbers for each image.
+        extra: numbers that follow the image's pixels in a row; they enter the hidden layer.
         generator: random stream of the initial weights; torch's global one if None.
     """
 
@@ -205,17 +200,16 @@ class ConvNet(nn.Module):
         channels: Sequence[int],
         hidden: int,
         outputs: int,
-        more: int = 0,
+        extra: int = 0,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
         self.shape = tuple(shape)
         layers: list[nn.Module] = []
         for k, (inputs, filters) in enumerate(itertools.pairwise((shape[0], *channels))):
-            size, step = _WINDOWS[bool(k)]
-            layers += [nn.Conv2d(inputs, filters, size, step, dtype=F32), nn.ReLU()]
+            layers += [nn.Conv2d(inputs, filters, *_WINDOWS[bool(k)], dtype=F32), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
-        self.hidden = nn.Linear(features(shape, channels) + more, hidden, dtype=F32)
+        self.hidden = nn.Linear(conv_features(shape, channels) + extra, hidden, dtype=F32)
         self.outputs = nn.Linear(hidden, outputs, dtype=F32)
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -228,59 +222,47 @@ class ConvNet(nn.Module):
         """Outputs (B, outputs).
 
         Args:
-            x: (B, C, H, W), floating, or uint8 and then seen in ``contrast``; or rows of pixels, and then ``more``
-                numbers, as ``SparseFrames``, which count ``RARE`` times.
+            x: (B, C, H, W), floating, or uint8, see ``contrast``; or rows of pixels followed by ``extra`` numbers, as
+                ``SparseFrames``, which are multiplied by ``SPARSE_SCALE``.
         """
         x = x.to(self.outputs.weight.device)
-        rows = len(x) if self.outputs.weight.is_cuda else FEW
+        rows = len(x) if self.outputs.weight.is_cuda else CPU_ROWS
         return torch.cat([self._outputs(part) for part in x.split(rows)])
 
     def _outputs(self, x: Tensor | SparseFrames) -> Tensor:
+        sparse = isinstance(x, SparseFrames)
+        rows = SPARSE_SCALE * x.dense() if isinstance(x, SparseFrames) else float_rows(x)
         pixels = math.prod(self.shape)
-        if isinstance(x, SparseFrames):
-            pictures, more = replace(x, signs=RARE * x.signs).cut(pixels)
-            images = pictures.view(-1, *self.shape)
-        else:
-            rows = rows_of(x)
-            pictures, more = rows[:, :pixels], rows[:, pixels:]
-            images = pictures.view(-1, *self.shape).contiguous(memory_format=torch.channels_last)  # a third faster
-        seen = self.convolutions(images)
-        hidden = torch.relu(self.hidden(torch.cat([seen, more], 1)))
+        images, extra = rows[:, :pixels].reshape(-1, *self.shape), rows[:, pixels:]
+        if not sparse:
+            images = images.contiguous(memory_format=torch.channels_last)  # a third faster
+        hidden = torch.relu(self.hidden(torch.cat([self.convolutions(images), extra], 1)))
         outputs: Tensor = self.outputs(hidden)
         return outputs
 
 
-def rows_of(x: Tensor) -> Tensor:
-    """The rows (B, n) of inputs (B, …), floating: bytes are seen in ``contrast``."""
+def float_rows(x: Tensor) -> Tensor:
+    """The rows (B, n) of inputs (B, …), floating; bytes go through ``contrast``."""
     return (x if x.is_floating_point() else contrast(x)).flatten(1)
 
 
-def contrast(pictures: Tensor) -> Tensor:
-    """Pictures (B, …, W) uint8 as their lines differ from each line's mean, in the picture's standard deviations.
+def contrast(images: Tensor) -> Tensor:
+    """Images (B, …, W) uint8 minus each line's mean, divided by the image's standard deviation.
 
-    Ceiling, wall and floor are much the same in all pictures of a game, and would be half of what a network sees.
+    Ceiling, wall and floor are much the same in all images of a game, and would be half of the input.
     """
-    pixels = pictures.float()
+    pixels = images.float()
     pixels -= pixels.mean(-1, keepdim=True)
     return pixels / pixels.square().flatten(1).mean(1).sqrt().clamp(min=1).view(-1, *[1] * (pixels.ndim - 1))
 
 
-_WINDOWS = ((8, 4), (4, 2))  # pixels to a side, and from one to the next: of the first convolution, and of the others
-
-
-def features(shape: Sequence[int], channels: Sequence[int]) -> int:
-    """How many numbers the convolutions of a ``ConvNet`` make of a picture (C, H, W); without any, its own.
-
-    Raises:
-        ValueError: it is too small for them.
-    """
+def conv_features(shape: Sequence[int], channels: Sequence[int]) -> int:
+    """How many numbers the convolutions of a ``ConvNet`` give for an image (C, H, W); below 1 if it is too small."""
     sides = list(shape[1:])
     for k in range(len(channels)):
-        size, step = _WINDOWS[bool(k)]
-        sides = [(side - size) // step + 1 for side in sides]
-    if min(sides) < 1:
-        raise ValueError(f"pictures of {shape[1]} × {shape[2]} are too small for {len(channels)} convolutions")
-    return (channels[-1] if channels else shape[0]) * math.prod(sides)
+        size, stride = _WINDOWS[bool(k)]
+        sides = [max(side - size + stride, 0) // stride for side in sides]
+    return channels[-1] * math.prod(sides)
 
 
 class CategoricalPolicy(Policy):
@@ -299,18 +281,16 @@ class CategoricalPolicy(Policy):
         return torch.distributions.Categorical(logits=self.network(x), validate_args=False)
 
     @property
-    def two_layers(self) -> tuple[Tensor, Tensor] | None:
-        """The network's weights, if it is of two layers and on the CPU."""
+    def two_layers(self) -> tuple[Tensor, Tensor] | None:  # type: ignore[override]
+        """The network's weights, if it has two layers."""
         network = self.network
-        if not isinstance(network, TwoLayers) or network.W1.is_cuda:
-            return None
-        return network.W1.detach(), network.W2.detach()
+        return (network.W1.detach(), network.W2.detach()) if isinstance(network, TwoLayers) else None
 
     @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
         """Sample actions (B,) int64: as many as the sums p₀, p₀ + p₁, … that ``noise`` (B,) reaches."""
         if isinstance(x, SparseFrames) and (network := self.two_layers):
-            return sampled(network, x, noise)
+            return compiled_actions(network, x, noise)
         sums = self.network(x).softmax(-1).cumsum(-1)[:, :-1].cpu()  # (B, n − 1)
         actions: Tensor = (noise[:, None] >= sums).sum(-1)
         return actions
@@ -325,7 +305,7 @@ class CategoricalPolicy(Policy):
 
 
 class GaussianPolicy(Policy):
-    """A vector of d real numbers, each drawn for itself: a ~ N(μ(x), diag σ²), σ learned and the same everywhere.
+    """A vector of d independent real numbers: a ~ N(μ(x), diag σ²), σ learned and independent of x.
 
     log π(a|x) is the sum over the d numbers.
 
@@ -367,8 +347,8 @@ class GaussianPolicy(Policy):
 def mlp(units: Sequence[int], generator: torch.Generator | None = None) -> nn.Sequential:
     """Linear layers with ReLU between them: (B, units[0]) → (B, units[-1]); two numbers make a plain linear map.
 
-    Weights begin uniform within ±1/√inputs, as in torch's own layers, biases at 0, and all of the last layer at 0: a
-    policy begins indifferent, and a baseline knowing nothing.
+    Weights start uniform within ±1/√inputs, as in torch's own layers, biases at 0, and all of the last layer at 0: a
+    policy starts uniform, and a baseline predicts 0.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(units):
@@ -380,17 +360,33 @@ def mlp(units: Sequence[int], generator: torch.Generator | None = None) -> nn.Se
     return nn.Sequential(*layers[:-1])
 
 
-def mlp_policy(
-    hidden: Sequence[int], observations: Box, actions: Discrete | Box, generator: torch.Generator | None = None
-) -> CategoricalPolicy | GaussianPolicy:
-    """A policy for an environment with these spaces: one of n actions, or a vector of d numbers.
+def make_policy(config: Config) -> Policy:
+    """The untrained policy of a config; its weights come from the config's seed alone."""
+    generator, spec = torch.Generator().manual_seed(config.seed), task_spec(config)
+    if config.policy == "karpathy" and spec.actions == 2:
+        return KarpathyPolicy(config.layers[0], spec.inputs, generator=generator)
+    network = make_network(config, config.layers, spec.actions, generator, config.channels)
+    return GaussianPolicy(network, spec.actions) if spec.continuous else CategoricalPolicy(network)
 
-    Args:
-        hidden: units of each hidden layer; none makes the policy linear.
-        observations: shape (k,).
-        actions: n of them, or shape (d,).
-        generator: random stream of the initial weights.
-    """
-    if isinstance(actions, Discrete):
-        return CategoricalPolicy(mlp((*observations.shape, *hidden, int(actions.n)), generator))
-    return GaussianPolicy(mlp((*observations.shape, *hidden, *actions.shape), generator), *actions.shape)
+
+def make_value_network(config: Config) -> nn.Module:
+    """The untrained network that predicts returns, observations → (B,); it starts at 0 everywhere."""
+    generator = torch.Generator().manual_seed(config.seed)
+    if config.policy == "karpathy":
+        value = KarpathyPolicy(config.baseline_layers[0], task_spec(config).inputs, generator=generator)
+        nn.init.zeros_(value.W2)
+        return value
+    channels = config.channels if config.baseline_channels is None else config.baseline_channels
+    return nn.Sequential(make_network(config, config.baseline_layers, 1, generator, channels), nn.Flatten(0))
+
+
+def make_network(
+    config: Config, layers: list[int], outputs: int, generator: torch.Generator, channels: list[int]
+) -> nn.Module:
+    """An untrained network of the policy's kind, with these hidden layers."""
+    spec = task_spec(config)
+    if config.policy == "mlp":
+        return mlp((*spec.shape, *layers, outputs), generator)
+    if config.policy == "karpathy" or not channels:
+        return TwoLayers(spec.inputs, layers[0], outputs, generator)
+    return ConvNet(spec.shape, channels, layers[0], outputs, spec.extra, generator)

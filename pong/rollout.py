@@ -1,21 +1,38 @@
-"""Playing: a frozen policy in N emulators until the rollout ends, then the rows whose return is known."""
+"""Rollouts: a frozen policy acts in N emulators, in threads; batches hold the decisions whose return is known."""
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pong.config import Config, InputError
-from pong.distributed import Ranks, shard
-from pong.envs import EmulatorState, prepare
-from pong.observations import Observations, blank, cat
-from pong.player import TRAINING, Actor, Episode, Trajectories
-from pong.player_thread import PlayerThread
-from pong.threads import uninterrupted
+from pong.config import Config, InputError, RunError, linear_schedule
+from pong.distributed import Ranks, shard, uninterrupted
+from pong.envs import make_fleet, prepare, task_spec
+from pong.envs.base import Actor, EmulatorState, Segment
+from pong.observations import Observations, SparseFrames, cat
+from pong.returns import discounted_returns, standardize
 
-PATIENCE = 1.0  # seconds of waiting between two calls of ``while_playing``
+TRAINING, EVALUATION = 0, 1  # the purpose of random streams
+EMULATOR, ACTIONS = 0, 1
+MOST_TIME_STEPS = 200_000  # of an unfinished episode, whose rows are all in memory
+POLL_SECONDS = 1.0  # between two calls of ``while_playing``
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished game."""
+
+    emulator: int
+    score: float  # the sum of its rewards; in Pong points won minus points lost, −21 to 21
+    length: int  # agent steps
+    frames: int = field(default=0, compare=False)  # emulated
 
 
 @dataclass(frozen=True)
@@ -23,164 +40,454 @@ class Batch:
     """What one update learns from; B rows, one per decision whose return is known.
 
     Attributes:
-        observations: B rows, what the policy saw.
+        observations: B rows, before the decisions.
         actions: (B,) int64, or (B, d) floating, as the policy chose them.
         returns: (B,) float32, discounted points; with standardize = "episode" in their game's standard deviations.
-        weight: B over the rows of all ranks together: 1 without others.
         episodes: the games that ended in this rollout, on all ranks; by emulator, and then in time.
         points: rallies that ended in it, on all ranks; 0 in a game without.
         steps: decisions made in it, on all ranks.
         frames: frames emulated in it, on all ranks.
+        weight: B over the rows of all ranks together: 1 without others.
     """
 
     observations: Observations
     actions: Tensor
     returns: Tensor
-    weight: float
     episodes: list[Episode]
     points: int
     steps: int
     frames: int
+    weight: float = 1.0
+
+
+class ActionNoise:
+    """Uniform numbers that decide the actions: one stream for each (seed, update, emulator).
+
+    ``shape`` is that of the numbers for one action.
+    """
+
+    BLOCK = 256  # time steps drawn at a time
+
+    def __init__(
+        self,
+        seed: int,
+        update: int,
+        emulators: Sequence[int],
+        purpose: int = TRAINING,
+        shape: tuple[int, ...] = (),
+    ):
+        self._streams = [_random_stream(seed, update, i, purpose, ACTIONS) for i in emulators]
+        self._shape = shape
+        self._block = np.empty((0, len(emulators), *shape), np.float32)
+
+    def ahead(self) -> NDArray[np.float32]:
+        """The next numbers of each stream, for T ≥ 1 time steps: (T, N, *shape) on [0, 1)."""
+        if not len(self._block):
+            columns = [stream.random((self.BLOCK, *self._shape), dtype=np.float32) for stream in self._streams]
+            self._block = np.stack(columns, axis=1)
+        return self._block
+
+    def use(self, time_steps: int) -> None:
+        """Drop the numbers of this many time steps."""
+        self._block = self._block[time_steps:]
+
+
+def emulator_seeds(seed: int, update: int, emulators: Sequence[int], purpose: int = TRAINING) -> NDArray[np.int64]:
+    """A seed for each emulator, (N,) int64 in [1, 2³¹), from (seed, update, emulator)."""
+    streams = [_random_stream(seed, update, i, purpose, EMULATOR) for i in emulators]
+    return np.array([stream.integers(1, 2**31) for stream in streams])
+
+
+def _random_stream(seed: int, update: int, emulator: int, *purpose: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence((seed, update, emulator, *purpose)))
+
+
+class Carry(NamedTuple):
+    """The last M decisions of N emulators, whose return is not known yet; emulator by emulator."""
+
+    observations: Observations  # M rows
+    actions: Tensor  # (M, …)
+    rewards: NDArray[np.float32]  # (M,)
+    counts: NDArray[np.int64]  # (N,), how many of them each emulator has
+
+
+class Decisions(NamedTuple):
+    """T time steps of N emulators, whose R decisions may be stored in any order."""
+
+    observations: Observations  # R rows
+    actions: Tensor  # (R, …)
+    rows: NDArray[np.int64]  # (T, N), where a decision is stored
+    rewards: NDArray[np.float32]  # (T, N)
+    dones: NDArray[np.bool_]  # (T, N)
+    active: NDArray[np.bool_]  # (T, N), where there was a decision
+
+
+class Snapshot(NamedTuple):
+    """A player of Pong between two rollouts."""
+
+    fleet: list[EmulatorState]
+    observations: SparseFrames  # N rows
+    totals: NDArray[np.float64]  # (N, 3), of each episode so far: score, length, frames
+    carry: Carry | None
+
+    def pack(self) -> list[EmulatorState]:
+        """Arrays by emulator, so that any number of players and ranks can continue."""
+        states = []
+        counts = np.zeros(len(self.fleet), np.int64) if self.carry is None else self.carry.counts
+        for i, (emulator, end) in enumerate(zip(self.fleet, counts.cumsum(), strict=True)):
+            state = emulator | _pack_rows("observation", self.observations[torch.tensor([i])])
+            state["episode"] = self.totals[i]
+            rows = slice(end - counts[i], end)
+            carry = self.carry or Carry(self.observations, torch.zeros(0, dtype=torch.int64), np.zeros(0, "f4"), counts)
+            assert isinstance(carry.observations, SparseFrames)
+            state |= _pack_rows("waiting", carry.observations[torch.arange(rows.start, rows.stop)])
+            state["waiting.actions"] = carry.actions[rows].numpy().astype(np.int8)
+            state["waiting.rewards"] = carry.rewards[rows]
+            states.append(state)
+        return states
+
+    @classmethod
+    def unpack(cls, states: list[EmulatorState], width: int) -> "Snapshot":
+        """The reverse; rows have ``width`` numbers."""
+        actions, rewards = (np.concatenate([s[f"waiting.{name}"] for s in states]) for name in ("actions", "rewards"))
+        counts = np.array([len(state["waiting.actions"]) for state in states])
+        rows = _unpack_rows("waiting", states, width)
+        carry = Carry(rows, torch.from_numpy(actions.astype(np.int64)), rewards, counts)
+        totals = np.stack([state["episode"] for state in states])
+        return cls(states, _unpack_rows("observation", states, width), totals, carry)
+
+
+def _pack_rows(name: str, rows: SparseFrames) -> EmulatorState:
+    return {
+        f"{name}.columns": rows.columns.numpy().astype(np.int16),
+        f"{name}.signs": rows.signs.numpy().astype(np.int8),
+        f"{name}.counts": rows.counts().numpy(),
+    }
+
+
+def _unpack_rows(name: str, states: list[EmulatorState], width: int) -> SparseFrames:
+    columns, signs, counts = (
+        torch.from_numpy(np.concatenate([state[f"{name}.{part}"] for state in states]))
+        for part in ("columns", "signs", "counts")
+    )
+    return SparseFrames(columns.int(), signs.float(), (counts.cumsum(0) - counts).int(), width)
+
+
+class Player:
+    """Plays some of the emulators in a thread of its own, while the learner learns and other players play.
+
+    The games, the decisions and most of the learner are compiled code, which lets other threads run.
+
+    Args:
+        config: the run's config.
+        emulators: which of the run's emulators; random streams belong to an emulator, not to its player.
+        purpose: TRAINING or EVALUATION, which have different random streams.
+        actor: decides; its weights must not change while a rollout is played.
+
+    Attributes:
+        batch: the current rollout's, when it has ended; it raises RunError if an emulator failed.
+    """
+
+    batch: "Future[Batch]"
+
+    def __init__(self, config: Config, emulators: range, purpose: int, actor: Actor):
+        self.config = config
+        self.emulators = emulators
+        self.purpose = purpose
+        self.actor = actor
+        self.fleet = make_fleet(config, len(emulators))
+        self._stopped = False
+        self._observations: Observations | None = None
+        self._new_episodes()
+        self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+
+    def _new_episodes(self) -> None:
+        self._totals = np.zeros((len(self.emulators), 3))  # of the current episodes: score, length, frames
+        self._carry: Carry | None = None
+
+    def start(self, update: int, done: float = 0.0) -> None:
+        """Start rollout number ``update``; ``done`` in [0, 1] is the progress of the run."""
+        self._prepared = self._pool.submit(self._prepare, update, done)
+        self.resume()
+
+    def resume(self) -> None:
+        """Continue the same rollout for another horizon."""
+        self.batch = self._pool.submit(self._play)
+
+    def state(self, started: bool) -> list[EmulatorState] | None:
+        """What the next rollout continues from, of each emulator; of one that has started, from before its start.
+
+        None where the environment can't be saved.
+        """
+        if started:
+            self._prepared.result()
+        snapshot = self._before if started else self._snapshot()
+        return snapshot.pack() if snapshot else None
+
+    def restore(self, states: list[EmulatorState]) -> None:
+        """Continue from the result of ``state``.
+
+        Raises:
+            InputError: it belongs to other emulators.
+        """
+        try:
+            self.fleet.restore(states)
+            _, self._observations, self._totals, self._carry = Snapshot.unpack(states, task_spec(self.config).inputs)
+        except (KeyError, ValueError, RuntimeError) as error:
+            message = " ".join(str(error).split())
+            raise InputError(f"the checkpoint's games do not fit its config ({message})") from None
+
+    def close(self) -> None:
+        """Close the emulators; a rollout that is being played ends at its next segment."""
+        self._stopped = True
+        self._pool.shutdown()
+        self.fleet.close()
+
+    def observation(self) -> Observations:
+        """The first emulator's current observation, one row."""
+        assert self._observations is not None
+        return self._observations[torch.tensor([0])]
+
+    def _snapshot(self) -> Snapshot | None:
+        fleet = None if self._observations is None else self.fleet.state()
+        if fleet is None:
+            return None
+        assert isinstance(self._observations, SparseFrames)
+        return Snapshot(fleet, self._observations, self._totals.copy(), self._carry)
+
+    def _prepare(self, update: int, done: float) -> None:
+        self._before = self._snapshot()
+        seed = self.config.seed
+        if self._before is None and (self._observations is None or update % self.config.checkpoint_every == 0):
+            self._observations = self.fleet.reset(emulator_seeds(seed, update, self.emulators, self.purpose))
+            self._new_episodes()
+        elif self.config.until == "episodes":
+            self._observations = self.fleet.reset()
+        self._noise = ActionNoise(seed, update, self.emulators, self.purpose, self.actor.noise_shape)
+        self._active = np.ones(len(self.emulators), bool)
+        self._horizon = round(linear_schedule(self.config.horizon, self.config.horizon_end, done))
+
+    def _play(self) -> Batch:
+        """Play to the horizon, or until each emulator's episode has ended."""
+        self._prepared.result()  # raises what failed there
+        whole = self.config.until == "episodes"
+        segments: list[Segment] = []
+        time_steps = 0
+        while self._active.any() and (whole or time_steps < self._horizon):
+            if self._stopped:
+                raise RunError("the rollout was stopped")
+            assert self._observations is not None
+            noise = self._noise.ahead()[: None if whole else self._horizon - time_steps]
+            segment = self.fleet.play(self.actor, self._observations, noise, self._active, whole)
+            segments.append(segment)
+            self._noise.use(len(segment))
+            self._observations = segment.next_observations
+            if whole:
+                self._active = segment.active[-1] & ~segment.dones[-1]
+            time_steps += len(segment)
+            self._check_length(time_steps)
+        return self._cut(segments)
+
+    def _check_length(self, time_steps: int) -> None:
+        """Refuse to wait for the end of an episode until the memory is full."""
+        waiting = time_steps + int(0 if self._carry is None else self._carry.counts.max())
+        if waiting > MOST_TIME_STEPS:
+            message = f"an episode has not ended in {waiting:,} decisions, whose returns wait for its end"
+            remedy = "register the environment with a time limit (max_episode_steps)"
+            raise RunError(f"env = {self.config.env!r}: {message}; {remedy}")
+
+    def _cut(self, segments: list[Segment]) -> Batch:
+        """A batch of the decisions whose return is known; the others are carried over to the next one."""
+        is_pong = self.config.points
+        decisions = self._decisions(segments)
+        rewards, dones, active = decisions.rewards, decisions.dones, decisions.active
+        reset = is_pong and self.config.reset_at_points
+        ends = dones | (rewards != 0) if reset else dones
+        known = np.logical_or.accumulate(ends[::-1])[::-1]  # an end lies ahead
+        returns = discounted_returns(
+            torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=reset
+        )
+        emulators, time_steps = np.nonzero((active & known).T)  # by emulator, whoever plays them
+        if self.config.standardize == "episode":
+            for i in np.unique(emulators):
+                game = time_steps[emulators == i], i
+                returns[game] = standardize(returns[game])
+        left = (active & ~known).T
+        rest = torch.from_numpy(decisions.rows.T[left])
+        self._carry = Carry(decisions.observations[rest], decisions.actions[rest], rewards.T[left], left.sum(1))
+        rows = torch.from_numpy(decisions.rows[time_steps, emulators])
+        return Batch(
+            observations=decisions.observations[rows],
+            actions=decisions.actions[rows],
+            returns=returns[time_steps, emulators],
+            episodes=self._finished(segments),
+            points=sum(int(np.count_nonzero(s.rewards * s.active)) for s in segments) if is_pong else 0,
+            steps=sum(int(np.count_nonzero(s.active)) for s in segments),
+            frames=sum(int(s.frames.sum()) for s in segments),
+        )
+
+    def _decisions(self, segments: list[Segment]) -> Decisions:
+        """The decisions of a rollout, after those carried over."""
+        rewards, dones, active = (
+            np.concatenate([getattr(s, name) for s in segments]) for name in ("rewards", "dones", "active")
+        )
+        observations = cat([s.observations for s in segments])
+        actions = torch.cat([s.actions for s in segments]).flatten(0, 1)
+        rows = np.arange(rewards.size).reshape(rewards.shape)
+        if self._carry is None or not self._carry.counts.any():
+            return Decisions(observations, actions, rows, rewards, dones, active)
+        counts = self._carry.counts
+        W, N, M = int(counts.max()), len(counts), int(counts.sum())
+        carried = np.arange(W)[:, None] >= W - counts  # (W, N), the last time steps of each emulator
+        earlier_rows, earlier_rewards = np.zeros((W, N), np.int64), np.zeros((W, N), np.float32)
+        earlier_rows.T[carried.T], earlier_rewards.T[carried.T] = np.arange(M), self._carry.rewards
+        return Decisions(
+            cat([self._carry.observations, observations]),
+            torch.cat([self._carry.actions, actions]),
+            np.concatenate([earlier_rows, rows + M]),
+            np.concatenate([earlier_rewards, rewards]),
+            np.concatenate([np.zeros((W, N), np.bool_), dones]),
+            np.concatenate([carried, active]),
+        )
+
+    def _finished(self, segments: list[Segment]) -> list[Episode]:
+        """The episodes that ended, emulator by emulator; those that go on keep their totals."""
+        per_step = np.concatenate([np.stack([s.rewards * s.active, s.active, s.frames], axis=-1) for s in segments])
+        ends = np.concatenate([s.dones & s.active for s in segments])
+        episodes = []
+        for i, emulator in enumerate(self.emulators):
+            start = 0
+            for end in np.flatnonzero(ends[:, i]) + 1:
+                score, length, frames = self._totals[i] + per_step[start:end, i].sum(0)
+                episodes.append(Episode(emulator, float(score), int(length), int(frames)))
+                self._totals[i], start = 0, end
+            self._totals[i] += per_step[start:, i].sum(0)
+        return episodes
 
 
 class Rollout:
     """Plays the emulators with one policy and returns a ``Batch`` per update.
 
     A rollout ends after ``horizon`` time steps ("steps"), or once every emulator has finished one game ("episodes"). A
-    row enters a batch when its return is known; an unfinished rally is carried over to the next batch. What ``state``
-    can't save restarts every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be resumed
-    there; the episodes this cuts short are dropped.
+    row enters a batch when its return is known; an unfinished rally is carried over to the next batch. Environments
+    that can't be saved restart every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be
+    resumed there; the episodes this cuts short are dropped.
 
-    Emulators are sharded over ranks, and by each over players in threads; what is played does not depend on it.
+    Emulators are sharded over ranks and then over players; the result does not depend on how many there are.
 
     Args:
         config: the run's config.
-        actor: decides, on the CPU; a policy that changes between rollouts, or not.
+        actor: decides, on the CPU; its weights may change between rollouts.
         purpose: TRAINING or EVALUATION, which have different random streams.
         ranks: this process among those that train together; each plays its share of the emulators.
 
     Attributes:
-        begun: whether a rollout was begun and not handed out yet.
+        started: whether a rollout was started and not returned yet.
         while_playing: called now and then while waiting for a rollout.
     """
 
     def __init__(self, config: Config, actor: Actor, purpose: int = TRAINING, ranks: Ranks | None = None):
         self.config = config
         self.ranks = ranks or Ranks()
-        self.begun = False
+        self.started = False
         self.while_playing: Callable[[], None] = lambda: None
         mine = self.ranks.shard(range(config.num_envs))
         prepare(config)
-        players = min(config.players or self._cores(purpose), len(mine))
-        self.players: list[PlayerThread] = []
-        with contextlib.ExitStack() as made:  # if one can't be, those before it are closed
-            made.callback(self.close)
+        if config.in_machine and actor.two_layers is not None:
+            players = config.players or 1  # compiled play is many times as fast as learning
+        else:
+            players = config.players or max(self.ranks.cores - (purpose == TRAINING), 1)
+        players = min(players, len(mine))
+        self.players: list[Player] = []
+        with contextlib.ExitStack() as stack:  # closes those already made if one fails
+            stack.callback(self.close)
             for k in range(players):
-                self.players.append(PlayerThread(config, shard(mine, k, players), purpose, actor))
-            made.pop_all()
+                self.players.append(Player(config, shard(mine, k, players), purpose, actor))
+            stack.pop_all()
 
-    def _cores(self, purpose: int) -> int:
-        """For players: all, but one for the learner where there is one."""
-        return max(self.ranks.cores - (purpose == TRAINING), 1)
-
-    def begin(self, update: int, done: float = 0.0) -> None:
-        """Start playing rollout number ``update``; it plays meanwhile.
-
-        Args:
-            update: from 0.
-            done: how far the run has come, in [0, 1].
-        """
-        self._parts: list[Trajectories] = []
+    def start(self, update: int, done: float = 0.0) -> None:
+        """Start playing rollout number ``update``, from 0, in the background; ``done`` in [0, 1] is the progress."""
+        self._batches: list[Batch] = []
         self._ready = False
         for player in self.players:
-            player.begin(update, done)
-        self.begun = True
+            player.start(update, done)
+        self.started = True
 
     def wait(self) -> None:
-        """Wait until the rollout that was begun has something to learn from; it may be interrupted, and called again.
+        """Wait until the rollout has rows to learn from; it may be interrupted and called again.
 
         Raises:
             RunError: an emulator failed, or another rank died.
         """
         while not self._ready:
             for player in self.players:
-                while not player.is_done(PATIENCE):
+                while not wait([player.batch], POLL_SECONDS).done:
                     self.while_playing()
             with uninterrupted():
-                self._parts += [player.finish() for player in self.players]
-                self._ready = any(self.ranks.all_gather(any(len(part.returns) for part in self._parts)))
+                self._batches += [player.batch.result() for player in self.players]
+                self._ready = any(self.ranks.all_gather(any(len(batch.returns) for batch in self._batches)))
                 if self._ready:
                     return
                 for player in self.players:  # no point has ended yet
-                    player.play_on()
+                    player.resume()
             self.while_playing()
 
     def finish(self) -> Batch:
-        """Wait for the rollout that was begun and return its batch.
+        """Wait for the rollout and return its batch.
 
         Raises:
             RunError: as ``wait``.
         """
         self.wait()
-        parts, self._parts = self._parts, []
-        self.begun = False
-        return self._batch(parts)
+        self.started = False
+        return self._join(self._batches)
 
     def collect(self, update: int) -> Batch:
         """Play rollout number ``update`` and return its batch."""
-        self.begin(update)
+        self.start(update)
         return self.finish()
 
     def state(self) -> list[EmulatorState] | None:
-        """The play that the next rollout continues, of each emulator of all ranks; None where it can't be kept.
+        """What the next rollout continues from, of each emulator of all ranks; None where it can't be saved.
 
-        A rollout that has begun is not in it: a resumed run plays it again.
+        A rollout that has started is not part of it: a resumed run plays it again.
 
         Raises:
             RunError: as ``finish``.
         """
-        everyones = self.ranks.all_gather([player.state(self.begun) for player in self.players])
-        parts = [part for theirs in everyones for part in theirs]
-        return None if any(part is None for part in parts) else [kept for part in parts if part for kept in part]
+        of_ranks = self.ranks.all_gather([player.state(self.started) for player in self.players])
+        states = [state for of_players in of_ranks for state in of_players]
+        return None if any(state is None for state in states) else [emulator for s in states if s for emulator in s]
 
-    def restore(self, state: list[EmulatorState]) -> None:
-        """Continue from what ``state`` gave, with any number of players and ranks.
+    def restore(self, states: list[EmulatorState]) -> None:
+        """Continue from the result of ``state``, with any number of players and ranks.
 
         Raises:
-            InputError: it is not that of these emulators.
+            InputError: it belongs to other emulators.
         """
-        if len(state) != self.config.num_envs:
-            found = f"it holds the games of {len(state)} emulators, not of {self.config.num_envs}"
-            raise InputError(f"the checkpoint does not fit its config: {found}")
-        mine = self.ranks.shard(range(len(state)))
-        for number, player in enumerate(self.players):
-            emulators = shard(mine, number, len(self.players))
-            player.restore(state[emulators.start : emulators.stop])
+        if len(states) != self.config.num_envs:
+            raise InputError(f"the checkpoint holds {len(states)} emulators, its config has {self.config.num_envs}")
+        for player in self.players:
+            player.restore(states[player.emulators.start : player.emulators.stop])
 
     def close(self) -> None:
-        """End the emulators."""
+        """Close the emulators."""
         for player in self.players:
             player.close()
 
-    def _batch(self, parts: list[Trajectories]) -> Batch:
-        returns = torch.cat([part.returns for part in parts])
-        rows = [(part.observations, part.actions) for part in parts]
-        counts = [(part.episodes, part.points, part.steps, part.frames) for part in parts]
-        everyones = self.ranks.all_gather((len(returns), counts))
-        weight = len(returns) / sum(theirs for theirs, _ in everyones)
-        if not weight:  # all points ended on other ranks: a row that weighs nothing
-            observations, actions = rows[0]
-            rows = [(blank(observations), actions.new_zeros(1, *actions.shape[1:]))]
-            returns = returns.new_zeros(1)
-        everything_seen, all_actions = zip(*rows, strict=True)
-        episodes, points, steps, frames = zip(*(one for _, theirs in everyones for one in theirs), strict=True)
-        return Batch(
-            observations=cat(everything_seen),
-            actions=torch.cat(all_actions),
-            returns=returns,
-            weight=weight,
-            episodes=sorted((one for some in episodes for one in some), key=lambda episode: episode.emulator),
-            points=sum(points),
-            steps=sum(steps),
-            frames=sum(frames),
+    def _join(self, batches: list[Batch]) -> Batch:
+        """One batch of the players' batches, with the counts of all ranks."""
+        observations, actions, returns = (
+            cat([batch.observations for batch in batches]),
+            torch.cat([batch.actions for batch in batches]),
+            torch.cat([batch.returns for batch in batches]),
         )
+        counts = [(batch.episodes, batch.points, batch.steps, batch.frames) for batch in batches]
+        of_ranks = self.ranks.all_gather((len(returns), counts))
+        weight = len(returns) / sum(rows for rows, _ in of_ranks)
+        if not weight:  # all points ended on other ranks: a row that weighs nothing
+            observations = self.players[0].observation()
+            actions, returns = actions.new_zeros(1, *actions.shape[1:]), returns.new_zeros(1)
+        episodes, points, steps, frames = zip(*(count for _, counts in of_ranks for count in counts), strict=True)
+        in_order = sorted(itertools.chain(*episodes), key=lambda episode: episode.emulator)
+        return Batch(observations, actions, returns, in_order, sum(points), sum(steps), sum(frames), weight)

@@ -20,10 +20,10 @@ from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
 from pong.folder import command_of, writable
 from pong.pictures import first_weights, game_summary, weight_picture
-from pong.player import Episode
 from pong.policies import Policy
 from pong.progress import ProgressLine, RunConsole
 from pong.records import Events, Records, scalars
+from pong.rollout import Episode
 from pong.train import Update
 
 COUNTERS = ("update", "step", "games", "points", "minutes")

@@ -1,10 +1,10 @@
-"""The loop: play, take log π of what was played, turn it into the surrogate loss, step, track."""
+"""The training loop: rollout → log π → surrogate loss → step, and its statistics."""
 
 import copy
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,13 @@ from torch.distributions import Distribution
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
 from pong.config import Config, InputError, PathLike, linear_schedule
-from pong.distributed import Ranks
-from pong.envs import check_task, make_observation_builder, pictures, prepare, spaces
+from pong.distributed import Ranks, threads, uninterrupted
+from pong.envs import check_task, prepare, task_spec
 from pong.losses import surrogate_loss
-from pong.observations import Observations
 from pong.optimizers import load_optimizer, make_optimizer
-from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, Policy, TwoLayers, features, mlp, mlp_policy
+from pong.policies import Policy, conv_features, make_policy, make_value_network
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
-from pong.threads import threads, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,15 @@ class Update:
 
 
 class Trainer:
-    """A policy, its optimiser and the emulators it plays in.
+    """A policy, its optimiser and its rollout.
 
     Args:
         config: the run's config.
         ranks: the processes that train this policy together, each with its share of the emulators.
 
     Raises:
-        InputError: the config asks for a device or an environment that is not there, or for fewer emulators than there
-            are processes.
+        InputError: the config asks for a device or an environment that is not available, or for fewer emulators than
+            there are processes.
     """
 
     def __init__(self, config: Config, ranks: Ranks | None = None):
@@ -78,12 +76,8 @@ class Trainer:
         check(config, self.ranks)
         self.device = choose_device(config.device, self.ranks.local_rank)
         self.policy = make_policy(config).to(self.device)
-        here = (
-            self.device.type == "cpu"
-            or config.act_on == "learner"
-            or (config.act_on, config.policy) == ("auto", "conv")
-        )
-        self.actor = self.policy if here else copy.deepcopy(self.policy).cpu()
+        acts_here = self.device.type == "cpu" or config.policy == "conv"  # small networks act on the CPU
+        self.actor = self.policy if acts_here else copy.deepcopy(self.policy).cpu()
         self.rollout = Rollout(config, self.actor, ranks=self.ranks)
         self.optimizer = make_optimizer(config, self.policy)
         self.baseline = make_baseline(config, self.device, self.ranks) if config.baseline == "network" else None
@@ -109,75 +103,82 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """How far the run has come, in [0, 1]."""
+        """The progress of the run, in [0, 1]."""
         return self.steps / self.config.total_steps
 
     def close(self) -> None:
-        """End the emulators."""
+        """Close the emulators."""
         self.rollout.close()
 
     def run(self) -> Iterator[Update]:
         """Train until ``total_steps``, yielding each update; between two yields everything is consistent.
 
-        The players begin the next rollout as soon as the policy has taken its step. All that does not change the
-        policy, what the caller does with an update included, is done while they play. Whoever stops, by ``break``, an
-        exception or Ctrl-C (a notebook's stop button), and calls this again continues as if nothing had happened.
+        The players start the next rollout as soon as the policy has taken its step, and play while the learner does
+        everything that leaves the policy unchanged, including the caller's work. After a ``break``, an exception or
+        Ctrl-C (a notebook's stop button), calling this again continues as if nothing had happened.
         """
         with uninterrupted():
-            if self.steps < self.config.total_steps and not self.rollout.begun:
-                self.rollout.begin(self.updates, self.done)
+            if not self.rollout.started:
+                self._start_rollout()
         while self.steps < self.config.total_steps:
-            began = time.perf_counter()
+            start = time.perf_counter()
             self.rollout.wait()
             with uninterrupted(), threads(1):  # sums of a single thread are reproducible
                 batch = self.rollout.finish()
-                played = time.perf_counter()
+                learn_start = time.perf_counter()
                 stats = self._learn(batch)
-            yield Update(self.updates, batch, stats, played - began, time.perf_counter() - played)
+            yield Update(self.updates, batch, stats, learn_start - start, time.perf_counter() - learn_start)
+
+    def _start_rollout(self) -> None:
+        if self.steps < self.config.total_steps:
+            self.rollout.start(self.updates, self.done)
 
     def _learn(self, batch: Batch) -> UpdateStats:
         """Take the gradient step, start the next rollout, then compute statistics and fit the baseline meanwhile."""
-        observations = batch.observations.to(self.device)
-        actions, returns = batch.actions.to(self.device), batch.returns.to(self.device)
+        batch = replace(
+            batch,
+            observations=batch.observations.to(self.device),
+            actions=batch.actions.to(self.device),
+            returns=batch.returns.to(self.device),
+        )
         with threads(self.threads):
-            predicted = self.baseline.predict(observations) if self.baseline else torch.zeros_like(returns)
-            unexplained = returns - predicted.detach()
-            advantages = self._standardize(unexplained, batch.weight)
-            step = self._step(observations, actions, advantages, batch.weight)
+            predicted = self.baseline.predict(batch.observations) if self.baseline else torch.zeros_like(batch.returns)
+            unexplained = batch.returns - predicted.detach()
+            step = self._step(batch, self._standardize(unexplained, batch.weight))
         self.updates += 1
         self.steps += batch.steps
-        if self.steps < self.config.total_steps:
-            self.rollout.begin(self.updates, self.done)
-        stats = self._measure(step, observations, actions, batch.weight)
+        self._start_rollout()
+        stats = self._measure(step, batch)
         if self.baseline:
-            stats = replace(stats, explained_variance=self._explained(returns, unexplained, batch.weight))
-            self.baseline.fit(observations, predicted, returns, batch.weight)
+            stats = replace(stats, explained_variance=self._explained(batch, unexplained))
+            self.baseline.fit(batch.observations, predicted, batch.returns, batch.weight)
         return stats
 
     def _standardize(self, returns: Tensor, weight: float) -> Tensor:
-        """Returns, less the baseline if there is one, in standard deviations over the batch of all ranks; (B,)."""
+        """Returns minus the baseline, in standard deviations over the batch of all ranks; (B,)."""
         if self.config.standardize != "batch":
             return returns
-        everyones = self.ranks.all_gather(returns.cpu() if weight else returns[:0].cpu())
+        of_ranks = self.ranks.all_gather(returns.cpu() if weight else returns[:0].cpu())
         if not weight:
             return torch.zeros_like(returns)
-        before = sum(len(theirs) for theirs in everyones[: self.ranks.rank])
-        return standardize(torch.cat(everyones))[before : before + len(returns)].to(self.device)
+        before = sum(map(len, of_ranks[: self.ranks.rank]))
+        return standardize(torch.cat(of_ranks))[before : before + len(returns)].to(self.device)
 
-    def _step(self, observations: Observations, actions: Tensor, advantages: Tensor, weight: float) -> "_Step":
+    def _step(self, batch: Batch, advantages: Tensor) -> "_Step":
         """One step on −log π·R over the batch, the same on every rank.
 
         Raises:
             FloatingPointError: the gradient holds NaN or infinity.
         """
         config, done = self.config, self.done
-        distribution = self.policy.distribution(observations)
-        log_probs = distribution.log_prob(actions)  # (B,)
+        distribution = self.policy.distribution(batch.observations)
+        log_probs = distribution.log_prob(batch.actions)  # (B,)
         policy_loss = surrogate_loss(log_probs, advantages, reduction=config.reduction)  # ()
         entropy = distribution.entropy().mean()  # ()
         if config.reduction == "mean":
-            policy_loss = policy_loss * weight
-        loss = policy_loss - linear_schedule(config.entropy_bonus, config.entropy_bonus_end, done) * entropy * weight
+            policy_loss = policy_loss * batch.weight
+        bonus = linear_schedule(config.entropy_bonus, config.entropy_bonus_end, done)
+        loss = policy_loss - bonus * entropy * batch.weight
 
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -194,55 +195,56 @@ class Trainer:
         return _Step(policy_loss.detach(), entropy.detach(), log_probs.detach(), distribution, grad_norm, learning_rate)
 
     def _sync_actor(self) -> None:
-        """Let the players see the policy's new weights."""
+        """Copy the policy's new weights to the actor."""
         if self.actor is not self.policy:
             self.actor.load_state_dict(self.policy.state_dict())
 
     @torch.no_grad()
-    def _measure(self, step: "_Step", observations: Observations, actions: Tensor, weight: float) -> UpdateStats:
-        """What the step looked like, over the batch of all ranks."""
-        log_ratio = self.policy.log_prob(observations, actions) - step.log_probs
+    def _measure(self, step: "_Step", batch: Batch) -> UpdateStats:
+        """Statistics of a step over the batch of all ranks."""
+        log_ratio = self.policy.log_prob(batch.observations, batch.actions) - step.log_probs
         approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
         means = {"entropy": step.entropy, "approx_kl": approx_kl, **self.policy.diagnostics(step.distribution)}
-        sums = torch.stack([step.policy_loss, *(weight * mean for mean in means.values())])
+        sums = torch.stack([step.policy_loss, *(batch.weight * mean for mean in means.values())])
         self.ranks.all_reduce([sums])
         values = dict(zip(("policy_loss", *means), sums.tolist(), strict=True))
         return UpdateStats(**values, grad_norm=step.grad_norm.item(), learning_rate=step.learning_rate)
 
-    def _explained(self, returns: Tensor, unexplained: Tensor, weight: float) -> float | None:
+    def _explained(self, batch: Batch, unexplained: Tensor) -> float | None:
         """Share of the returns' variance that the baseline predicted, over all ranks; None if there was no variance."""
-        moments = torch.stack([weight * x.double() ** k for x in (returns, unexplained) for k in (1, 2)]).mean(1)
+        powers = [batch.weight * x.double() ** k for x in (batch.returns, unexplained) for k in (1, 2)]
+        moments = torch.stack(powers).mean(1)
         self.ranks.all_reduce([moments])
         mean, square, mean_left, square_left = moments.tolist()
         variance = square - mean**2
         return 1 - (square_left - mean_left**2) / variance if variance > 1e-9 else None
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A gradient step, to be measured."""
+class _Step(NamedTuple):
+    """A gradient step, before it is measured."""
 
-    policy_loss: Tensor
-    entropy: Tensor
-    log_probs: Tensor
+    policy_loss: Tensor  # ()
+    entropy: Tensor  # ()
+    log_probs: Tensor  # (B,)
     distribution: Distribution
-    grad_norm: Tensor
+    grad_norm: Tensor  # ()
     learning_rate: float
 
 
 def check(config: Config, ranks: Ranks) -> None:
-    """Refuse what can't be trained, before anything is made.
+    """Refuse what can't be trained, before anything is created.
 
     Raises:
         InputError: there are more processes than emulators, or no policy can play the config's environment, or it can't
             be played here.
     """
     check_task(config)
-    for channels in (config.channels, config.baseline_channels or []) if config.policy == "conv" else ():
-        try:
-            features(pictures(config)[0], channels)
-        except ValueError as error:
-            raise InputError(f"env = {config.env!r}, channels = {channels}: {error}; give fewer numbers") from None
+    if config.policy == "conv":
+        shape = task_spec(config).shape
+        for channels in (config.channels, config.baseline_channels or []):
+            if channels and conv_features(shape, channels) < 1:
+                found = f"images of {shape[1]} × {shape[2]} are too small for channels = {channels}"
+                raise InputError(f"env = {config.env!r}: {found}; give fewer numbers")
     if config.num_envs < ranks.size:
         raise InputError(f"num_envs = {config.num_envs} is too few for {ranks.size} ranks; give each one or more")
     prepare(config)
@@ -261,66 +263,29 @@ def choose_device(name: str, number: int = 0) -> torch.device:
     return torch.device(name, number % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
 
 
-def make_policy(config: Config) -> Policy:
-    """The untrained policy; its weights come from the config's seed alone.
-
-    Raises:
-        InputError: no policy can play the config's environment.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    if config.policy == "mlp":
-        return mlp_policy(config.layers, *spaces(config.env), generator)
-    if config.policy == "karpathy" and config.actions == 2:
-        return KarpathyPolicy(config.layers[0], make_observation_builder(config).width, generator=generator)
-    return CategoricalPolicy(make_network(config, config.layers, pictures(config)[2], generator, config.channels))
-
-
-def load_policy(where: PathLike) -> tuple[Policy, Checkpoint]:
+def load_policy(path: PathLike) -> tuple[Policy, Checkpoint]:
     """A trained policy, ready to play, with the checkpoint that it comes from.
 
     Args:
-        where: a run folder, of which the newest checkpoint is taken, a checkpoint file, or an exported folder.
+        path: a run folder, of which the newest checkpoint is taken, a checkpoint file, or an exported folder.
 
     Raises:
         InputError: there is no checkpoint, or it is damaged, or does not fit its config.
     """
-    loaded = load(where)
-    policy = make_policy(loaded.config)
-    load_weights(policy, loaded.policy)
-    return policy, loaded
+    checkpoint = load(path)
+    policy = make_policy(checkpoint.config)
+    load_weights(policy, checkpoint.policy)
+    return policy, checkpoint
 
 
-def make_value_network(config: Config) -> nn.Module:
-    """The untrained network that predicts returns; it begins at 0 everywhere."""
-    generator = torch.Generator().manual_seed(config.seed)
-    if config.policy == "karpathy":
-        value = KarpathyPolicy(config.baseline_layers[0], make_observation_builder(config).width, generator=generator)
-        nn.init.zeros_(value.W2)
-        return value
-    channels = config.channels if config.baseline_channels is None else config.baseline_channels
-    return nn.Sequential(make_network(config, config.baseline_layers, 1, generator, channels), nn.Flatten(0))
-
-
-def make_network(
-    config: Config, layers: list[int], outputs: int, generator: torch.Generator, channels: list[int]
-) -> nn.Module:
-    """An untrained network of the policy's kind."""
-    if config.policy == "mlp":
-        return mlp((*spaces(config.env)[0].shape, *layers, outputs), generator)
-    (shape, more, _), (hidden,) = pictures(config), layers
-    if config.policy == "karpathy" or not channels:
-        return TwoLayers(math.prod(shape) + more, hidden, outputs, generator)
-    return ConvNet(shape, channels, hidden, outputs, more, generator)
-
-
-def load_weights(network: nn.Module, saved: dict[str, Tensor]) -> None:
+def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     """Give a network saved weights.
 
     Raises:
         InputError: they are another network's.
     """
     try:
-        network.load_state_dict(saved)
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"the checkpoint does not fit its config: {' '.join(str(error).split())}") from None
 

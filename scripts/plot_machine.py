@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pong.envs.pong import machine
-from pong.envs.pong.actions import NOOP
+from pong.envs.pong.task import NOOP
 from pong.toy.plots import BLUE, GREEN, GREY, ORANGE, RED
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pong.envs.pong.actions import ALE_ACTIONS, DOWN, UP
+from pong.envs.pong.task import ALE_ACTIONS, DOWN, UP
 from pong.losses import surrogate_loss
 from pong.policies import Bernoulli
 from pong.returns import discounted_returns

@@ -19,7 +19,7 @@ from pong.envs.pong import compiled
 from pong.cli import main
 from pong.config import PONG_FRAMES, Config
 from pong.envs.pong import machine, make_fleet
-from pong.envs.pong.actions import DOWN, NOOP, UP
+from pong.envs.pong.task import DOWN, NOOP, UP
 from pong.envs.pong.fleet import MachineFleet
 
 SEED = 20_261_125

@@ -11,13 +11,12 @@ from pong.checkpointer import Checkpointer
 from pong.commands.stop import failure_in_one_line, stop_requested
 from pong.commands.train_flags import FREE, TrainInput
 from pong.config import Config, InputError, load_config, to_toml
-from pong.distributed import Ranks
+from pong.distributed import Ranks, threads
 from pong.folder import create_run_folder, lock_run_folder, new_run_folder
-from pong.policies import Policy
+from pong.policies import Policy, make_policy
 from pong.progress import RunConsole
-from pong.threads import threads
 from pong.tracking import Tracker
-from pong.train import Trainer, check, choose_device, load_weights, make_policy
+from pong.train import Trainer, check, choose_device, load_weights
 
 SHAPE = ("env", "policy", "hidden", "channels", "actions", "frames", "last_action")  # of a policy's weights
 
@@ -31,7 +30,7 @@ def run(asked: TrainInput, command: list[str], began: float) -> int:
         began: when its minutes begin to count, on the monotonic clock.
     """
     ranks = Ranks.from_environment()
-    with ranks.together():
+    with ranks.process_group():
         return _train(asked, ranks, command, began)
 
 

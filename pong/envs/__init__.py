@@ -1,110 +1,98 @@
-"""From a config to the environments it is played in."""
+"""Environments from a config: compiled Pong and ALE's, gymnasium environments, LQR, Doom."""
 
 import functools
-from typing import TYPE_CHECKING, cast
+import math
+from dataclasses import dataclass
 
 import gymnasium
-import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from pong.config import PONG, Config, InputError
+from pong.config import Config, InputError
+from pong.envs.base import Fleet, RenderedFleet
 from pong.envs.doom import DoomFleet, doom_spaces, is_doom
-from pong.envs.fleet import EmulatorState, Fleet, Network, RenderedEnv, Segment, StepResult
-from pong.envs.gym import VectorFleet, channels_last
-from pong.envs.lqr import LQR
-from pong.envs.pong.actions import DOWN, NOOP, UP
-from pong.envs.pong.ale import RATE, Pong, PongFleet, RenderedPong, make_observation_builder, make_pong, task
+from pong.envs.gym import VectorFleet, gym_spaces, make_envs
+from pong.envs.pong.ale import AleFleet
+from pong.envs.pong.task import pong_task
 
-if TYPE_CHECKING:
-    from pong.envs.pong.fleet import MachineFleet
-
-__all__ = [
-    "DOWN",
-    "LQR",
-    "NOOP",
-    "RATE",
-    "UP",
-    "EmulatorState",
-    "Fleet",
-    "Network",
-    "Pong",
-    "PongFleet",
-    "RenderedEnv",
-    "Segment",
-    "StepResult",
-    "VectorFleet",
-    "check_task",
-    "frame_rate",
-    "make_fleet",
-    "make_observation_builder",
-    "make_pong",
-    "make_rendered",
-    "pictures",
-    "prepare",
-    "spaces",
-]
-
-PACKAGES = ("ale-py", "gymnasium", "vizdoom")  # that the environments come from
+PACKAGES = ("ale-py", "gymnasium", "vizdoom")  # of the environments
 
 gymnasium.register("pong/LQR-v0", "pong.envs.lqr:LQR")
 
 
-def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
-    """The environments that a config describes, with what a policy sees of them.
+@dataclass(frozen=True)
+class TaskSpec:
+    """The shapes of a task's observations and actions.
 
-    Args:
-        config: the run's config.
-        num_envs: how many, if not as many as the config says.
+    Attributes:
+        shape: of an observation: (k,) numbers, or images (C, H, W).
+        extra: numbers that follow an image's pixels in a row.
+        actions: how many there are to choose from, or how many numbers a continuous action has.
+        continuous: whether an action is a vector of real numbers.
     """
-    if config.in_machine:
-        return _machine()(num_envs or config.num_envs, config.hold, make_observation_builder(config), **task(config))
-    if config.env == PONG:
-        return PongFleet(make_pong(config, num_envs), make_observation_builder(config))
-    if is_doom(config.env):
-        return DoomFleet(config, num_envs or config.num_envs)
-    envs = gymnasium.make_vec(
-        config.env,
-        num_envs or config.num_envs,
-        vectorization_mode="sync",  # an environment each, with a seed each
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-    )
-    return VectorFleet(cast(SyncVectorEnv, envs))
+
+    shape: tuple[int, ...]
+    extra: int
+    actions: int
+    continuous: bool = False
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in an observation."""
+        return math.prod(self.shape) + self.extra
 
 
-def prepare(config: Config) -> None:
-    """Have ready what every player of a config needs, before there are several of them.
+def task_spec(config: Config) -> TaskSpec:
+    """The shapes of a config's task.
 
     Raises:
-        InputError: Numba is missing, or can't compile Pong.
+        InputError: its environment can't be made, or its observations or actions are of another kind.
     """
     if config.points:
-        _machine()
+        task = pong_task(config)
+        return TaskSpec(task.layout.shape, task.layout.actions, task.actions)
+    observations, actions = doom_spaces(config.env) if is_doom(config.env) else gym_spaces(config.env)
+    if isinstance(actions, gymnasium.spaces.Discrete):
+        return TaskSpec(observations.shape, 0, int(actions.n))
+    return TaskSpec(observations.shape, 0, actions.shape[0], continuous=True)
 
 
-@functools.cache
-def _machine() -> "type[MachineFleet]":
-    """Pong's machine and decisions, compiled; Numba is imported when Pong is first played."""
-    try:
-        from pong.envs.pong import fleet as machine_fleet
-
-        machine_fleet.compile_once()
-    except Exception as error:  # whatever Numba meets: it is a large library
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(
-            f"Pong needs Numba, which fails here ({what}); install it anew: pip install --force-reinstall numba"
-        ) from error
-    return machine_fleet.MachineFleet
-
-
-def make_rendered(config: Config) -> RenderedEnv:
-    """One environment of a config's task whose screens can be shown to people.
+def check_task(config: Config) -> None:
+    """Refuse a config whose policy can't play its environment, or whose settings the environment does not have.
 
     Raises:
-        InputError: it has no screens.
+        InputError: also where the environment can't be made.
     """
-    if config.env == PONG:
-        return RenderedPong(config)
+    spec = task_spec(config)
+    fits = "mlp" if len(spec.shape) == 1 else "conv"
+    if config.points:
+        return
+    if config.policy != fits or (fits == "conv" and spec.continuous):
+        raise InputError(f'env = {config.env!r} has {spec}, but policy = "{config.policy}"; try policy = "{fits}"')
+    for key in ("hold", "max_frames"):
+        value, default = getattr(config, key), Config.model_fields[key].default
+        if value != default and (isinstance(value, str) or not is_doom(config.env)):
+            raise InputError(f"{key} = {value}: env = {config.env!r} has no such setting; leave it out")
+
+
+def make_fleet(config: Config, num_envs: int) -> Fleet:
+    """The environments of a config's task, with the policy's observations of them."""
+    if config.in_machine:
+        prepare(config)
+        from pong.envs.pong.fleet import MachineFleet  # Numba is imported when Pong is first played
+
+        return MachineFleet(num_envs, pong_task(config))
+    if config.points:
+        return AleFleet(num_envs, pong_task(config))
+    return DoomFleet(config, num_envs) if is_doom(config.env) else VectorFleet(make_envs(config.env, num_envs))
+
+
+def make_rendered(config: Config) -> RenderedFleet:
+    """One environment of a config's task that has a screen for people.
+
+    Raises:
+        InputError: it has none.
+    """
+    if config.points:
+        return AleFleet(1, pong_task(config))
     if is_doom(config.env):
         return DoomFleet(config, 1)
     raise InputError(f"env = {config.env!r} has no screen to show")
@@ -112,70 +100,27 @@ def make_rendered(config: Config) -> RenderedEnv:
 
 def frame_rate(config: Config) -> int:
     """Frames a second at natural speed."""
-    return DoomFleet.rate if is_doom(config.env) else RATE
+    return DoomFleet.rate if is_doom(config.env) else AleFleet.rate
 
 
-def pictures(config: Config) -> tuple[tuple[int, ...], int, int]:
-    """What a policy sees and does in a game that shows pictures.
-
-    Returns:
-        The pictures' shape (C, H, W), how many numbers follow their pixels in a row, and the number of actions.
-    """
-    if config.points:
-        builder = make_observation_builder(config)
-        return builder.shape, builder.width - int(np.prod(builder.shape)), config.actions
-    observations, actions = spaces(config.env)
-    assert isinstance(actions, Discrete), "see check_task"
-    return observations.shape, 0, int(actions.n)
-
-
-def check_task(config: Config) -> None:
-    """Refuse a config whose policy can't play its environment.
+def prepare(config: Config) -> None:
+    """Compile what every player of a config needs, before there are several of them.
 
     Raises:
-        InputError: it can't be made, or shows or takes something else, or has no ``hold`` or ``max_frames``.
+        InputError: Numba is missing, or can't compile Pong.
     """
     if config.points:
-        return
-    observations, actions = spaces(config.env)
-    shown = "mlp" if len(observations.shape) == 1 else "conv"
-    if config.policy != shown or (shown == "conv" and not isinstance(actions, Discrete)):
-        found = f"env = {config.env!r} shows {observations} and takes {actions}"
-        raise InputError(f'{found}, which policy = "{config.policy}" is not made for; try policy = "{shown}"')
-    for key in ("hold", "max_frames"):
-        value, default = getattr(config, key), Config.model_fields[key].default
-        if value != default and (isinstance(value, str) or not is_doom(config.env)):
-            raise InputError(f"{key} = {value}: env = {config.env!r} has no such setting; leave it out")
+        _compile()
 
 
 @functools.cache
-def spaces(env: str) -> tuple[Box, Discrete | Box]:
-    """What a gymnasium environment shows, and what can be done in it.
-
-    Raises:
-        InputError: gymnasium does not know it, or it shows or takes something else than a policy can handle.
-    """
-    if is_doom(env):
-        return doom_spaces(env)
+def _compile() -> None:
     try:
-        one = gymnasium.make(env)
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise InputError(f"env = {env!r}: {' '.join(str(error).split())}") from None
-    observations: Space[object] = one.observation_space
-    if isinstance(observations, Box) and observations.dtype == np.uint8 and channels_last(observations):
-        height, width, colours = observations.shape
-        observations = Box(0, 255, (colours, height, width), np.uint8)
-    actions: Space[object] = one.action_space
-    one.close()
-    if not (isinstance(observations, Box) and _can_be_seen(observations)):
+        from pong.envs.pong.fleet import compile_once
+
+        compile_once()
+    except Exception as error:  # anything that Numba raises: it is a large library
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(
-            f"env = {env!r} shows {observations}; choose one that shows a vector of numbers, or pictures of bytes"
-        )
-    if (isinstance(actions, Discrete) and actions.start == 0) or (isinstance(actions, Box) and len(actions.shape) == 1):
-        return observations, actions
-    raise InputError(f"env = {env!r} takes {actions}; choose one that takes a vector of numbers, or one of 0, 1, …")
-
-
-def _can_be_seen(box: Box) -> bool:
-    """Whether it is a vector of numbers, or pictures (C, H, W) of bytes."""
-    return len(box.shape) == 1 or (len(box.shape) == 3 and box.dtype == np.uint8)
+            f"Pong needs Numba, which fails here ({message}); reinstall it: pip install --force-reinstall numba"
+        ) from error

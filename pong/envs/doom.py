@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from pong.config import Config, InputError, RunError
-from pong.envs.fleet import StepResult
+from pong.envs.base import RenderedFleet, StepResult
 from pong.envs.gym import VectorFleet
 from pong.observations import Observations
 
@@ -174,7 +174,7 @@ def button_names(game: Any) -> tuple[str, ...]:
     return tuple(" + ".join(some) or "NOTHING" for some in pressed)
 
 
-class DoomFleet(VectorFleet):
+class DoomFleet(VectorFleet, RenderedFleet):
     """Games of Doom: observations (N, 4, 84, 84) uint8, the oldest picture first.
 
     A game without a decision stands still and costs nothing. ``StepResult.frames`` are tics: a game's last decision may
@@ -217,11 +217,11 @@ class DoomFleet(VectorFleet):
         self._close.close()
 
     @property
-    def actions(self) -> tuple[str, ...]:
+    def action_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """What each action is called."""
         return self.games[0].buttons
 
-    def seen(self, observations: Observations) -> NDArray[np.uint8]:
+    def images(self, observations: Observations) -> NDArray[np.uint8]:
         """The pictures in an observation: (4, 84, 84) uint8."""
         assert isinstance(observations, Tensor)
         pictures: NDArray[np.uint8] = observations[0].numpy()
@@ -233,7 +233,7 @@ class DoomFleet(VectorFleet):
         return self.games[0].screen
 
     @property
-    def last(self) -> NDArray[np.uint8]:
+    def last_screen(self) -> NDArray[np.uint8]:
         """The same, the last one before its last game ended."""
         return self.games[0].last
 

@@ -1,16 +1,18 @@
 """Any gymnasium environment that shows a vector of numbers, such as CartPole, or pictures."""
 
-from typing import Any
+import functools
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pong.config import RunError
-from pong.envs.fleet import Fleet, StepResult
+from pong.config import InputError, RunError
+from pong.envs.base import Fleet, StepResult
 
 COLOURS = 4  # numbers a pixel has, at most
 
@@ -84,3 +86,34 @@ def channels_last(space: gymnasium.Space[Any]) -> bool:
     """Whether pictures are (H, W, C), as most environments have them, and not (C, H, W)."""
     shape = space.shape
     return shape is not None and len(shape) == 3 and shape[2] <= COLOURS < shape[0]
+
+
+def make_envs(env: str, num_envs: int) -> SyncVectorEnv:
+    """N environments of gymnasium, each with a seed of its own."""
+    settings = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    return cast(SyncVectorEnv, gymnasium.make_vec(env, num_envs, vectorization_mode="sync", vector_kwargs=settings))
+
+
+@functools.cache
+def gym_spaces(env: str) -> tuple[Box, Discrete | Box]:
+    """The observations and actions of a gymnasium environment; images as (C, H, W).
+
+    Raises:
+        InputError: gymnasium does not know it, or a policy can't handle them.
+    """
+    try:
+        made = gymnasium.make(env)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise InputError(f"env = {env!r}: {' '.join(str(error).split())}") from None
+    observations: Space[Any] = made.observation_space
+    actions: Space[Any] = made.action_space
+    made.close()
+    if isinstance(observations, Box) and observations.dtype == np.uint8 and channels_last(observations):
+        height, width, channels = observations.shape
+        observations = Box(0, 255, (channels, height, width), np.uint8)
+    images = len(observations.shape or ()) == 3 and observations.dtype == np.uint8
+    if not isinstance(observations, Box) or not (images or len(observations.shape) == 1):
+        raise InputError(f"env = {env!r} has {observations}; choose one with a vector of numbers, or images of bytes")
+    if (isinstance(actions, Discrete) and actions.start == 0) or (isinstance(actions, Box) and len(actions.shape) == 1):
+        return observations, actions
+    raise InputError(f"env = {env!r} takes {actions}; choose one that takes a vector of numbers, or one of 0, 1, …")

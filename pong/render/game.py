@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import RATE, make_rendered, prepare
+from pong.envs import make_rendered, prepare
 from pong.evaluate import Greedy
 from pong.observations import Observations
-from pong.player import EVALUATION, ActionNoise, emulator_seeds
 from pong.policies import Policy
+from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RenderedFrame:
     frames: int = 0
     finished: bool = False
     names: tuple[str, ...] = ()
-    rate: int = RATE
+    rate: int = 60
 
 
 RenderedFrames = Generator[RenderedFrame, None, None]
@@ -67,13 +67,16 @@ def play(policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False)
         seen: Observations = game.reset(emulator_seeds(seed, 0, range(1), EVALUATION))
         step, score, done = 0, 0.0, False
         while not done:
-            now = RenderedFrame(game.screen, game.seen(seen), step, round(score), names=game.actions, rate=game.rate)
-            probs, action = _probs(policy, seen), actor.act(seen, noise.draw()).numpy()  # (1,)
+            now = RenderedFrame(
+                game.screen, game.images(seen), step, round(score), names=game.action_names, rate=game.rate
+            )
+            probs, action = _probs(policy, seen), actor.act(seen, torch.from_numpy(noise.ahead()[0])).numpy()  # (1,)
+            noise.use(1)
             played = game.step(action, np.ones(1, np.bool_))
             yield replace(now, probs=probs, action=int(action[0]), frames=int(played.frames[0]))
             seen, done = played.observations, bool(played.dones[0])
             step, score = step + 1, score + float(played.rewards[0])
-        yield replace(now, screen=game.last, step=step, score=round(score), finished=game.finished)
+        yield replace(now, screen=game.last_screen, step=step, score=round(score), finished=game.finished)
 
 
 @torch.inference_mode()

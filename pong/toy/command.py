@@ -9,7 +9,7 @@ from typing import NoReturn
 from rich.console import Console, RenderableType
 
 from pong.config import InputError
-from pong.threads import threads
+from pong.distributed import threads
 from pong.toy import plots
 from pong.toy.examples import EXAMPLES
 from pong.toy.tables import drawn, overview, told

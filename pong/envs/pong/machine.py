@@ -18,13 +18,14 @@ functions give the same numbers.
 """
 
 import inspect
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pong.envs.pong.actions import DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
 from pong.envs.pong.compiled import kernel, rule
+from pong.envs.pong.task import DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
+from pong.observations import BEFORE, EARLIER, NOW, SIDE
 
 # --- the state of a game ----------------------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ def frame(game: Game, action: int) -> int:
     """One frame; returns points won minus points lost in it."""
     turn_knob(game, action)
     before = game.own_points - game.cpu_points
-    flying = play(game)
+    flying = move_ball(game)
     game.own_y = game.next_y
     move_opponent(game)
     read_knob(game)
@@ -166,8 +167,8 @@ def move_opponent(game: Game) -> None:
 
 
 @rule
-def play(game: Game) -> bool:
-    """What becomes of the ball, by the screen of the frame before; returns whether it flies."""
+def move_ball(game: Game) -> bool:
+    """Move the ball, by the screen of the frame before; returns whether it is in play."""
     if game.stopped:
         game.y = 0
         return False
@@ -176,7 +177,7 @@ def play(game: Game) -> bool:
         game.cpu_points = 1  # the program means "player 1 has won"
         return False
     if game.pause > 0:
-        return wait(game)
+        return count_down(game)
     if game.x <= LEFT_END:
         game.own_points += 1
         return end_point(game, PLAYER)
@@ -193,20 +194,20 @@ def play(game: Game) -> bool:
         hit_by_player(game)
     elif game.touch == OPPONENT:
         hit_by_opponent(game)
-    return move(game)
+    return fly(game)
 
 
 @rule
-def move(game: Game) -> bool:
-    """The ball flies on."""
+def fly(game: Game) -> bool:
+    """The ball flies on for a frame."""
     game.y += game.down
     game.x -= game.left
     return True
 
 
 @rule
-def wait(game: Game) -> bool:
-    """Between points there is no ball, until the serve: to the one who lost the last point, at first to the left."""
+def count_down(game: Game) -> bool:
+    """Between points there is no ball, until the serve: to the side that lost the last point, at first to the left."""
     game.y = 0
     game.pause -= 1
     if game.pause > 0:
@@ -214,7 +215,7 @@ def wait(game: Game) -> bool:
     game.x = game.y = game.cpu_y = MIDDLE
     game.down = 1 if game.down >= 0 else -1
     game.left = -SPEED if game.last == OPPONENT else SPEED
-    return move(game)
+    return fly(game)
 
 
 @rule
@@ -273,51 +274,50 @@ def round_up(line: int) -> int:
     return line + line % 2
 
 
-# --- the picture ------------------------------------------------------------------------------------------------------
+# --- the pixels of a frame --------------------------------------------------------------------------------------------
 
-MOST = 35  # pixels of a picture: 16 for each paddle, 3 for the ball
-SIDE = 80
-CROP = 35  # the picture's first row on the screen; then every second row and column
-CPU_COLUMN, OWN_COLUMN = 8, 70  # of the picture; a paddle is two columns wide
+MOST = 35  # pixels of a frame: 16 for each paddle, 3 for the ball
+CROP = 35  # the frame's first row on the screen; then every second row and column
+CPU_COLUMN, OWN_COLUMN = 8, 70  # of the frame; a paddle is two columns wide
 
 
 @rule
-def draw(game: Game, picture: NDArray[np.int16]) -> None:
-    """The pixels that are 1 in the 80 × 80 picture, in order: picture (1 + 35,) int16, the first number counts them."""
+def draw(game: Game, pixels: NDArray[np.int16]) -> None:
+    """List the pixels that are 1 in the 80 × 80 frame, in order: (1 + 35,) int16, the first number counts them."""
     column = ((game.x - 48) // 2) % SIDE
-    ball_top, ball_bottom = picture_rows(*ball_rows(game, 2 * column))
-    cpu_top, cpu_bottom = picture_rows(game.cpu_y - 15, game.cpu_y)
-    own_top, own_bottom = picture_rows(round_up(game.own_y) - 14, round_up(game.own_y) + 1)
+    ball_top, ball_bottom = frame_rows(*ball_rows(game, 2 * column))
+    cpu_top, cpu_bottom = frame_rows(game.cpu_y - 15, game.cpu_y)
+    own_top, own_bottom = frame_rows(round_up(game.own_y) - 14, round_up(game.own_y) + 1)
     n = 0
     for row in range(min(cpu_top, own_top, ball_top), max(cpu_bottom, own_bottom, ball_bottom) + 1):
         ball = ball_top <= row <= ball_bottom
         if ball and column < CPU_COLUMN:
-            n = put(picture, n, row, column)
+            n = put(pixels, n, row, column)
         if cpu_top <= row <= cpu_bottom:
-            n = put(picture, n, row, CPU_COLUMN)
-            n = put(picture, n, row, CPU_COLUMN + 1)
+            n = put(pixels, n, row, CPU_COLUMN)
+            n = put(pixels, n, row, CPU_COLUMN + 1)
             ball = ball and column > CPU_COLUMN + 1  # over a paddle it does not show
         if ball and CPU_COLUMN <= column < OWN_COLUMN:
-            n = put(picture, n, row, column)
+            n = put(pixels, n, row, column)
         if own_top <= row <= own_bottom:
-            n = put(picture, n, row, OWN_COLUMN)
-            n = put(picture, n, row, OWN_COLUMN + 1)
+            n = put(pixels, n, row, OWN_COLUMN)
+            n = put(pixels, n, row, OWN_COLUMN + 1)
             ball = ball and column > OWN_COLUMN + 1
         if ball and column >= OWN_COLUMN:
-            n = put(picture, n, row, column)
-    picture[0] = n
+            n = put(pixels, n, row, column)
+    pixels[0] = n
 
 
 @rule
-def picture_rows(top: int, bottom: int) -> tuple[int, int]:
-    """The picture's rows among these rows of the screen; where there are none, the last comes before the first."""
+def frame_rows(top: int, bottom: int) -> tuple[int, int]:
+    """The frame's rows among these rows of the screen; where there are none, the last comes before the first."""
     return max((top - CROP + 1) // 2, 0), min((bottom - CROP) // 2, SIDE - 1)
 
 
 @rule
-def put(picture: NDArray[np.int16], n: int, row: int, column: int) -> int:
-    """One more pixel; returns how many there are."""
-    picture[1 + n] = SIDE * row + column
+def put(pixels: NDArray[np.int16], n: int, row: int, column: int) -> int:
+    """Add a pixel; returns how many there are."""
+    pixels[1 + n] = SIDE * row + column
     return n + 1
 
 
@@ -398,12 +398,28 @@ def integer(game: Game, numbers: NDArray[np.uint32], low: int, high: int) -> int
 # --- N games ----------------------------------------------------------------------------------------------------------
 
 
+class Emulators(NamedTuple):
+    """N games with their random numbers, and what is played."""
+
+    games: NDArray[Any]  # (N,) of GAME
+    words: NDArray[np.uint32]  # (N, 624), the state of ALE's generators
+    numbers: NDArray[np.uint32]  # (N, M), what gymnasium's bit generators give next
+    pixels: NDArray[np.int16]  # (4, N, 36), of frames NOTHING, EARLIER, BEFORE and NOW, see ``draw``
+    differences: NDArray[np.int64]  # (P, 2), the frames whose differences a row shows: the first minus the second
+    shows_action: bool  # whether a row ends with the last action
+    threshold: float  # the probability of a sticky frame, times 2³²
+    noop_max: int  # a game starts with 1 to so many frames of NOOP; 0 leaves them out
+    max_frames: int  # after which a game is truncated
+    shortest_hold: int  # frames of a decision, drawn uniformly from this number
+    longest_hold: int  # to this one
+
+
 @rule
-def act(game: Game, words: NDArray[np.uint32], action: int, threshold: float, max_frames: int) -> int:
+def act(emulators: Emulators, i: int, game: Game, action: int) -> int:
     """One frame as ALE's ``act`` plays it, sticky or not; returns its reward. After a game's end nothing moves."""
-    if not is_sticky(game, words, threshold):
+    if not is_sticky(game, emulators.words[i], emulators.threshold):
         game.action = action
-    if is_over(game, max_frames):
+    if is_over(game, emulators.max_frames):
         return 0
     game.frames += 1
     return frame(game, game.action)
@@ -416,130 +432,90 @@ def is_over(game: Game, max_frames: int) -> bool:
 
 
 @rule
-def begin(
-    game: Game,
-    words: NDArray[np.uint32],
-    numbers: NDArray[np.uint32],
-    threshold: float,
-    noop_max: int,
-    max_frames: int,
-) -> None:
+def start_game(emulators: Emulators, i: int, game: Game) -> None:
     """A new game, with its NOOP start if it has one."""
     reset(game)
-    if noop_max > 0:
-        for _ in range(integer(game, numbers, 1, noop_max + 1)):
-            act(game, words, NOOP, threshold, max_frames)
+    if emulators.noop_max > 0:
+        for _ in range(integer(game, emulators.numbers[i], 1, emulators.noop_max + 1)):
+            act(emulators, i, game, NOOP)
 
 
 @kernel
-def begin_all(
-    games: NDArray[Any],
-    words: NDArray[np.uint32],
-    numbers: NDArray[np.uint32],
-    threshold: float,
-    noop_max: int,
-    max_frames: int,
-) -> None:
-    """New games.
-
-    Args:
-        games: (N,) of GAME.
-        words: (N, 624), the state of ALE's generators.
-        numbers: (N, M), what gymnasium's bit generators give next.
-        threshold: the probability of a sticky frame, times 2³².
-        noop_max: a game starts with 1 to so many frames of NOOP; 0 leaves them out.
-        max_frames: after which a game is truncated.
-    """
-    for i in range(len(games)):
-        begin(games[i], words[i], numbers[i], threshold, noop_max, max_frames)
+def start_games(emulators: Emulators) -> None:
+    """Start new games."""
+    for i in range(len(emulators.games)):
+        start_game(emulators, i, emulators.games[i])
 
 
 @kernel
 def step(
-    games: NDArray[Any],
-    words: NDArray[np.uint32],
-    numbers: NDArray[np.uint32],
-    threshold: float,
-    noop_max: int,
-    max_frames: int,
-    shortest: int,
-    longest: int,
+    emulators: Emulators,
     actions: NDArray[np.int64],
     active: NDArray[np.bool_],
     rewards: NDArray[np.float32],
     dones: NDArray[np.bool_],
     frames: NDArray[np.int64],
 ) -> None:
-    """One decision of each active game; the others stand still. A game that ends begins anew.
+    """One decision of each active game; the others wait. A game that ends is followed by a new one.
 
     Args:
-        games, words, numbers, threshold, noop_max, max_frames: as in ``begin_all``.
-        shortest: frames that a decision is held for, drawn uniformly from this number
-        longest: to this one.
+        emulators: the games.
         actions: (N,), ALE's.
         active: (N,).
         rewards: (N,) to write: points won minus points lost.
         dones: (N,) to write: whether the game ended.
         frames: (N,) to write: emulated for the decision.
     """
+    games, numbers, max_frames = emulators.games, emulators.numbers, emulators.max_frames
     for i in range(len(games)):
         game = games[i]
         rewards[i], dones[i], frames[i] = 0, False, 0
         if not active[i]:
             continue
-        begun = game.frames
-        for _ in range(integer(game, numbers[i], shortest, longest + 1)):
-            rewards[i] += act(game, words[i], actions[i], threshold, max_frames)
-        frames[i] = game.frames - begun
+        before = game.frames
+        for _ in range(integer(game, numbers[i], emulators.shortest_hold, emulators.longest_hold + 1)):
+            rewards[i] += act(emulators, i, game, actions[i])
+        frames[i] = game.frames - before
         if is_over(game, max_frames):
             dones[i] = True
-            begin(game, words[i], numbers[i], threshold, noop_max, max_frames)
+            start_game(emulators, i, game)
 
 
-# --- what a policy sees -----------------------------------------------------------------------------------------------
-
-NOTHING, EARLIER, BEFORE, NOW = range(4)  # pictures of a game
+# --- observations -----------------------------------------------------------------------------------------------------
 
 
 @kernel
-def rows(
-    games: NDArray[Any],
+def observe(
+    emulators: Emulators,
+    actions: NDArray[np.int64],
     fresh: NDArray[np.bool_],
-    pictures: NDArray[np.int16],
-    parts: NDArray[np.int64],
-    decisions: NDArray[np.int64],
     columns: NDArray[np.int32],
     signs: NDArray[np.float32],
     offsets: NDArray[np.int32],
 ) -> int:
-    """A row for each game, sparse: what is not 0 in it.
+    """Write a sparse row for each game, see ``observations.SparseFrames``; returns how many numbers are not 0.
 
     Args:
-        games: (N,) of GAME.
-        fresh: (N,), the games that are seen for the first time: the pictures before count as the same.
-        pictures: (4, N, 36) int16: nothing, the last two and the one now, see ``draw``; kept by the caller.
-        parts: (P, 2), the pictures of which a row has the differences, side by side: the one less the other.
-        decisions: (N,), the number of the 1 behind them; negative for none.
-        columns: to write, the numbers' places in their row, row by row, and
-        signs: +1 or −1.
-        offsets: (N,) to write: where each row begins in them.
-
-    Returns:
-        How many numbers there are.
+        emulators: the games; the pixels of their frames move on by one decision.
+        actions: (N,), the last ones.
+        fresh: (N,), the games that have just started: their earlier frames equal the first, and have no last action.
+        columns, signs: to write.
+        offsets: (N,) to write.
     """
+    pixels, differences = emulators.pixels, emulators.differences
     n = 0
     for i in range(len(offsets)):
         offsets[i] = n
-        pictures[EARLIER, i] = pictures[BEFORE, i]
-        pictures[BEFORE, i] = pictures[NOW, i]
-        draw(games[i], pictures[NOW, i])
+        pixels[EARLIER, i] = pixels[BEFORE, i]
+        pixels[BEFORE, i] = pixels[NOW, i]
+        draw(emulators.games[i], pixels[NOW, i])
         if fresh[i]:
-            pictures[EARLIER, i] = pictures[NOW, i]
-            pictures[BEFORE, i] = pictures[NOW, i]
-        for p in range(len(parts)):
-            n = subtract(pictures[parts[p, 0], i], pictures[parts[p, 1], i], p * SIDE * SIDE, columns, signs, n)
-        if decisions[i] >= 0:
-            columns[n], signs[n] = len(parts) * SIDE * SIDE + decisions[i], 1
+            pixels[EARLIER, i] = pixels[NOW, i]
+            pixels[BEFORE, i] = pixels[NOW, i]
+        for p in range(len(differences)):
+            n = subtract(pixels[differences[p, 0], i], pixels[differences[p, 1], i], p * SIDE * SIDE, columns, signs, n)
+        if emulators.shows_action and not fresh[i]:
+            columns[n], signs[n] = len(differences) * SIDE * SIDE + actions[i], 1
             n += 1
     return n
 
@@ -553,7 +529,7 @@ def subtract(
     signs: NDArray[np.float32],
     n: int,
 ) -> int:
-    """One picture less another: +1 where something appeared, −1 where it vanished; returns how many there are then."""
+    """One frame minus another: +1 where a pixel appeared, −1 where it vanished; returns how many there are then."""
     i, j = 1, 1
     while i <= new[0] or j <= old[0]:
         if i <= new[0] and j <= old[0] and new[i] == old[j]:

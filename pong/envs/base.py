@@ -1,0 +1,158 @@
+"""What a rollout plays in: N environments stepped together, each with random streams of its own."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pong.observations import Observations
+
+EmulatorState = dict[str, NDArray[Any]]  # what one environment's play continues from: arrays by name
+
+
+class Actor(Protocol):
+    """What play needs of a policy, see ``policies.Policy``."""
+
+    noise_shape: tuple[int, ...]
+
+    @property
+    def two_layers(self) -> tuple[Tensor, Tensor] | None:
+        """W1 (inputs, hidden) and W2 (outputs, hidden), if compiled code may sample in the policy's place."""
+        ...
+
+    def act(self, x: Any, noise: Tensor) -> Tensor:
+        """Actions (N, …) from N observations and noise (N, *noise_shape), uniform on [0, 1)."""
+        ...
+
+
+class StepResult(NamedTuple):
+    """One decision of each of N environments."""
+
+    observations: Observations  # N rows, after the decision; those of a new episode where one ended
+    rewards: NDArray[np.float32]  # (N,)
+    dones: NDArray[np.bool_]  # (N,), the episode ended
+    frames: NDArray[np.int64]  # (N,), emulated for the decision
+
+
+@dataclass(frozen=True)
+class Segment:
+    """T decisions of each of N environments.
+
+    Attributes:
+        observations: T·N rows, before each decision; time step by time step.
+        actions: (T, N, …), 0 where nothing was decided.
+        rewards: (T, N) float32.
+        dones: (T, N) bool, the episode ended.
+        frames: (T, N) int64, emulated for the decision.
+        active: (T, N) bool, where there was a decision.
+        next_observations: N rows, after the last one.
+    """
+
+    observations: Observations
+    actions: Tensor
+    rewards: NDArray[np.float32]
+    dones: NDArray[np.bool_]
+    frames: NDArray[np.int64]
+    active: NDArray[np.bool_]
+    next_observations: Observations
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+class Fleet:
+    """N environments."""
+
+    def reset(self, seeds: NDArray[np.int64] | None = None) -> Observations:
+        """Start new episodes: N observations; ``seeds`` (N,) of the random streams, or None to let them run on."""
+        raise NotImplementedError
+
+    def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> StepResult:
+        """One decision of each active environment: actions (N,) or (N, d). The results of the others are ignored."""
+        raise NotImplementedError
+
+    def play(
+        self,
+        actor: Actor,
+        observations: Observations,
+        noise: NDArray[np.float32],
+        active: NDArray[np.bool_],
+        whole_episodes: bool,
+    ) -> Segment:
+        """At least one decision of each active environment; here exactly one.
+
+        Args:
+            actor: decides.
+            observations: N rows, the current ones.
+            noise: (T, N, …), which decides the actions of at most T time steps.
+            active: (N,), in the first time step.
+            whole_episodes: an environment whose episode has ended waits.
+        """
+        actions = self._decide(actor, observations, torch.from_numpy(noise[0]), active)  # (N, …)
+        result = self.step(actions.numpy(), active)
+        arrays = result.rewards[None], result.dones[None], result.frames[None], active[None]
+        return Segment(observations, actions[None], *arrays, result.observations)
+
+    def _decide(self, actor: Actor, observations: Observations, noise: Tensor, active: NDArray[np.bool_]) -> Tensor:
+        """Actions (N, …): the actor's for active environments, 0 for the others."""
+        if active.all():
+            return actor.act(observations, noise)
+        rows = torch.from_numpy(np.flatnonzero(active))
+        decided = actor.act(observations[rows], noise[rows])
+        actions = decided.new_zeros(len(noise), *decided.shape[1:])
+        actions[rows] = decided
+        return actions
+
+    def state(self) -> list[EmulatorState] | None:
+        """Everything that later episodes depend on, of each environment; None where that can't be saved."""
+        return None
+
+    def restore(self, state: list[EmulatorState]) -> None:
+        """Continue from the result of ``state``; N environments of the same task."""
+
+    def close(self) -> None:
+        """Close the environments."""
+
+
+class RenderedFleet(Fleet):
+    """Environments of which the first has a screen for people.
+
+    Attributes:
+        rate: frames a second at natural speed.
+        action_names: by action.
+        last_screen: (H, W, 3) uint8, RGB, on which its last episode ended.
+        finished: whether that episode came to its own end, and was not truncated.
+    """
+
+    rate: int
+    action_names: tuple[str, ...]
+    last_screen: NDArray[np.uint8]
+    finished: bool
+
+    def images(self, observations: Observations) -> NDArray[np.int8 | np.uint8]:
+        """The images in an observation, (C, h, w): uint8, or int8 in {−1, 0, 1}, a frame minus another."""
+        raise NotImplementedError
+
+    @property
+    def screen(self) -> NDArray[np.uint8]:
+        """The current screen: (H, W, 3) uint8, RGB."""
+        raise NotImplementedError
+
+
+def generator_state(generator: np.random.BitGenerator) -> NDArray[np.int64]:
+    """The state of gymnasium's PCG64: two 128-bit numbers by halves, and a buffered half of a number."""
+    state: Any = generator.state
+    numbers = (*divmod(state["state"]["state"], 2**64), *divmod(state["state"]["inc"], 2**64))
+    return np.array([*numbers, state["has_uint32"], state["uinteger"]], np.uint64).view(np.int64)
+
+
+def restore_generator(generator: np.random.BitGenerator, numbers: NDArray[np.int64]) -> None:
+    """Let a generator continue from the result of ``generator_state``."""
+    high, low, inc_high, inc_low, has_uint32, uinteger = numbers.view(np.uint64).tolist()
+    state: Any = generator.state
+    state["state"] = {"state": high << 64 | low, "inc": inc_high << 64 | inc_low}
+    state["has_uint32"], state["uinteger"] = has_uint32, uinteger
+    generator.state = state
