@@ -14,13 +14,13 @@ import karpathy_numpy
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 from warm import PRELOADED
 
 from pong.config import Config, load_config
 from pong.envs.pong.fleet import compile_once
-from pong.player import Player, emulator_seeds
+from pong.policies import KarpathyPolicy
+from pong.rollout import emulator_seeds
 from pong.train import Trainer, Update
 
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
@@ -67,23 +67,20 @@ def pong_v0():
     return make
 
 
-class Recorder(VectorWrapper):
-    """Remembers every step of a vector environment, one entry per moment, each (N,)."""
+class Recorder:
+    """Records every step of a fleet, one entry per time step, each (N,)."""
 
-    def __init__(self, env: Any):
-        super().__init__(env)
+    def __init__(self, fleet: Any):
         self.actions: list[NDArray[np.int64]] = []  # −1: no decision
         self.rewards: list[NDArray[np.float32]] = []
         self.holds: list[NDArray[np.int64]] = []
+        self._step, fleet.step = fleet.step, self.step
 
-    def state(self, i: int) -> Any:
-        return self.env.state(i)
-
-    def step(self, actions: Any) -> Any:
-        result = self.env.step(actions)
-        self.actions.append(actions.copy())
-        self.rewards.append(result[1].copy())
-        self.holds.append(result[4]["frames"].copy())
+    def step(self, actions: Any, active: Any) -> Any:
+        result = self._step(actions, active)
+        self.actions.append(np.where(active, actions, -1))
+        self.rewards.append(result.rewards)
+        self.holds.append(result.frames)
         return result
 
 
@@ -114,7 +111,7 @@ class RecordedUpdate:
 
     Attributes:
         config: karpathy.toml with three games per update instead of ten.
-        before: (W1, W2) float32, the weights that played.
+        before: W1 (H, D) and W2 (H,) float32, the weights that played.
         update: what the trainer yielded.
         after: (W1, W2) float32, the weights after the step.
         rewards: (T, N) float32, as the emulators gave them.
@@ -136,18 +133,16 @@ def recorded(pong_v0) -> RecordedUpdate:
     """Three games and one step, played and learned once for all tests."""
     changes = {"num_envs": 3, "players": 1, "device": "cpu", "emulator": "ale"}  # the machine plays the same
     config = load_config(CONFIGS / "karpathy.toml").model_copy(update=changes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pong.rollout.PlayerThread", Player)  # whose second rollout nobody asks for
-        trainer = Trainer(config)
+    trainer = Trainer(config)
     (player,) = trainer.rollout.players
-    player.fleet.envs = recorder = Recorder(player.fleet.envs)
-    weights = [trainer.policy.W1, trainer.policy.W2]
-    before = tuple(w.detach().numpy().copy() for w in weights)
+    recorder = Recorder(player.fleet)
+    before = weights_of(trainer.policy)
     update = next(trainer.run())
-    after = tuple(w.detach().numpy().copy() for w in weights)
+    after = weights_of(trainer.policy)
     trainer.close()
 
-    actions, holds = np.stack(recorder.actions), np.stack(recorder.holds)  # (T, N)
+    T = max(episode.length for episode in update.batch.episodes)  # what follows belongs to the next rollout
+    actions, holds, rewards = (np.stack(x[:T]) for x in (recorder.actions, recorder.holds, recorder.rewards))  # (T, N)
     active = actions >= 0
     owners = np.nonzero(active.T)[0]  # (B,): a batch holds each emulator's rows together
     games = []
@@ -155,7 +150,13 @@ def recorded(pong_v0) -> RecordedUpdate:
         played = active[:, i]
         game = replay(pong_v0(), int(seed), actions[played, i])
         games.append(Game(*game, holds=holds[played, i], rows=np.flatnonzero(owners == i)))
-    return RecordedUpdate(config, before, update, after, np.stack(recorder.rewards), active, games)
+    return RecordedUpdate(config, before, update, after, rewards, active, games)
+
+
+def weights_of(policy: KarpathyPolicy) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """W1 (H, D), as in 2016 and in karpathy_numpy, and W2 (H,)."""
+    W1, W2 = (weights.detach().numpy().copy() for weights in (policy.W1, policy.W2))
+    return np.ascontiguousarray(W1.T), W2
 
 
 def replay(env: Any, seed: int, actions: NDArray[np.int64]) -> Any:
