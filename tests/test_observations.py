@@ -13,17 +13,16 @@ from gymnasium.utils.passive_env_checker import check_action_space, check_observ
 from gymnasium.vector import AutoresetMode, VectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
-from pong.envs import PongFleet
 from pong.observations import (
-    LUMINANCE_BACKGROUNDS,
+    BEFORE,
+    EARLIER,
+    NOTHING,
+    NOW,
     PIXELS,
     DifferenceFrames,
-    ObservationBuilder,
+    RowLayout,
     SparseFrames,
-    blank,
-    play_field,
     preprocess,
 )
 
@@ -36,21 +35,17 @@ exact = settings(deadline=None, derandomize=True, max_examples=40)  # the same e
 
 @pytest.fixture(scope="module")
 def seen(pong_v0):
-    """2,000 moments of the unmodified Pong-v0, more than one game, seen three ways: each (2000, 80, 80).
-
-    And the play fields of their luminance screens, (2000, 80, 160).
-    """
+    """2,000 screens of the unmodified Pong-v0, more than one game, preprocessed in three ways: each (2000, 80, 80)."""
     env = pong_v0()
     ale = env.unwrapped.ale
     actions = np.random.default_rng(0).integers(env.action_space.n, size=SCREENS)  # all six actions
-    ways = {"luminance": [], "colour": [], "reference": [], "field": []}
+    ways = {"luminance": [], "colour": [], "reference": []}
     games = 0
     env.reset(seed=0)
     for action in actions:
         colour, _, terminated, _, _ = env.step(action)
         luminance = ale.getScreenGrayscale()
         ways["luminance"].append(preprocess(luminance))
-        ways["field"].append(play_field(luminance[None])[0])
         ways["colour"].append(preprocess(colour))
         ways["reference"].append(karpathy_numpy.preprocess(colour, np.uint8))
         if terminated:
@@ -195,7 +190,6 @@ DIFFERENCES = (
     (row(plus=[0]), row()),
     (row(plus=[4], minus=[0]), row(plus=[2], minus=[8])),
 )
-ACTIONS = ((1, 0), (-1, 1), (0, 0), (1, -1), (-1, -1), (0, 1))
 
 
 def test_differences_are_this_frame_minus_the_previous_of_the_same_game(envs):
@@ -249,21 +243,6 @@ def test_environments_that_show_something_else_or_do_not_restart_are_refused():
     found = r"^screens must be \(210, 160, 3\) or \(210, 160\), uint8; .* shows Box"
     with contextlib.closing(gymnasium.make_vec("CartPole-v1", 2)) as envs, pytest.raises(ValueError, match=found):
         DifferenceFrames(envs)
-
-
-def test_a_fleet_shows_the_same_differences_as_sparse_rows_with_what_the_emulators_paid():
-    fleet = PongFleet(Scripted())
-    seen = [fleet.reset()]
-    for (_, rewards, terminations, truncations), actions in zip(Scripted.SCRIPT, ACTIONS, strict=True):
-        played = fleet.step(np.array(actions), np.ones(2, bool))
-        seen.append(played.observations)
-        np.testing.assert_array_equal(played.rewards, rewards)
-        np.testing.assert_array_equal(played.dones, np.logical_or(terminations, truncations))
-        np.testing.assert_array_equal(played.frames, 10 + np.array(actions))
-    for sparse, expected in zip(seen, ((row(), row()), *DIFFERENCES), strict=True):
-        assert equal(sparse, SparseFrames.from_dense(np.stack(expected)))
-    assert equal(fleet.reset(), seen[0])  # zero in the middle of a game as well
-    assert equal(fleet.step(np.array([1, 0]), np.ones(2, bool)).observations, seen[1])  # minus the reset's frame
 
 
 def test_reset_in_the_middle_of_a_game_starts_at_zero_again(envs):
@@ -403,120 +382,44 @@ def test_to_keeps_the_rows():
     assert {part.device.type for part in (moved.columns, moved.signs, moved.offsets)} == {"meta"}
 
 
-def test_sparse_frames_refuse_another_width_and_rows_they_do_not_have():
+def test_indexing_a_row_that_does_not_exist_raises():
     frames = np.zeros((3, PIXELS), np.int8)
-    with pytest.raises(ValueError, match=r"\(3, 6399\)"):
-        SparseFrames.from_dense(frames[:, 1:])
     with pytest.raises(IndexError, match="3"):
         SparseFrames.from_dense(frames)[torch.tensor([0, 3])]
 
 
-# --- between screens --------------------------------------------------------------------------------------------------
+@exact
+@given(difference_frames(rows=3), st.integers(1, 4))
+def test_split_gives_consecutive_rows(frames, rows):
+    parts = SparseFrames.from_dense(frames).split(rows)
+    assert equal(SparseFrames.cat(parts), SparseFrames.from_dense(frames))
+    assert [len(part) for part in parts] == [len(part) for part in np.array_split(frames, range(rows, 3, rows))]
 
 
-def subtracted(before, after):
-    """What ``difference`` must give, the long way: preprocess both screens, subtract, compress."""
-    differences = preprocess(after).view(np.int8) - preprocess(before).view(np.int8)
-    return SparseFrames.from_dense(differences.reshape(len(after), PIXELS))
+# --- rows of Pong -----------------------------------------------------------------------------------------------------
 
-
-def test_play_field_is_a_copy_of_the_rows_that_count():
-    screens = np.random.default_rng(2).integers(256, size=(3, 210, 160), dtype=np.uint8)
-    before = screens.copy()
-    field = play_field(screens)
-    screens[:] = 0
-    np.testing.assert_array_equal(field, before[:, 35:195:2])
-    assert field.flags.c_contiguous
-
-
-@pytest.mark.parametrize("apart", [1, 37, 1001])
-def test_between_real_screens(seen, apart):
-    # consecutive moments, and others that have less in common
-    fields, frames = seen["field"], seen["luminance"].reshape(SCREENS, PIXELS).view(np.int8)
-    sparse = SparseFrames.difference(fields[:-apart], fields[apart:])
-    assert equal(sparse, SparseFrames.from_dense(frames[apart:] - frames[:-apart]))
-    assert (sparse.counts() > 0).float().mean() > 0.9
-
-
-def test_between_takes_every_value_to_every_other_value():
-    # All 256² changes of a pixel, in 11 play fields; the columns that are left out hold noise.
-    rng = np.random.default_rng(3)
-    before, after = rng.integers(256, size=(2, 11, 210, 160), dtype=np.uint8)
-    values = np.arange(11 * PIXELS).reshape(11, 80, 80)
-    before[:, 35:195:2, ::2], after[:, 35:195:2, ::2] = values % 256, values // 256 % 256
-    sparse = SparseFrames.difference(play_field(before), play_field(after))
-    assert equal(sparse, subtracted(before, after))
-    assert (sparse.signs == 1).sum() > 3 * 253  # from each of 0, 87 and 107 to each of the others
-
-
-@st.composite
-def screen_pairs(draw):
-    """Screens before and after (N, 210, 160), a few or all bytes of which differ, and a mask (N,)."""
-    n = draw(st.integers(0, 4))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    values = rng.choice(np.array([0, *LUMINANCE_BACKGROUNDS, 1, 86, 108, 147, 236, 255], np.uint8), (2, n, 210, 160))
-    before, other = values
-    changed = rng.random(before.shape) < draw(st.sampled_from([0, 0.001, 0.1, 1]))
-    return before, np.where(changed, other, before), draw(arrays.arrays(bool, n))
+EXPECTED = {"difference": ["minus"], "both": ["now", "minus"], "three": ["now", "minus", "minus before"]}
 
 
 @exact
-@given(screen_pairs())
-def test_between_random_screens(pairs):
-    before, after, _ = pairs
-    fields = play_field(before), play_field(after)
-    given_fields = [field.copy() for field in fields]
-    assert equal(SparseFrames.difference(*fields), subtracted(before, after))
-    np.testing.assert_array_equal(fields, given_fields)  # left as they were
-
-
-# --- what a policy sees -----------------------------------------------------------------------------------------------
-
-ORDER = {
-    "difference": ["minus"],
-    "stack": ["now", "before"],
-    "both": ["now", "minus"],
-    "three": ["now", "minus", "minus before"],
-}
-
-
-@exact
-@given(screen_pairs(), st.sampled_from(sorted(ORDER)), st.sampled_from([0, 2, 3]), st.data())
-def test_a_view_holds_the_preprocessed_frames_side_by_side_and_then_the_decision(pairs, shown, actions, data):
-    one, other, _ = pairs
-    n = len(one)
-    view, before, earlier = ObservationBuilder(shown, actions), None, None
-    for screens in (one, other, one[:, ::-1], other[:, ::-1]):
-        fresh = data.draw(arrays.arrays(bool, n)) | (before is None)
-        decisions = data.draw(arrays.arrays(np.int64, n, elements=st.integers(0, 1)))
-        seen = view.first(screens) if before is None else view.next(screens, fresh, decisions)
-        now = preprocess(screens).astype(int)
-        before, earlier = (np.where(fresh[:, None, None], now, old) for old in (before, earlier))
-        parts = {"now": now, "before": before, "minus": now - before, "minus before": before - earlier}
-        frames = [parts[name].reshape(n, PIXELS) for name in ORDER[shown]]
-        one_hot = (np.where(fresh, -1, decisions)[:, None] == np.arange(actions)).astype(int)
-        np.testing.assert_array_equal(seen.dense().numpy(), np.concatenate([*frames, one_hot], axis=1))
-        assert seen.width == view.width == len(frames) * PIXELS + actions
-        assert view.shape == (len(frames), 80, 80)
-        before, earlier = now, before
-
-
-@exact
-@given(difference_frames(rows=3), difference_frames(rows=3))
-def test_beside_is_concatenation_along_the_row_and_keeps_to_every_other_operation(left, right):
-    parts = SparseFrames.from_dense(left), SparseFrames.from_dense(right)
-    beside = SparseFrames.beside(parts)
-    whole = torch.from_numpy(np.concatenate([left, right], axis=1)).float()
-    assert torch.equal(beside.dense(), whole)
-    rows = torch.tensor([2, 0, 2])
-    assert torch.equal(beside[rows].dense(), whole[rows])
-    assert torch.equal(SparseFrames.cat([beside, beside[rows]]).dense(), torch.cat([whole, whole[rows]]))
-    for width in (PIXELS, 2 * PIXELS - 7, 2 * PIXELS):
-        assert all(map(torch.equal, beside.cut(width), whole.tensor_split([width], dim=1)))
-    for part, dense in zip(beside.split(2), whole.split(2), strict=True):
-        assert torch.equal(part.dense(), dense)
-    assert blank(beside).dense().shape == (1, 2 * PIXELS)
-    assert beside.to("cpu").width == 2 * PIXELS
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(EXPECTED)), st.sampled_from([0, 2, 6]))
+def test_row_layout_puts_differences_and_the_last_action_side_by_side(seed, kind, actions):
+    rng, n = np.random.default_rng(seed), 3
+    frames = rng.integers(2, size=(4, n, PIXELS)).astype(np.int8)
+    frames[NOTHING] = 0
+    last_actions = rng.integers(-1, max(actions, 1), size=n)
+    layout = RowLayout(kind, actions)
+    before, now = frames[BEFORE], frames[NOW]
+    parts = {"now": now, "minus": now - before, "minus before": before - frames[EARLIER]}
+    one_hot = np.zeros((n, actions))
+    for i, action in enumerate(last_actions):
+        if actions and action >= 0:
+            one_hot[i, action] = 1
+    rows = layout.rows(frames, last_actions)
+    expected = np.concatenate([*(parts[name] for name in EXPECTED[kind]), one_hot], axis=1)
+    np.testing.assert_array_equal(rows.dense().numpy(), expected)
+    assert rows.width == layout.width == expected.shape[1]
+    assert layout.shape == (len(EXPECTED[kind]), 80, 80)
 
 
 def test_the_wrapper_passes_gymnasiums_checks_on_its_own_vector_environment():

@@ -11,8 +11,16 @@ from torch import nn
 
 from pong import policies
 from pong.observations import PIXELS, SparseFrames
-from pong.policies import Bernoulli, CategoricalPolicy, ConvNet, KarpathyPolicy, SparseProduct, TwoLayers, contrast
-from pong.train import make_policy
+from pong.policies import (
+    Bernoulli,
+    CategoricalPolicy,
+    ConvNet,
+    KarpathyPolicy,
+    SparseProduct,
+    TwoLayers,
+    contrast,
+    make_policy,
+)
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}  # dense and sparse add up in different orders
 
@@ -40,13 +48,13 @@ def frames():
 def by_hand():
     """Three units on the first two pixels.
 
-    W1·x for x = (1, −1), (−1, 0), (1, 0), 0: (1, 0, −6), (−2, 1, 2), (2, −1, −2), 0. After the ReLU: (1, 0, 0),
+    x·W1 for x = (1, −1), (−1, 0), (1, 0), 0: (1, 0, −6), (−2, 1, 2), (2, −1, −2), 0. After the ReLU: (1, 0, 0),
     (0, 1, 2), (2, 0, 0), 0. Times W2 = (1, −3, 2): the logits 1, 1, 2, 0.
     """
     policy = KarpathyPolicy(3).double()
     with torch.no_grad():
         policy.W1.zero_()
-        policy.W1[:, :2] = torch.tensor([[2, 1], [-1, -1], [-2, 4]])
+        policy.W1[:2] = torch.tensor([[2, -1, -2], [1, -1, 4]])
         policy.W2.copy_(torch.tensor([1, -3, 2]))
     x = torch.zeros(4, PIXELS, dtype=torch.float64)
     x[:3, :2] = torch.tensor([[1, -1], [-1, 0], [1, 0]])
@@ -62,8 +70,8 @@ def with_logits(values):
     policy = KarpathyPolicy(2).double()
     with torch.no_grad():
         policy.W1.zero_()
-        policy.W1[0, : len(values)] = values.clamp_min(0)
-        policy.W1[1, : len(values)] = (-values).clamp_min(0)
+        policy.W1[: len(values), 0] = values.clamp_min(0)
+        policy.W1[: len(values), 1] = (-values).clamp_min(0)
         policy.W2.copy_(torch.tensor([1, -1]))
     return policy, torch.eye(len(values), PIXELS, dtype=torch.float64)
 
@@ -109,19 +117,18 @@ def test_a_sparse_product_and_its_gradient_are_the_dense_ones(frames):
     """Also of a row without a pixel, and in the columns of pixels that are in no row."""
     x, sparse = frames
     dense = torch.from_numpy(x).double()
-    W1 = torch.randn(6, 4, dtype=torch.float64, generator=generator()).T.requires_grad_()
+    W1 = torch.randn(6, 4, dtype=torch.float64, generator=generator()).requires_grad_()
     of_product = torch.randn(len(x), 4, dtype=torch.float64, generator=generator(1))
-    product = SparseProduct.apply(W1, sparse)
+    product = SparseProduct.apply(sparse, W1)
     assert product.shape == (len(x), 4)
-    assert_near(product.detach(), (dense @ W1.T).detach(), 1e-14)
+    assert_near(product.detach(), (dense @ W1).detach(), 1e-14)
     (gradient,) = torch.autograd.grad(product, W1, of_product)
     assert gradient.shape == W1.shape
-    assert_near(gradient, of_product.T @ dense, 1e-14)
-    assert not gradient[:, ~x.any(0)].any()
-    assert torch.autograd.gradcheck(lambda W1: SparseProduct.apply(W1, sparse), W1)
-    # of weights that lie the other way round, and a gradient that is one number seen everywhere
-    (gradient,) = torch.autograd.grad(SparseProduct.apply(W1.contiguous(), sparse).sum(), W1)
-    assert_near(gradient, dense.sum(0).expand(4, 6), 1e-14)
+    assert_near(gradient, dense.T @ of_product, 1e-14)
+    assert not gradient[~x.any(0)].any()
+    assert torch.autograd.gradcheck(lambda W1: SparseProduct.apply(sparse, W1), W1)
+    (gradient,) = torch.autograd.grad(SparseProduct.apply(sparse, W1).sum(), W1)  # of a gradient with stride 0
+    assert_near(gradient, dense.sum(0)[:, None].expand(6, 4), 1e-14)
 
 
 def test_rows_without_a_change_and_no_rows_at_all():
@@ -146,21 +153,9 @@ def test_an_all_zero_input_teaches_nothing():
 
 def test_two_matrices_and_no_biases():
     shapes = {name: tuple(parameter.shape) for name, parameter in KarpathyPolicy().named_parameters()}
-    assert shapes == {"W1": (200, 6400), "W2": (200,)}
+    assert shapes == {"W1": (6400, 200), "W2": (200,)}
     assert list(KarpathyPolicy().buffers()) == []
-    assert {name: tuple(p.shape) for name, p in KarpathyPolicy(7).named_parameters()} == {"W1": (7, 6400), "W2": (7,)}
-
-
-def test_one_pixels_weights_lie_side_by_side_and_stay_so(frames):
-    policy = KarpathyPolicy(generator=generator())
-    assert policy.W1.T.is_contiguous()
-    policy.load_state_dict({"W1": torch.zeros(200, 6400), "W2": torch.zeros(200)})
-    assert policy.W1.T.is_contiguous()
-    optimizer = torch.optim.RMSprop(policy.parameters())
-    policy(SparseFrames.from_dense(frames)).sum().backward()
-    optimizer.step()
-    assert policy.W1.T.is_contiguous()
-    assert policy.double().W1.T.is_contiguous()
+    assert {name: tuple(p.shape) for name, p in KarpathyPolicy(7).named_parameters()} == {"W1": (6400, 7), "W2": (7,)}
 
 
 def test_initial_weights_are_normal_with_variance_one_over_fan_in():
@@ -189,7 +184,7 @@ def test_initial_weights_come_from_the_generator_alone(recorded):
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), state)  # the global stream was not touched
     made = make_policy(recorded.config)  # the config's seed decides
-    np.testing.assert_array_equal(made.W1.detach().numpy(), recorded.before[0])
+    np.testing.assert_array_equal(made.W1.detach().numpy().T, recorded.before[0])
     np.testing.assert_array_equal(made.W2.detach().numpy(), recorded.before[1])
 
 
@@ -304,7 +299,7 @@ def test_two_layers_are_karpathys_network_for_each_output(frames, dtype):
 
 def test_a_convolution_by_hand():
     """16 × 16 pixels, a filter of ones: at every fourth pixel the sum of 8 × 8, 3 × 3 places; sparse ones count 10."""
-    network = ConvNet((1, 16, 16), [1], hidden=1, outputs=2, more=1)
+    network = ConvNet((1, 16, 16), [1], hidden=1, outputs=2, extra=1)
     for parameter in network.parameters():
         nn.init.ones_(parameter)
     nn.init.constant_(network.convolutions[0].bias, -639.0)
@@ -313,8 +308,7 @@ def test_a_convolution_by_hand():
     picture = torch.full((1, 1, 16, 16), 10.0)
     assert network.hidden.in_features == 9 + 1
     # each place sees 640 − 639 = 1: nine of them; and one more number, of which a picture alone has none
-    all_lit = SparseFrames(torch.arange(256).int(), torch.ones(256), torch.zeros(1).int(), width=256)
-    row = SparseFrames.beside([all_lit, SparseFrames.one_hot(np.array([0]), 1)])
+    row = SparseFrames.from_dense(np.ones((1, 256 + 1), np.int8))
     assert network(row).tolist() == [[9.0 + 10.0] * 2]
     picture[0, 0, 0, 0] = 0  # seen by the first place alone, which is now 0
     bare = ConvNet((1, 16, 16), [1], hidden=1, outputs=2)
@@ -349,7 +343,7 @@ def test_convolutions_of_many_rows_at_a_time_are_those_of_each(frames, monkeypat
     nn.init.normal_(network.outputs.weight, generator=generator(2))
     x = SparseFrames.from_dense(frames)
     at_once = network(x)
-    monkeypatch.setattr(policies, "FEW", 7)
+    monkeypatch.setattr(policies, "CPU_ROWS", 7)
     torch.testing.assert_close(network(x), at_once)
     assert at_once.shape == (50, 3)
 

@@ -5,7 +5,6 @@ by gloo and run the command line, as ``torchrun`` would have them do.
 """
 
 import contextlib
-import math
 import multiprocessing
 import os
 import signal
@@ -26,11 +25,11 @@ from hypothesis import strategies as st
 import pong.tracking  # noqa: F401  before the fork, once for all
 from pong import checkpoint
 from pong.cli import main
-from pong.config import Config, InputError
-from pong.distributed import Ranks, cores, quota, shard
-from pong.envs import Fleet, StepResult
+from pong.config import Config
+from pong.distributed import Ranks, shard
+from pong.envs.base import Fleet, StepResult
 from pong.observations import PIXELS, SparseFrames
-from pong.player import emulator_seeds
+from pong.rollout import emulator_seeds
 from pong.train import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -44,13 +43,13 @@ TORCHRUN = {
 
 
 @given(n=st.integers(0, 200), parts=st.integers(1, 40), first=st.integers(0, 50))
-def test_deal(n, parts, first):
+def test_shard_deals_everything_out_evenly(n, parts, first):
     shards = [shard(range(first, first + n), part, parts) for part in range(parts)]
     assert [i for hand in shards for i in hand] == list(range(first, first + n))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_ranks_are_what_torchrun_says(monkeypatch):
+def test_ranks_from_environment_follow_torchrun(monkeypatch):
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
     assert Ranks.from_environment() == Ranks(0, 1, 0, 1)
@@ -62,42 +61,8 @@ def test_ranks_are_what_torchrun_says(monkeypatch):
     assert ranks.shard(range(16)) == range(10, 12)
 
 
-def test_a_rank_that_is_no_number_is_named(monkeypatch):
-    for name, value in {**TORCHRUN, "RANK": "first"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=r"^the environment says RANK=first, which is no number; .* torchrun"):
-        Ranks.from_environment()
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, math.inf),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
-        ({"cpu.max": "what?\n"}, math.inf),
-        ({}, math.inf),
-    ],
-)
-def test_a_containers_share_of_the_processor(tmp_path, files, cores):
-    (tmp_path / "cpu").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert quota(tmp_path) == cores
-
-
-@pytest.mark.parametrize(("share", "counted"), [(math.inf, 8), (1.5, 2), (0.2, 1), (64.0, 8)])
-def test_cores_are_the_containers_not_the_hosts(monkeypatch, share, counted):
-    """By the affinity, or what Python counts, and rounded up: two players on a core and a half are busy."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
-    monkeypatch.setattr("os.process_cpu_count", lambda: 8, raising=False)
-    monkeypatch.setattr("pong.distributed.quota", lambda: share)
-    assert cores() == counted
-
-
-def test_a_rank_that_is_alone_talks_to_nobody():
-    with Ranks().together():
+def test_ranks_alone_communicate_with_nothing():
+    with Ranks().process_group():
         assert Ranks().all_gather("mine") == ["mine"]
         numbers = torch.tensor([1.0, 2.0])
         Ranks().all_reduce([numbers])
@@ -208,7 +173,7 @@ def in_threads(size, config):
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_take_the_step_of_a_single_process(monkeypatch, size, recipe):
     """Horizon 4: the first rollout has no point after 4 moments and goes on; emulator 2's first row comes after 21."""
-    monkeypatch.setattr("pong.player.make_fleet", Paced)
+    monkeypatch.setattr("pong.rollout.make_fleet", Paced)
     config = Config(device="cpu", num_envs=3, horizon=4, hidden=8, players=1, total_steps=10**6, **recipe)
     alone, weights = trained(None, config)
     results = in_threads(size, config)
@@ -311,7 +276,7 @@ def test_ranks_train_what_a_single_process_trains(tmp_path, size, config, flags)
 
 
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1), (2, 3)])
-def test_another_number_of_ranks_goes_on_with_the_same_games(tmp_path, first, then):
+def test_ranks_resume_with_another_number_of_ranks(tmp_path, first, then):
     flags = ["--num-envs", "6", "--horizon", "40", "--checkpoint-every", "2", "--total-steps", "20000"]
     run = tmp_path / "first/0/run"
     begun = start(first, tmp_path / "first", command("pong", *flags))
@@ -334,7 +299,7 @@ def wait_for(path, seconds=60):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_outlives_another_says_so_and_ends(tmp_path, victim):
+def test_ranks_end_when_another_rank_dies(tmp_path, victim):
     processes = start(2, tmp_path, LONG)
     wait_for(tmp_path / "0/run/checkpoints/update-000003.safetensors")
     processes[victim].kill()
