@@ -19,11 +19,11 @@ from pong.checkpoint import Counters, write_whole
 from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
 from pong.folder import command_of, writable
-from pong.pictures import first_weights, game_summary, weight_picture
 from pong.player import Episode
 from pong.policies import Policy
 from pong.progress import ProgressLine, RunConsole
 from pong.records import Events, Records, scalars
+from pong.render.summaries import first_weights, game_summary, weight_picture
 from pong.train import Update
 
 COUNTERS = ("update", "step", "games", "points", "minutes")
