@@ -18,7 +18,7 @@ from pong.config import InputError, RunError, nearest
 USAGE = """usage: pong train CONFIG.toml [--seed N] [--total-steps N] [--device auto|cpu|cuda] [--run-dir DIR] [--KEY …]
        pong train --resume RUN|CHECKPOINT [--device auto|cpu|cuda] [--players N] [--emulator machine|ale]
        pong eval RUN|CHECKPOINT [--episodes N] [--sampled|--greedy] [--seed N] [--emulator ale|machine] [--json FILE]
-       pong play RUN|CHECKPOINT [--file FILE.mp4|.gif] [--terminal] [--window] [--speed X] [--greedy] [--seed N]
+       pong play RUN|CHECKPOINT [--file FILE.mp4|.gif] [--terminal] [--speed X] [--greedy] [--seed N]
        pong export RUN|CHECKPOINT DIR [--episodes N] [--save-p FILE]
        pong import SAVE.P DIR [--hold N|2-4] [--sticky X] [--noop-max N] [--episodes N]
        pong toy [T1 … T10|all] [--samples N] [--seed N] [--plot [DIR]]

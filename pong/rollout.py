@@ -357,7 +357,7 @@ class Player:
         episodes = []
         for i, emulator in enumerate(self.emulators):
             start = 0
-            for end in np.flatnonzero(ends[:, i]) + 1:
+            for end in (np.flatnonzero(ends[:, i]) + 1).tolist():
                 score, length, frames = self._totals[i] + per_step[start:end, i].sum(0)
                 episodes.append(Episode(emulator, float(score), int(length), int(frames)))
                 self._totals[i], start = 0, end

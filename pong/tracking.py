@@ -19,10 +19,10 @@ from pong.checkpoint import Counters, write_whole
 from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
 from pong.folder import command_of, writable
-from pong.pictures import first_weights, game_summary, weight_picture
 from pong.policies import Policy
 from pong.progress import ProgressLine, RunConsole
 from pong.records import Events, Records, scalars
+from pong.render.summaries import game_summary, weight_picture
 from pong.rollout import Episode
 from pong.train import Update
 
@@ -93,8 +93,8 @@ def _pictures(update: Update, policy: Policy) -> Iterator[Any]:
     if not batch.actions.is_floating_point():  # a density is no probability
         taken = policy.log_prob(batch.observations.to(device), batch.actions.to(device)).exp().cpu().numpy()
         yield summary.histogram("policy/action_probability", taken, np.linspace(0, 1, 41))  # type: ignore[no-untyped-call]
-    if (W1 := first_weights(policy)) is not None:
-        yield summary.image("policy/W1", weight_picture(W1), dataformats="HW")  # type: ignore[no-untyped-call]
+    if policy.two_layers:
+        yield summary.image("policy/W1", weight_picture(policy.two_layers[0]), dataformats="HW")  # type: ignore[no-untyped-call]
 
 
 def _line(values: Iterable[object]) -> bytes:

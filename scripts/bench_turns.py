@@ -26,10 +26,10 @@ from pong.distributed import cores
 from pong.envs import UP, make_fleet
 from pong.envs.pong.fleet import MachineFleet
 from pong.observations import SparseFrames
-from pong.policies import CategoricalPolicy, KarpathyPolicy
+from pong.policies import CategoricalPolicy, KarpathyPolicy, make_policy
 from pong.rollout import Rollout
 from pong.tracking import Tracker
-from pong.train import Trainer, make_policy
+from pong.train import Trainer
 
 Turn = Callable[[float], float]  # seconds → agent steps a second
 MOMENTS = 16  # drawn and timed together: each alone would slow the machine down

@@ -19,7 +19,7 @@ from matplotlib.patches import FancyArrowPatch
 from pong.losses import surrogate_loss
 from pong.observations import PIXELS, preprocess
 from pong.policies import first_layer
-from pong.render.game import RenderedFrame, play
+from pong.render.frame import RenderedFrame, play_frames
 from pong.returns import discounted_returns, standardize
 from pong.toy.plots import BLUE, GREEN, GREY, ORANGE, RED
 from pong.train import load_policy
@@ -33,7 +33,7 @@ def rally() -> tuple[Any, float, list[RenderedFrame]]:
     """The pretrained policy, its discount, and the second rally of a game: the first begins with an empty frame."""
     policy, saved = load_policy(ROOT / "pretrained/pong")
     frames: list[RenderedFrame] = []
-    for before, after in itertools.pairwise(play(policy, saved.config, seed=1)):
+    for before, after in itertools.pairwise(play_frames(policy, saved.config, seed=1)):
         frames.append(before)
         if after.score != before.score:
             if frames[0].step:
@@ -56,18 +56,18 @@ def main() -> None:
 
 def draw_playing(axes: Sequence[Axes], policy: Any, frame: RenderedFrame) -> None:
     """From the screen to the action."""
-    x = torch.from_numpy(frame.seen.reshape(1, PIXELS)).float()
+    x = torch.from_numpy(frame.observation.reshape(1, PIXELS)).float()
     hidden = torch.relu(first_layer(policy.W1, x))[0].detach()
     picture(axes[0], frame.screen, "screen (210, 160, 3)", "envs/")
     picture(axes[1], preprocess(frame.screen), "frame (80, 80) in {0, 1}", "frames.py")
-    picture(axes[2], frame.seen[0], "minus the previous: (6400,)", "frames.py", 1)
+    picture(axes[2], frame.observation[0], "minus the previous: (6400,)", "frames.py", 1)
     curve(axes[3], hidden, "hidden units (200,)", "policies.py", BLUE)
     chances(axes[4], frame)
 
 
 def draw_learning(axes: Sequence[Axes], policy: Any, gamma: float, frames: list[RenderedFrame]) -> None:
     """From the rewards to the gradient."""
-    x = torch.from_numpy(np.stack([frame.seen.reshape(PIXELS) for frame in frames[:-1]])).float()  # (T, 6400)
+    x = torch.from_numpy(np.stack([frame.observation.reshape(PIXELS) for frame in frames[:-1]])).float()  # (T, 6400)
     actions = torch.tensor([frame.action for frame in frames[:-1]])  # (T,)
     rewards = torch.tensor([frame.score for frame in frames], dtype=torch.float32).diff()  # (T,)
     advantages = standardize(discounted_returns(rewards, gamma, reset_on_reward=True))  # without a baseline
@@ -122,8 +122,8 @@ def curve(axes: Axes, values: torch.Tensor, what: str, where: str, colour: str) 
 
 def chances(axes: Axes, frame: RenderedFrame) -> None:
     """How likely each action was; the sampled one is lit."""
-    colours = [ORANGE if action == frame.action else GREY for action in range(len(frame.names))]
-    axes.bar(frame.names, frame.probs, color=colours)
+    colours = [ORANGE if action == frame.action else GREY for action in range(len(frame.action_names))]
+    axes.bar(frame.action_names, frame.probs, color=colours)
     axes.set_ylim(0, 1)
     axes.tick_params(labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from pong.config import PONG_FRAMES
 from pong.distributed import cores
-from pong.envs import StepResult
-from pong.envs.pong.task import ALE_ACTIONS, DOWN, DOWN_FIRE, NOOP, UP, UP_FIRE
+from pong.envs.base import StepResult
 from pong.envs.pong.ale import Pong, PongFleet
+from pong.envs.pong.task import ALE_ACTIONS, DOWN, DOWN_FIRE, NOOP, UP, UP_FIRE
 from pong.observations import FrameKind, ObservationBuilder, Observations, SparseFrames
 from pong.train import load_policy
 

@@ -13,7 +13,7 @@ import torch
 from numpy.random import PCG64, RandomState, SeedSequence
 from verify_machine import Trace, differences, other_memory, same_rows
 
-from pong.envs import StepResult
+from pong.envs.base import StepResult
 from pong.envs.pong import machine
 from pong.envs.pong.fleet import ALE, PICTURES
 from pong.observations import SparseFrames

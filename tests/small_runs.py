@@ -13,11 +13,10 @@ import torch
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pong.envs import Fleet, StepResult
+from pong.envs.base import Fleet, StepResult
 from pong.observations import PIXELS, SparseFrames
-from pong.player import Player
-from pong.rollout import Rollout
-from pong.train import make_policy
+from pong.policies import make_policy
+from pong.rollout import Player, Rollout
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "pong.toml")
@@ -67,7 +66,7 @@ class Dice(Won):
 
 def play(monkeypatch, games):
     """Runs play those games instead of Pong, each rollout when it is asked for: what happens in it happens then."""
-    monkeypatch.setattr("pong.player.make_fleet", games)
+    monkeypatch.setattr("pong.rollout.make_fleet", games)
     monkeypatch.setattr("pong.rollout.PlayerThread", Player)
 
 

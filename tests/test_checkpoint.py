@@ -16,8 +16,9 @@ from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, Counters
 from pong.config import Config, InputError
 from pong.distributed import Ranks
-from pong.policies import KarpathyPolicy
-from pong.train import Trainer, make_optimizer, make_policy
+from pong.optimizers import make_optimizer
+from pong.policies import KarpathyPolicy, make_policy
+from pong.train import Trainer
 
 CONFIG = Config(name="kept", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")
 SCORES = (-21.0, -19.0, 3.0)
@@ -108,7 +109,7 @@ def test_a_loaded_optimiser_takes_the_same_step(tmp_path, monkeypatch, optimizer
     config, policy, optimiser = learner(optimizer=optimizer, players=1)
     loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimiser))
 
-    monkeypatch.setattr("pong.player.make_fleet", lambda config, num_envs: None)
+    monkeypatch.setattr("pong.rollout.make_fleet", lambda config, num_envs: None)
     trainer = Trainer(config.model_copy(update={"seed": 99}))
     trainer.restore(loaded)
     assert (trainer.updates, trainer.steps) == (COUNTERS.updates, COUNTERS.steps)

@@ -391,11 +391,11 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_1(elsewhere, monkeypatc
 def test_a_player_that_fails_ends_the_command_with_1(elsewhere, monkeypatch, capsys, command):
     """Two players fail in their fourth rollout of 10 decisions; what was saved before is good."""
     training_command = ["train", CONFIG, *TINY, "--horizon", "10", "--checkpoint-every", "2", "--players", "2"]
-    monkeypatch.setattr("pong.player.make_fleet", unplugged(Won, 35))  # and they play in threads
+    monkeypatch.setattr("pong.rollout.make_fleet", unplugged(Won, 35))  # and they play in threads
     assert main([*training_command, "--run-dir", "run"]) == 1
     if command == "eval":
         capsys.readouterr()
-        monkeypatch.setattr("pong.player.make_fleet", unplugged(Won, 1))
+        monkeypatch.setattr("pong.rollout.make_fleet", unplugged(Won, 1))
         assert main(["eval", "run"]) == 1
     err = capsys.readouterr().err
     good = "; the last good checkpoint is run/checkpoints/update-000002.safetensors" if command == "train" else ""

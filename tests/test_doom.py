@@ -26,12 +26,13 @@ from pong.cli import main
 from pong.config import Config, InputError, RunError, load_config
 from pong.envs import DoomFleet, check_task, make_fleet, pictures, spaces
 from pong.envs.doom import SIDE, Game, launching, shrink
-from pong.policies import contrast
-from pong.render import film, terminal
-from pong.render.game import play
-from pong.render.picture import HEIGHT, WIDE, WIDTH, picture
+from pong.policies import contrast, make_policy
+from pong.render import terminal
+from pong.render.film import fps_of, write_film
+from pong.render.frame import play_frames
+from pong.render.picture import HEIGHT, MAX_SCREEN_WIDTH, WIDTH, draw_picture
 from pong.rollout import Rollout
-from pong.train import Trainer, load_policy, make_policy
+from pong.train import Trainer, load_policy
 
 pytestmark = pytest.mark.skipif(
     find_spec("vizdoom") is None and os.environ.get("PONG_DOOM") != "required",
@@ -391,42 +392,42 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.fixture(scope="module")
 def moments():
     """A game of 10 decisions."""
-    return list(play(make_policy(TINY), TINY, seed=3))
+    return list(play_frames(make_policy(TINY), TINY, seed=3))
 
 
 def test_the_moments_of_a_game(moments):
     *decisions, last = moments
     assert [now.step for now in moments] == list(range(11))
     assert [now.score for now in moments] == list(range(0, 44, 4))
-    assert all(now.probs == (0.25,) * 4 and now.frames == 4 and now.rate == 35 for now in decisions)
+    assert all(now.probs == (0.25,) * 4 and now.frames == 4 and now.frame_rate == 35 for now in decisions)
     for before, now in itertools.pairwise(decisions):
-        np.testing.assert_array_equal(now.seen[:3], before.seen[1:])
-        np.testing.assert_array_equal(now.seen[3], shrink(now.screen))
+        np.testing.assert_array_equal(now.observation[:3], before.observation[1:])
+        np.testing.assert_array_equal(now.observation[3], shrink(now.screen))
     assert (last.action, last.probs, last.frames, last.finished) == (None, (), 0, False)
 
 
 def test_its_picture_lights_the_action_and_its_bars_are_as_long_as_they_are_likely(moments):
     now = moments[4]
-    image = picture(now, "a run")
+    image = np.asarray(draw_picture(now, "a run"))
     assert (image.shape, image.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
-    green = (image[444:, :WIDE] == (92, 186, 92)).all(-1)  # below the screen, 592 × 444
+    green = (image[444:, :MAX_SCREEN_WIDTH] == (92, 186, 92)).all(-1)  # below the screen, 592 × 444
     lit = [green[12 + 40 * k + 4, 100] for k in range(4)]
     assert lit == [k == now.action for k in range(4)]
     assert [green[12 + 40 * k + 4, 220:].sum() for k in range(4)] == [round(0.25 * 296) + 1] * 4
 
 
 def test_it_can_be_filmed_and_shown_in_a_terminal(elsewhere, moments):
-    film.show(moments, Path("game.gif"), 35 / 4, "a run")
+    write_film(moments, Path("game.gif"), 35 / 4, "a run")
     assert Path("game.gif").stat().st_size > 10_000
     *_, status = terminal.layout(moments[4], 100, 40)
-    name = moments[4].names[moments[4].action]
+    name = moments[4].action_names[moments[4].action]
     assert f"[{name} ▂]" in status
     assert status.count("▂") == 4
     assert "the end" in terminal.layout(moments[-1], 100, 40)[-1]
 
 
 def test_a_film_is_at_natural_speed():
-    assert film.fps_of(TINY) == 35 / 4
+    assert fps_of(TINY) == 35 / 4
     assert make_fleet(TINY, 1).close() is None
 
 

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from pong.config import Config
-from pong.envs import Fleet, StepResult
+from pong.envs.base import Fleet, StepResult
 from pong.evaluate import Evaluation, Greedy, evaluate
 from pong.observations import PIXELS, SparseFrames
-from pong.player import EVALUATION, Episode, emulator_seeds
-from pong.policies import KarpathyPolicy
-from pong.train import make_policy
+from pong.policies import KarpathyPolicy, make_policy
+from pong.rollout import EVALUATION, Episode, emulator_seeds
 
 CONFIG = Config(num_envs=64, seed=7, hidden=4, device="cpu", max_frames=0, players=1)
 
@@ -56,7 +55,7 @@ class Games(Fleet):
 def games(monkeypatch):
     """Evaluations play ``Games`` instead of Pong, at most three at a time; gives the list of those made."""
     monkeypatch.setattr(Games, "made", [], raising=False)
-    monkeypatch.setattr("pong.player.make_fleet", Games)
+    monkeypatch.setattr("pong.rollout.make_fleet", Games)
     monkeypatch.setattr("pong.evaluate.PARALLEL", 3)
     return Games.made
 

@@ -18,8 +18,8 @@ from small_runs import ROOT, environment
 from test_parity import float64, numpy_gradient_of_games, relative
 
 from pong.config import load_config
-from pong.player import Player
 from pong.returns import discounted_returns
+from pong.rollout import Player
 from pong.train import Trainer
 
 FILE = ROOT / "examples" / "karpathy.py"
@@ -113,7 +113,7 @@ def test_five_updates_are_the_trainers(example, monkeypatch):
     paid = []  # of each update, (T, N)
     monkeypatch.setattr("pong.rollout.PlayerThread", Player)  # plays when it is asked for the batch
     monkeypatch.setattr(
-        "pong.player.discounted_returns",
+        "pong.rollout.discounted_returns",
         lambda rewards, *rest, **named: paid.append(rewards) or discounted_returns(rewards, *rest, **named),
     )
     trainer = Trainer(config)

@@ -7,10 +7,10 @@ import torch
 
 from pong.config import Config
 from pong.losses import surrogate_loss
-from pong.policies import KarpathyPolicy
+from pong.policies import KarpathyPolicy, make_policy
 from pong.returns import standardize
 from pong.rollout import Rollout
-from pong.train import Trainer, make_policy
+from pong.train import Trainer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,12 +15,11 @@ from machine_mutants import SOURCE, constants, notices
 from small_runs import CONFIG, ROOT, environment, pong, rows, saved, timeless
 from verify_machine import KINDS, differences, other_memory, read, record, replay, same_rows, write
 
-from pong.envs.pong import compiled
 from pong.cli import main
 from pong.config import PONG_FRAMES, Config
-from pong.envs.pong import machine, make_fleet
-from pong.envs.pong.task import DOWN, NOOP, UP
+from pong.envs.pong import compiled, machine, make_fleet
 from pong.envs.pong.fleet import MachineFleet
+from pong.envs.pong.task import DOWN, NOOP, UP
 
 SEED = 20_261_125
 FRAMES = 8000  # of each kind of play
@@ -258,7 +257,7 @@ def test_scores_are_taken_in_ale_unless_asked_otherwise_and_are_the_same(tmp_pat
         played.append(config.emulator)
         return make_fleet(config, num_envs)
 
-    monkeypatch.setattr("pong.player.make_fleet", fleet)
+    monkeypatch.setattr("pong.rollout.make_fleet", fleet)
     for flags in ([], ["--emulator", "machine"]):
         file = tmp_path / "scores.json"
         command = ["eval", str(ROOT / "pretrained/karpathy"), "--episodes", "2", "--json", str(file)]

@@ -10,11 +10,10 @@ import torch
 
 from pong.config import Config, RunError
 from pong.distributed import Ranks
-from pong.envs import Fleet, StepResult
+from pong.envs.base import Fleet, StepResult
 from pong.observations import PIXELS, SparseFrames
-from pong.player import EVALUATION, TRAINING
 from pong.policies import KarpathyPolicy
-from pong.rollout import Rollout
+from pong.rollout import EVALUATION, TRAINING, Rollout
 from pong.train import Trainer
 
 TINY = Config(device="cpu", num_envs=3, horizon=40, hidden=8, players=2, standardize="none", checkpoint_every=2)
@@ -88,7 +87,7 @@ def missing(config, num_envs):
 @contextlib.contextmanager
 def playing(monkeypatch, make_fleet, logit=1.0, **changes):
     """A rollout with two players who see this logit everywhere, and its policy."""
-    monkeypatch.setattr("pong.player.make_fleet", make_fleet)
+    monkeypatch.setattr("pong.rollout.make_fleet", make_fleet)
     policy = KarpathyPolicy(1)
     with torch.no_grad():
         policy.W1.fill_(1 / PIXELS)
@@ -250,7 +249,7 @@ def test_closing_ends_what_the_machine_plays():
 
 def test_a_run_that_is_broken_off_leaves_nothing_either(monkeypatch):
     """Its generator is thrown away while a rollout is played, which the trainer ends."""
-    monkeypatch.setattr("pong.player.make_fleet", Slow)
+    monkeypatch.setattr("pong.rollout.make_fleet", Slow)
     with contextlib.closing(Trainer(TINY.model_copy(update={"horizon": 2}))) as trainer:
         run = trainer.run()
         assert next(run).number == 1

@@ -21,7 +21,7 @@ from warm import Warm
 from pong import checkpoint
 from pong.cli import main
 from pong.evaluate import Evaluation
-from pong.player import Episode
+from pong.rollout import Episode
 
 STOPS = int(os.environ.get("PONG_STOPS", "20"))
 EARLY = max(
@@ -224,7 +224,7 @@ def child(folder, what, instead, arguments):
 @pytest.mark.parametrize(("what", "instead", "newest"), MOMENTS.values(), ids=MOMENTS)
 def test_kill_9_in_the_middle_of_a_save(tmp_path, monkeypatch, capsys, what, instead, newest):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pong.player.make_fleet", Dice)
+    monkeypatch.setattr("pong.rollout.make_fleet", Dice)
     monkeypatch.setattr("pong.checkpointer.Checkpointer._evaluate", rising)
     monkeypatch.setattr("pong.tracking.game_summary", lambda *_: Summary())  # a film of Pong for each evaluation
     process = multiprocessing.get_context("fork").Process(target=child, args=(tmp_path, what, instead, [*DICE, "run"]))

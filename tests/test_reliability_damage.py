@@ -14,8 +14,10 @@ from pong.checkpoint import Counters
 from pong.cli import main
 from pong.config import Config, InputError
 from pong.distributed import Ranks
+from pong.optimizers import make_optimizer
+from pong.policies import make_policy
 from pong.rollout import Rollout
-from pong.train import make_baseline, make_optimizer, make_policy
+from pong.train import make_baseline
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

@@ -20,7 +20,7 @@ from small_runs import CONFIG, ROOT, TINY, Dice, contents, curves, meanwhile, pl
 from pong import checkpoint
 from pong.cli import main
 from pong.evaluate import Evaluation
-from pong.player import Episode
+from pong.rollout import Episode
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

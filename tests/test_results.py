@@ -15,7 +15,7 @@ import results
 from pong.commands.evaluate import WAYS
 from pong.config import InputError, load_config
 from pong.evaluate import Evaluation
-from pong.player import Episode
+from pong.rollout import Episode
 
 ROOT = Path(__file__).parent.parent
 

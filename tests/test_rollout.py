@@ -15,10 +15,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pong.config import Config
-from pong.envs import Fleet, StepResult
+from pong.envs.base import Fleet, StepResult
 from pong.observations import PIXELS, SparseFrames
-from pong.player import EVALUATION, TRAINING, ActionNoise, Episode, emulator_seeds
-from pong.rollout import Rollout
+from pong.rollout import EVALUATION, TRAINING, ActionNoise, Episode, Rollout, emulator_seeds
 
 exact = settings(deadline=None, derandomize=True, max_examples=60)  # the same examples on every machine
 MOMENTS = 10  # the first pixel that names a moment; those before it name emulators
@@ -102,7 +101,7 @@ def config(**changes):
 def play(script, updates, actor=None, purpose=TRAINING, **changes):
     """The batches of that many updates."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pong.player.make_fleet", lambda config, n: script)
+        patch.setattr("pong.rollout.make_fleet", lambda config, n: script)
         rollout = Rollout(config(num_envs=script.num_envs, **changes), actor or Namer(), purpose)
     return [rollout.collect(update) for update in range(updates)]
 
@@ -184,7 +183,7 @@ def test_a_batch_without_a_point_goes_on_by_whole_horizons():
 def test_a_horizon_grows_on_a_line_with_how_far_the_run_has_come():
     script = Script(np.ones((40, 1)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pong.player.make_fleet", lambda config, n: script)
+        patch.setattr("pong.rollout.make_fleet", lambda config, n: script)
         rollout = Rollout(config(num_envs=1, horizon=2, horizon_end=12), Namer())
     moments = []
     for update, done in enumerate((0.0, 0.25, 0.5, 0.96)):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from pong.two_layers import decide_rows
 
 from pong.config import Config
 from pong.envs import make_observation_builder
 from pong.envs.pong import fleet as machine_fleet
-from pong.player import TRAINING, ActionNoise, Player
-from pong.two_layers import decide_rows
+from pong.rollout import TRAINING, ActionNoise, Player
 
 BASE = Config(device="cpu", num_envs=3, horizon=70)
 SHORT = {"max_frames": 100, "noop_max": 30, "hold": "2-4"}

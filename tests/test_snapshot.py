@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from pong.envs import Segment
-from pong.observations import PIXELS, SparseFrames
 from pong.snapshot import Snapshot
+
+from pong.envs.base import Segment
+from pong.observations import PIXELS, SparseFrames
 
 
 def snapshot(waiting, cuts, more):

@@ -16,11 +16,10 @@ from pong.checkpoint import Counters
 from pong.config import Config
 from pong.evaluate import Evaluation
 from pong.observations import PIXELS, SparseFrames
-from pong.pictures import weight_picture
-from pong.player import Episode
 from pong.policies import KarpathyPolicy
 from pong.progress import RunConsole, _clock
-from pong.rollout import Batch
+from pong.render.summaries import weight_picture
+from pong.rollout import Batch, Episode
 from pong.tracking import COUNTERS, TAGS, Tracker
 from pong.train import Update, UpdateStats
 

@@ -12,14 +12,17 @@ import karpathy_numpy
 import numpy as np
 import pytest
 import torch
+from conftest import weights_of
 
 from pong import checkpoint
 from pong.config import Config, InputError
 from pong.distributed import Ranks
-from pong.envs import Fleet, StepResult
+from pong.envs.base import Fleet, StepResult
 from pong.evaluate import evaluate
 from pong.observations import PIXELS, SparseFrames
-from pong.train import Trainer, choose_device, make_optimizer, make_policy
+from pong.optimizers import make_optimizer
+from pong.policies import make_policy
+from pong.train import Trainer, choose_device
 
 TINY = Config(
     name="tiny",
@@ -67,7 +70,7 @@ class Choice(Fleet):
 @pytest.fixture
 def choice(monkeypatch):
     """Trainers play ``Choice`` instead of Pong."""
-    monkeypatch.setattr("pong.player.make_fleet", Choice)
+    monkeypatch.setattr("pong.rollout.make_fleet", Choice)
 
 
 def choosing(ranks=None, **changes):
@@ -75,7 +78,8 @@ def choosing(ranks=None, **changes):
 
 
 def weights(policy):
-    return [parameter.detach().double().numpy().copy() for parameter in (policy.W1, policy.W2)]
+    """W1 (H, D), as in 2016, and W2 (H,), float64."""
+    return [w.astype(float) for w in weights_of(policy)]
 
 
 # --- one step, by hand ------------------------------------------------------------------------------------------------
@@ -137,7 +141,7 @@ def test_the_entropy_bonus_adds_its_gradient(choice):
     x, h, p, *_ = in_numpy(before, update.batch)
     slope = -np.log(p / (1 - p)) * p * (1 - p) / len(p)  # of the mean entropy, (B,)
     dW2 = h.T @ slope
-    dW1 = (np.outer(slope, before[1]) * (h > 0)).T @ x
+    dW1 = x.T @ (np.outer(slope, before[1]) * (h > 0))  # (D, H)
     for name, expected in (("W1", dW1), ("W2", dW2)):
         added = (getattr(bonused.policy, name).grad - getattr(plain.policy, name).grad).double().numpy()
         np.testing.assert_allclose(added, -bonus * expected, atol=1e-6)  # a bonus is a negative loss
@@ -195,13 +199,13 @@ def test_a_run_ends_with_the_first_update_past_total_steps(choice):
     assert list(trainer.run()) == []
 
 
-def test_the_next_rollout_is_begun_before_an_update_is_handed_out(choice, monkeypatch):
+def test_run_starts_the_next_rollout_before_it_yields_an_update(choice, monkeypatch):
     """So that players in other threads play while the caller looks at it; after the last one nothing is begun."""
     trainer = choosing(total_steps=60)
-    begin, begun = trainer.rollout.begin, []
-    monkeypatch.setattr(trainer.rollout, "begin", lambda *now: (begun.append(now), begin(*now)))
-    first, second, third = (0, 0), (1, 1 / 3), (2, 2 / 3)  # the update's number, and how much of the run is done
-    assert [list(begun) for _ in trainer.run()] == [[first, second], [first, second, third], [first, second, third]]
+    start, started = trainer.rollout.start, []
+    monkeypatch.setattr(trainer.rollout, "start", lambda *args: (started.append(args), start(*args)))
+    first, second, third = (0, 0), (1, 1 / 3), (2, 2 / 3)  # the update's number, and the run's progress
+    assert [list(started) for _ in trainer.run()] == [[first, second], [first, second, third], [first, second, third]]
 
 
 def test_a_gradient_that_is_not_finite_is_said_aloud(choice):
@@ -233,7 +237,7 @@ def test_closing_a_trainer_closes_its_emulators(choice):
     trainer = choosing()
     trainer.close()
     (player,) = trainer.rollout.players
-    assert player._player.fleet.closed
+    assert player.fleet.closed
 
 
 @pytest.fixture(scope="module")
@@ -387,9 +391,9 @@ def test_games_of_other_emulators_do_not_fit():
         next(three.run())
         state = three.rollout.state()
     with contextlib.closing(Trainer(TINY.model_copy(update={"num_envs": 2}))) as two:
-        with pytest.raises(InputError, match="games of 3 emulators, not of 2"):
+        with pytest.raises(InputError, match="holds 3 emulators, its config has 2"):
             two.rollout.restore(state)
-        with pytest.raises(InputError, match=r"its games are others .*machine\.game"):
+        with pytest.raises(InputError, match=r"games do not fit its config .*machine\.game"):
             two.rollout.restore([{} for _ in range(2)])
 
 

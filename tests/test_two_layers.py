@@ -7,13 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from pong.two_layers import decide_all, decide_rows, logits_of_rows
 
-from pong.envs.pong import compiled
+from pong.envs.pong import compiled, machine
 from pong.envs.pong import kernels as machine_play
-from pong.envs.pong import machine
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import CategoricalPolicy, ConvNet, KarpathyPolicy, TwoLayers, mlp
-from pong.two_layers import decide_all, decide_rows, logits_of_rows
 
 LAST = 1 - 2**-24  # noise is k/2²⁴, for k below 2²⁴
 

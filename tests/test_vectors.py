@@ -19,9 +19,9 @@ from pong.distributed import Ranks
 from pong.envs import LQR, VectorFleet, make_fleet, spaces
 from pong.envs.lqr import optimal_gain, riccati
 from pong.losses import surrogate_loss
-from pong.policies import CategoricalPolicy, GaussianPolicy, mlp, mlp_policy
+from pong.policies import CategoricalPolicy, GaussianPolicy, make_policy, make_value_network, mlp, mlp_policy
 from pong.rollout import Rollout
-from pong.train import Trainer, make_baseline, make_policy, make_value_network
+from pong.train import Trainer, make_baseline
 
 CPU = torch.device("cpu")
 
@@ -294,7 +294,7 @@ gymnasium.register("tests/Endless-v0", Endless)
 @pytest.mark.parametrize("until", ["steps", "episodes"])
 @pytest.mark.parametrize("limit", ["MOST_MOMENTS", "MOST_BYTES"])
 def test_nobody_waits_for_ever_for_an_episodes_end(monkeypatch, until, limit):
-    monkeypatch.setattr(f"pong.player.{limit}", 2_000)
+    monkeypatch.setattr(f"pong.rollout.{limit}", 2_000)
     trainer = Trainer(COUNTING.replace(env="tests/Endless-v0", until=until))
     with contextlib.closing(trainer), pytest.raises(RunError, match=r"an episode has not ended in .*max_episode_steps"):
         next(trainer.run())

@@ -144,12 +144,12 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 def _film(policy: "Policy", config: Config, file: Path) -> None:
     """The first seconds of a game."""
     from pong.envs import frame_rate
-    from pong.render import film
-    from pong.render.game import play
+    from pong.render.film import fps_of, write_film
+    from pong.render.frame import play_frames
 
     short = config.model_copy(update={"max_frames": config.noop_max + GIF_SECONDS * frame_rate(config)})
     caption = f"{config.name} · sampled · seed {SEED}"
-    film.show(play(policy, short, SEED), file, film.fps_of(config), caption)
+    write_film(play_frames(policy, short, SEED), file, fps_of(config), caption)
 
 
 def _trained_on(run: Path) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def import_policy(arguments: list[str]) -> int:
 
     from pong import save_p
     from pong.checkpoint import Checkpoint
-    from pong.train import load_weights, make_policy
+    from pong.policies import make_policy
+    from pong.train import load_weights
 
     weights = save_p.read(flags.file)
     task = {"hold": int(flags.hold) if flags.hold.isdecimal() else flags.hold}

@@ -15,7 +15,7 @@ from pong.commands.flags import check_place, parse
 from pong.config import INT32, Config, InputError
 
 if TYPE_CHECKING:
-    from pong.render.game import RenderedFrame
+    from pong.render.frame import RenderedFrame
 
     Show = Callable[[Iterable[RenderedFrame]], None]
 
@@ -36,10 +36,7 @@ class PlayFlags:
         Path | None, tyro.conf.arg(help="film to write, .mp4 or .gif; default: RUN-updateN-seedN.mp4, here")
     ] = None
     terminal: Annotated[bool, tyro.conf.arg(help="show it in this terminal instead")] = False
-    window: Annotated[bool, tyro.conf.arg(help="show it in a window instead; needs pygame")] = False
-    speed: Annotated[
-        float, tyro.conf.arg(help="with --terminal or --window: 1 is natural, in Pong 60 frames a second")
-    ] = 1
+    speed: Annotated[float, tyro.conf.arg(help="with --terminal: 1 is natural, in Pong 60 frames a second")] = 1
     greedy: Annotated[bool, tyro.conf.arg(help="take the likelier action instead of sampling")] = False
     seed: Annotated[int, tyro.conf.arg(help="of the emulator and the sampled actions")] = 0
     max_frames: Annotated[
@@ -48,10 +45,10 @@ class PlayFlags:
 
 
 def play(arguments: list[str]) -> int:
-    """Play one game with frozen weights into a file, the terminal or a window, and print its score."""
+    """Play one game with frozen weights into a file or the terminal, and print its score."""
     flags = _play_input(arguments)
 
-    from pong.render.game import play as game_of
+    from pong.render.frame import play_frames
     from pong.render.picture import signed
     from pong.train import load_policy
 
@@ -61,9 +58,9 @@ def play(arguments: list[str]) -> int:
     how = "greedy" if flags.greedy else "sampled"
     task = f"{how}, seed {flags.seed}, {config.task}"
     print(f"{flags.run}: update {loaded.counters.updates}, {task}; one game into {where} …", flush=True)
-    with contextlib.closing(game_of(policy, config, flags.seed, greedy=flags.greedy)) as game:
+    with contextlib.closing(play_frames(policy, config, flags.seed, greedy=flags.greedy)) as game:
         last = _last(show, game)
-    end = "" if last.finished else ", truncated" if last.action is None else ", closed before its end"
+    end = "" if last.finished else ", truncated"
     print(f"score {signed(last.score)} in {last.step:,} steps{end}: {where}")
     return 0
 
@@ -101,17 +98,12 @@ def _output(flags: PlayFlags, config: Config, updates: int) -> "tuple[Show, str]
         from pong.render import terminal
 
         return functools.partial(terminal.show, out=sys.stdout, speed=flags.speed), "the terminal"
-    if flags.window:
-        from pong.render import window
-
-        opened = window.open_window(f"pong play {flags.run}")
-        return functools.partial(window.show, window=opened, caption=caption, speed=flags.speed), "a window"
     file = flags.file or Path(f"{name}-update{updates}{'-greedy' if flags.greedy else ''}-seed{flags.seed}.mp4")
     check_place("play: --file", file)  # the default name follows from the run's, and may be too long
 
-    from pong.render import film
+    from pong.render.film import fps_of, write_film
 
-    return functools.partial(film.show, file=file, fps=film.fps_of(config), caption=caption), str(file)
+    return functools.partial(write_film, file=file, fps=fps_of(config), caption=caption), str(file)
 
 
 def _name(run: Path) -> str:
@@ -128,10 +120,10 @@ def _play_input(arguments: list[str]) -> PlayFlags:
         raise InputError(f"play: --seed {flags.seed}: give 0 or more")
     if not 0 < flags.speed < math.inf:
         raise InputError(f"play: --speed {flags.speed}: give a number above 0")
-    if (flags.file is not None) + flags.terminal + flags.window > 1:
-        raise InputError("play: choose one of --file, --terminal and --window")
-    if flags.speed != 1 and not (flags.terminal or flags.window):
-        raise InputError("play: --speed is for --terminal and --window; a film runs at natural speed")
+    if flags.file is not None and flags.terminal:
+        raise InputError("play: choose --file or --terminal")
+    if flags.speed != 1 and not flags.terminal:
+        raise InputError("play: --speed is for --terminal; a film runs at natural speed")
     if flags.terminal:
         _check_terminal()
     if flags.file is not None:

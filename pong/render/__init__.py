@@ -1,1 +1,1 @@
-"""One game with frozen weights, to look at: a film, the terminal, a window."""
+"""One game with frozen weights as a film, in the terminal or as a TensorBoard image."""

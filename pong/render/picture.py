@@ -1,7 +1,4 @@
-"""A frame as a picture: the screen, how likely each action was and which was taken, and what the policy sees.
-
-A difference frame is as large as the play field beside it.
-"""
+"""Draw a frame: the screen, the probability of each action, the chosen action and the policy's observation."""
 
 import functools
 
@@ -9,146 +6,141 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pong.render.game import RenderedFrame
+from pong.render.frame import RenderedFrame
 
-SCALE = 3  # picture's pixels per pixel of the screen, so 6 per pixel of a difference frame
-TOP, SIDE = 35 * SCALE, 160 * SCALE  # of the play field: below the score, and square
+SCALE = 3  # picture pixels per pixel of Pong's screen, so 6 per pixel of an 80×80 observation
+TOP, SIDE = 35 * SCALE, 160 * SCALE  # top and side length of Pong's square play field
 BOTTOM = TOP + SIDE
-MIDDLE = 128  # width between the screen and the difference frame
-RIGHT = SIDE + MIDDLE  # where the difference frame begins
-WIDTH, HEIGHT = RIGHT + SIDE + 16, 210 * SCALE  # even numbers, as H.264 wants them
-WIDE = RIGHT - 16  # of the screen in other games than Pong
+RIGHT = SIDE + 128  # left edge of the observation
+WIDTH, HEIGHT = RIGHT + SIDE + 16, 210 * SCALE  # even, as H.264 requires
+MAX_SCREEN_WIDTH = RIGHT - 16  # of a screen that is wider than Pong's
 
-DARK, DIM, LIGHT, GREEN = (22, 22, 26), (150, 150, 156), (240, 240, 240), (92, 186, 92)  # green as the policy's paddle
-TROUGH = (58, 58, 64)  # of a bar, where it is not filled
-VANISHED, UNCHANGED, APPEARED = 0, 112, 255
-GREYS = np.array([UNCHANGED, APPEARED, VANISHED], np.uint8)  # by difference 0, 1, −1
-
-
-def picture(frame: RenderedFrame, caption: str) -> NDArray[np.uint8]:
-    """What a frame looks like: (630, 1104, 3) uint8, RGB.
-
-    Args:
-        frame: of a game.
-        caption: a short line that says what plays.
-    """
-    tall, wide, _ = frame.screen.shape
-    width = min(WIDE, HEIGHT * wide // tall)
-    height = width * tall // wide
-    beside = height == HEIGHT  # the decision, as there is no room below the screen
-    few = len(frame.names) <= 3
-    over_the_column = "" if not beside else "P(UP)" if few else "P(action)"
-    image = _lettering(caption, _heading(frame.seen), over_the_column).copy()
-    image.paste(Image.fromarray(frame.screen).resize((width, height), Image.Resampling.NEAREST), (0, 0))
-    _paste_seen(image, frame.seen)
-    pen = ImageDraw.Draw(image)
-    score = signed(frame.score).replace("−", "-")  # the font has no minus sign
-    pen.text((RIGHT, 40), f"score {score}", LIGHT, _font(26))
-    pen.text((RIGHT + 190, 40), f"step {frame.step:,}", LIGHT, _font(26))
-    if not beside:
-        _bars(pen, frame, height + 12)
-    elif few:
-        _decision(pen, frame)
-    else:
-        _column(pen, frame)
-    return np.asarray(image)
-
-
-def signed(score: int) -> str:
-    """A score with its sign: +3, −21, 0."""
-    return f"{score:+d}".replace("-", "−") if score else "0"
-
-
-def _heading(seen: NDArray[np.int8 | np.uint8]) -> str:
-    if len(seen) == 1:
-        return "this screen minus the previous one"
-    return "what the policy sees" if seen.dtype == np.int8 else "what the policy sees: the oldest picture first"
-
-
-def _paste_seen(image: Image.Image, seen: NDArray[np.int8 | np.uint8]) -> None:
-    """What the policy sees: one picture, or two to a row."""
-    greys = GREYS[seen] if seen.dtype == np.int8 else seen
-    size, gap = (SIDE, 0) if len(seen) == 1 else (SIDE // 2, 4)
-    for k, grey in enumerate(greys):
-        small = Image.fromarray(grey).resize((size - gap, size - gap), Image.Resampling.NEAREST)
-        image.paste(small, (RIGHT + k % 2 * size, TOP + k // 2 * size))
-
-
-def _decision(pen: ImageDraw.ImageDraw, frame: RenderedFrame) -> None:
-    """The bar of P(UP), with the actions above and below it; lit: taken."""
-    centre = SIDE + MIDDLE // 2
-    top, bottom = TOP + 40, BOTTOM - 40
-    pen.rectangle((centre - 16, top, centre + 15, bottom - 1), fill=TROUGH)
-    middles = (BOTTOM - 16, TOP + 16, BOTTOM + 22)  # by action
-    for action, (name, middle) in enumerate(zip(frame.names, middles, strict=False)):
-        box = (centre - 38, middle - 16, centre + 37, middle + 15)
-        _name(pen, box, name, frame.action == action, (centre, middle), "mm", 20)
-    if frame.probs:
-        prob_up = frame.probs[1]
-        pen.text((centre, 82), f"{prob_up:.2f}", LIGHT, _font(26), anchor="mm")
-        height = round(prob_up * (bottom - top))
-        if height:
-            pen.rectangle((centre - 16, bottom - height, centre + 15, bottom - 1), fill=GREEN)
-    pen.line((centre - 24, (top + bottom) // 2, centre + 23, (top + bottom) // 2), LIGHT, 2)  # P(UP) = ½
-
-
-def _column(pen: ImageDraw.ImageDraw, frame: RenderedFrame) -> None:
-    """Each action above a bar as long as its probability; lit: taken."""
-    left, right = SIDE + 6, RIGHT - 6
-    for k, name in enumerate(frame.names):
-        y = TOP + 24 + k * 74
-        _name(pen, (left, y, right, y + 28), name, frame.action == k, ((left + right) // 2, y + 14), "mm", 14)
-        _bar(pen, (left, y + 34, right, y + 46), frame.probs[k] if frame.probs else 0.0)
-
-
-def _bars(pen: ImageDraw.ImageDraw, frame: RenderedFrame, top: int) -> None:
-    """A bar as long as its probability for each action, from ``top`` down; lit: taken."""
-    height = min((HEIGHT - 12 - top) // len(frame.names), 48)
-    for k, name in enumerate(frame.names):
-        y = top + k * height
-        middle, bottom = y + height // 2 - 4, y + height - 8
-        _name(pen, (8, y, 208, bottom), name, frame.action == k, (16, middle), "lm", 17)
-        _bar(pen, (220, y, WIDE - 76, bottom), frame.probs[k] if frame.probs else 0.0)
-        if frame.probs:
-            pen.text((WIDE - 12, middle), f"{frame.probs[k]:.2f}", LIGHT, _font(20), anchor="rm")
-
+DARK, DIM, LIGHT, GREEN = (22, 22, 26), (150, 150, 156), (240, 240, 240), (92, 186, 92)  # Pong's right paddle is GREEN
+TROUGH = (58, 58, 64)  # the empty part of a bar
+VANISHED, UNCHANGED, APPEARED = 0, 112, 255  # grey levels of a difference of −1, 0, 1
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def _name(
-    pen: ImageDraw.ImageDraw, box: Box, name: str, taken: bool, at: tuple[int, int], anchor: str, size: int
-) -> None:
-    """An action's name in a box, which is lit if the action was taken."""
-    pen.rounded_rectangle(box, 6, GREEN if taken else DARK)
-    pen.text(at, name, DARK if taken else DIM, _font(size), anchor=anchor)
+def draw_picture(frame: RenderedFrame, caption: str) -> Image.Image:
+    """Draw a frame as an RGB image of WIDTH × HEIGHT.
+
+    Args:
+        frame: of a game.
+        caption: a short line that names the policy.
+    """
+    height, width, _ = frame.screen.shape
+    screen_width = min(MAX_SCREEN_WIDTH, HEIGHT * width // height)
+    screen_height = screen_width * height // width
+    below = screen_height < HEIGHT  # the actions are drawn below the screen, not beside it
+    few = len(frame.action_names) <= 3
+    image = _background(caption, _heading(frame.observation), "" if below else "P(UP)" if few else "P(action)").copy()
+    image.paste(_enlarge(frame.screen, screen_width, screen_height), (0, 0))
+    _paste_observation(image, frame.observation)
+    pen = ImageDraw.Draw(image)
+    score = signed(frame.score).replace("−", "-")  # the font has no minus sign
+    pen.text((RIGHT, 40), f"score {score}", LIGHT, _font(26))
+    pen.text((RIGHT + 190, 40), f"step {frame.step:,}", LIGHT, _font(26))
+    if below:
+        _draw_rows(pen, frame, screen_height + 12)
+    elif few:
+        _draw_decision(pen, frame)
+    else:
+        _draw_column(pen, frame)
+    return image
 
 
-def _bar(pen: ImageDraw.ImageDraw, box: Box, prob: float) -> None:
-    """A probability as the filled part of a box."""
+def signed(score: float) -> str:
+    """A rounded score with its sign: +3, −21, 0."""
+    return f"{round(score):+d}".replace("-", "−") if round(score) else "0"
+
+
+def _heading(observation: NDArray[np.int8 | np.uint8]) -> str:
+    if len(observation) == 1:
+        return "this screen minus the previous one"
+    return "what the policy sees" + ("" if observation.dtype == np.int8 else ": the oldest picture first")
+
+
+def _enlarge(pixels: NDArray[np.uint8], width: int, height: int) -> Image.Image:
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+
+
+def _paste_observation(image: Image.Image, observation: NDArray[np.int8 | np.uint8]) -> None:
+    """Paste a single picture in full size, several pictures in rows of two."""
+    greys = observation.astype(np.uint8)
+    if observation.dtype == np.int8:
+        greys = np.array([UNCHANGED, APPEARED, VANISHED], np.uint8)[observation]  # index −1 is the last
+    size, gap = (SIDE, 0) if len(greys) == 1 else (SIDE // 2, 4)
+    for k, grey in enumerate(greys):
+        image.paste(_enlarge(grey, size - gap, size - gap), (RIGHT + k % 2 * size, TOP + k // 2 * size))
+
+
+def _draw_decision(pen: ImageDraw.ImageDraw, frame: RenderedFrame) -> None:
+    """Draw a vertical bar of P(UP) between UP and DOWN; a third action is at the bottom."""
+    center = (SIDE + RIGHT) // 2
+    top, bottom = TOP + 40, BOTTOM - 40
+    pen.rectangle((center - 16, top, center + 15, bottom - 1), TROUGH)
+    for action, y in zip(range(len(frame.action_names)), (BOTTOM - 16, TOP + 16, BOTTOM + 22), strict=False):
+        _draw_name(pen, frame, action, (center - 38, y - 16, center + 37, y + 15), 20)
+    if frame.probs:
+        pen.text((center, 82), f"{frame.probs[1]:.2f}", LIGHT, _font(26), anchor="mm")
+        if height := round(frame.probs[1] * (bottom - top)):
+            pen.rectangle((center - 16, bottom - height, center + 15, bottom - 1), GREEN)
+    pen.line((center - 24, (top + bottom) // 2, center + 23, (top + bottom) // 2), LIGHT, 2)  # P(UP) = ½
+
+
+def _draw_column(pen: ImageDraw.ImageDraw, frame: RenderedFrame) -> None:
+    """Draw each action's name above its bar, beside the screen."""
+    left, right = SIDE + 6, RIGHT - 6
+    for action in range(len(frame.action_names)):
+        y = TOP + 24 + 74 * action
+        _draw_name(pen, frame, action, (left, y, right, y + 28), 14)
+        _draw_bar(pen, frame, action, (left, y + 34, right, y + 46))
+
+
+def _draw_rows(pen: ImageDraw.ImageDraw, frame: RenderedFrame, top: int) -> None:
+    """Draw each action's name, bar and probability in a row, below the screen."""
+    height = min((HEIGHT - 12 - top) // len(frame.action_names), 48)
+    for action, y in enumerate(range(top, top + height * len(frame.action_names), height)):
+        bottom = y + height - 8
+        _draw_name(pen, frame, action, (8, y, 208, bottom), 17)
+        _draw_bar(pen, frame, action, (220, y, MAX_SCREEN_WIDTH - 76, bottom))
+        if frame.probs:
+            middle = (MAX_SCREEN_WIDTH - 12, (y + bottom) // 2)
+            pen.text(middle, f"{frame.probs[action]:.2f}", LIGHT, _font(20), anchor="rm")
+
+
+def _draw_name(pen: ImageDraw.ImageDraw, frame: RenderedFrame, action: int, box: Box, size: int) -> None:
+    """Draw an action's name in the middle of a box, which is green if the action was chosen."""
+    chosen = frame.action == action
+    pen.rounded_rectangle(box, 6, GREEN if chosen else DARK)
+    middle = (box[0] + box[2] + 1) // 2, (box[1] + box[3] + 1) // 2
+    pen.text(middle, frame.action_names[action], DARK if chosen else DIM, _font(size), anchor="mm")
+
+
+def _draw_bar(pen: ImageDraw.ImageDraw, frame: RenderedFrame, action: int, box: Box) -> None:
+    """Fill a box from the left in proportion to an action's probability."""
     left, top, right, bottom = box
     pen.rectangle(box, TROUGH)
-    if width := round(prob * (right - left)):
+    if frame.probs and (width := round(frame.probs[action] * (right - left))):
         pen.rectangle((left, top, left + width, bottom), GREEN)
 
 
 @functools.cache
-def _lettering(caption: str, heading: str, beside: str) -> Image.Image:
-    """What stays the same; of a long caption its end is shown. ``beside`` is over the column beside Pong's screen."""
+def _background(caption: str, heading: str, column_title: str) -> Image.Image:
+    """What is the same in all pictures of a game. A long caption loses its beginning."""
     image = Image.new("RGB", (WIDTH, HEIGHT), DARK)
     pen = ImageDraw.Draw(image)
     while pen.textlength(caption, _font(17)) > SIDE:
         caption = "…" + caption[2:]
     pen.text((RIGHT, 12), caption, DIM, _font(17))
     pen.text((RIGHT, 77), heading, DIM, _font(17))
-    if not beside:
-        return image
-    pen.text((SIDE + MIDDLE // 2, 54), beside, DIM, _font(17), anchor="mm")
-    x = RIGHT
-    for grey, word in ((APPEARED, "appeared"), (VANISHED, "vanished"), (UNCHANGED, "unchanged")):
-        pen.rectangle((x, BOTTOM + 15, x + 15, BOTTOM + 30), (grey, grey, grey), DIM)
-        pen.text((x + 24, BOTTOM + 23), word, DIM, _font(17), anchor="lm")
-        x += 140
+    if column_title:  # Pong
+        pen.text(((SIDE + RIGHT) // 2, 54), column_title, DIM, _font(17), anchor="mm")
+        for k, (word, grey) in enumerate({"appeared": APPEARED, "vanished": VANISHED, "unchanged": UNCHANGED}.items()):
+            x = RIGHT + 140 * k
+            pen.rectangle((x, BOTTOM + 15, x + 15, BOTTOM + 30), (grey, grey, grey), DIM)
+            pen.text((x + 24, BOTTOM + 23), word, DIM, _font(17), anchor="lm")
     return image
 
 

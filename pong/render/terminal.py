@@ -1,116 +1,101 @@
-"""A game in a terminal: half-blocks in 24-bit colour, two pixels to a character."""
+"""Show a game in a terminal with half blocks in 24-bit colour, two pixels per character."""
 
-import contextlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pong.render.game import RenderedFrame
-from pong.render.pace import Pace
+from pong.render.frame import RenderedFrame
 from pong.render.picture import signed
 
-CLEAR, ERASE, RESET = "\x1b[2J", "\x1b[2K", "\x1b[0m"  # the page, a line, the colours
-BEGIN, END = "\x1b[?1049h\x1b[?25l", RESET + "\x1b[?25h\x1b[?1049l"  # another page, without cursor; and back
-STATUS = 1  # rows below the screen
+CLEAR, ERASE_LINE, RESET = "\x1b[2J", "\x1b[2K", "\x1b[0m"  # RESET: the default colours
+ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", RESET + "\x1b[?25h\x1b[?1049l"  # the alternate screen, without a cursor
 BAR = 10  # characters of the bar of one of two actions
-EIGHTHS = " ▁▂▃▄▅▆▇█"  # of a bar that is one character
+EIGHTHS = " ▁▂▃▄▅▆▇█"  # bars of one character
 
 
 def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None:
-    """Show each frame at its time; the terminal is restored at the end, whatever ends it.
+    """Show each frame for its time, the last one for a second, and restore the terminal at the end.
 
     Args:
         frames: of a game.
         out: a terminal.
         speed: 1 is natural.
     """
-    pace = Pace(speed)
-    size, shown = None, set[str]()
-    with _page(out):
+    size, previous, due = None, set[str](), time.monotonic()
+    out.write(ENTER)
+    try:
         for frame in frames:
-            before, size = size, shutil.get_terminal_size()
-            lines = layout(frame, *size)
-            if size != before:
-                shown = set()
+            if size != (size := shutil.get_terminal_size()):
+                previous = set()
                 out.write(CLEAR)
-            out.write("".join(line for line in lines if line not in shown))  # over SSH every byte counts
+            lines = layout(frame, *size)
+            out.write("".join(line for line in lines if line not in previous))  # saves bandwidth over SSH
             out.flush()
-            shown = set(lines)
-            pace.hold(frame.frames, frame.rate)
-            time.sleep(pace.left)
+            previous = set(lines)
+            now = time.monotonic()
+            due = max(due + (frame.frames / frame.frame_rate / speed if frame.frames else 1), now)
+            time.sleep(due - now)
+    finally:
+        out.write(LEAVE)
+        out.flush()
 
 
 def layout(frame: RenderedFrame, columns: int, rows: int) -> list[str]:
-    """What to print for a frame in a terminal of that size: lines that each begin by moving to their place.
-
-    The screen keeps its shape: a character is twice as high as wide, and holds two pixels. Below it stands a line.
-    """
-    tall, wide, _ = frame.screen.shape
-    height = max(min(2 * (rows - STATUS), columns * tall // wide) // 2 * 2, 2)
-    width = height * wide // tall
-    left = (columns - width) // 2 + 1
-    lines = half_blocks(shrink(frame.screen, height, width))
+    """The lines of a frame, each with its position: the screen in its aspect ratio and a status line below it."""
+    height, width, _ = frame.screen.shape
+    new_height = max(min(2 * (rows - 1), columns * height // width) // 2 * 2, 2)
+    new_width = new_height * width // height
+    lines = half_blocks(shrink(frame.screen, new_height, new_width))
     status = _status(frame)[:columns]
-    middle = max((columns - len(status)) // 2, 0) + 1
+    left, middle = (columns - new_width) // 2 + 1, (columns - len(status)) // 2 + 1
     placed = [f"\x1b[{row};{left}H{line}" for row, line in enumerate(lines, start=1)]
-    return [*placed, f"\x1b[{len(lines) + 1};{middle}H{ERASE}{status}"]
+    return [*placed, f"\x1b[{len(lines) + 1};{middle}H{ERASE_LINE}{status}"]
 
 
 def shrink(screen: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """A screen (H, W, 3) in (height, width, 3) pixels: of each block the brightest, so that no ball is lost."""
+    """Resize a screen (H, W, 3) to (height, width, 3). Each block keeps its brightest pixel, so the ball stays."""
     red, green, blue = np.moveaxis(screen.astype(np.int64), -1, 0)
-    ranked = ((red + green + blue) << 24) | (red << 16) | (green << 8) | blue  # by brightness
+    ranked = ((red + green + blue) << 24) | (red << 16) | (green << 8) | blue  # sorts by brightness
     for axis, size in enumerate((height, width)):
         ranked = np.maximum.reduceat(ranked, np.arange(size) * screen.shape[axis] // size, axis=axis)
     return np.stack([ranked >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(np.uint8)
 
 
 def half_blocks(pixels: NDArray[np.uint8]) -> list[str]:
-    """Lines of "▀" for pixels (2·lines, columns, 3): the upper pixel in front, the lower behind, and then reset."""
+    """Lines of "▀" for pixels (2·lines, columns, 3), with the upper pixel as foreground, the lower as background."""
     return [_line(upper.tolist(), lower.tolist()) for upper, lower in zip(pixels[::2], pixels[1::2], strict=True)]
 
 
 def _line(upper: list[list[int]], lower: list[list[int]]) -> str:
-    text, front, back = "", None, None
-    for over, under in zip(upper, lower, strict=True):
-        if over != front:  # a colour stays until it is changed
-            text += "\x1b[38;2;{};{};{}m".format(*over)
-        if under != back:
-            text += "\x1b[48;2;{};{};{}m".format(*under)
-        text, front, back = text + "▀", over, under
+    text, foreground, background = "", None, None
+    for above, below in zip(upper, lower, strict=True):
+        if above != foreground:  # a colour applies until it changes
+            text += "\x1b[38;2;{};{};{}m".format(*above)
+        if below != background:
+            text += "\x1b[48;2;{};{};{}m".format(*below)
+        text, foreground, background = text + "▀", above, below
     return text + RESET
 
 
 def _status(frame: RenderedFrame) -> str:
-    """What a narrow terminal cuts off comes last."""
-    score, step = f"score {signed(frame.score):>3}", f"step {frame.step:>6,}"
-    if frame.action is None:
-        return f"{score}   the end   {step}"
-    return f"{score}   {_pair(frame, frame.action) if len(frame.names) == 2 else _choice(frame)}   {step}"
+    """Score, decision and step; a narrow terminal cuts the end off."""
+    decision = "the end"
+    if frame.action is not None:
+        decision = _bar_of_two(frame, frame.action) if len(frame.action_names) == 2 else _bars(frame)
+    return f"score {signed(frame.score):>3}   {decision}   step {frame.step:>6,}"
 
 
-def _pair(frame: RenderedFrame, action: int) -> str:
-    """How likely the second of two actions was, and the one that was taken."""
-    bar = "█" * round(BAR * frame.probs[1])
-    width = max(map(len, frame.names))
-    return f"P({frame.names[1]}) {frame.probs[1]:.2f} {bar:░<{BAR}} {frame.names[action]:<{width}}"
+def _bar_of_two(frame: RenderedFrame, action: int) -> str:
+    """The second action's probability as a bar, and the name of the chosen action."""
+    names, prob = frame.action_names, frame.probs[1]
+    return f"P({names[1]}) {prob:.2f} {'█' * round(BAR * prob):░<{BAR}} {names[action]:<{max(map(len, names))}}"
 
 
-def _choice(frame: RenderedFrame) -> str:
-    """Each action with how likely it was, the one that was taken in brackets."""
-    bars = [f"{name} {EIGHTHS[round(8 * prob)]}" for name, prob in zip(frame.names, frame.probs, strict=True)]
+def _bars(frame: RenderedFrame) -> str:
+    """Each action's name and probability, the chosen action in brackets."""
+    bars = [f"{name} {EIGHTHS[round(8 * prob)]}" for name, prob in zip(frame.action_names, frame.probs, strict=True)]
     return " ".join(f"[{bar}]" if k == frame.action else f" {bar} " for k, bar in enumerate(bars))
-
-
-@contextlib.contextmanager
-def _page(out: TextIO) -> Iterator[None]:
-    out.write(BEGIN)
-    try:
-        yield
-    finally:
-        out.write(END)
-        out.flush()

@@ -31,8 +31,8 @@ from pong.envs.pong.fleet import MachineFleet, compile_once
 from pong.envs.pong.machine import BOTTOM_WALL, POT_HIGHEST, POT_LOWEST, TOP_WALL
 from pong.evaluate import Evaluation
 from pong.losses import surrogate_loss
-from pong.player import EVALUATION, Episode, emulator_seeds
 from pong.returns import standardize
+from pong.rollout import EVALUATION, Episode, emulator_seeds
 
 Hold = int | Literal["2-4"]
 Game = Any  # a record of machine.GAME

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pong.envs import make_fleet, prepare
 from pong.envs.pong.fleet import MachineFleet
 from pong.envs.pong.machine import PLAYER
-from pong.player import EVALUATION, emulator_seeds
 from pong.policies import Policy
+from pong.rollout import EVALUATION, emulator_seeds
 from pong.train import load_policy
 
 MOST = 100  # returns in a rally that are told apart

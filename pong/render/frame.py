@@ -1,0 +1,82 @@
+"""One game with frozen weights, frame by frame."""
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pong.config import Config
+from pong.envs import make_rendered, prepare
+from pong.evaluate import Greedy
+from pong.observations import Observations
+from pong.policies import Policy
+from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
+
+
+@dataclass(frozen=True)
+class RenderedFrame:
+    """A screen and the decision that the policy makes on it. The last screen of a game has no decision.
+
+    Attributes:
+        screen: (H, W, 3) uint8, RGB; in Pong (210, 160, 3).
+        observation: (C, h, w) uint8, or in Pong (C, 80, 80) int8 in {−1, 0, 1}, what the policy sees. The last screen
+            has the observation of the last decision.
+        action_names: a name for each action.
+        frame_rate: frames per second at natural speed.
+        step: number of earlier decisions.
+        score: sum of the earlier rewards.
+        probs: probability of each action; empty on the last screen.
+        action: the chosen one, None on the last screen.
+        frames: emulated for this decision.
+        finished: True on the last screen, unless the game was truncated.
+    """
+
+    screen: NDArray[np.uint8]
+    observation: NDArray[np.int8 | np.uint8]
+    action_names: tuple[str, ...]
+    frame_rate: int
+    step: int = 0
+    score: float = 0.0
+    probs: tuple[float, ...] = ()
+    action: int | None = None
+    frames: int = 0
+    finished: bool = False
+
+
+def play_frames(
+    policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False
+) -> Generator[RenderedFrame, None, None]:
+    """Play one game: the first game of ``evaluate`` with the same seed.
+
+    Args:
+        policy: on the CPU.
+        config: describes the task and the observations; its own seed is not used.
+        seed: of the emulator and the sampled actions.
+        greedy: take the most probable action instead of sampling.
+    """
+    prepare(config)
+    actor = Greedy(policy) if greedy else policy
+    noise = ActionNoise(seed, 0, range(1), EVALUATION)
+    with contextlib.closing(make_rendered(config)) as game:
+        observations, done = game.reset(emulator_seeds(seed, 0, range(1), EVALUATION)), False
+        frame = RenderedFrame(game.screen, game.images(observations), game.action_names, game.rate)
+        while not done:
+            probs = _action_probs(policy, observations)
+            frame = replace(frame, screen=game.screen, observation=game.images(observations), probs=probs)
+            segment = game.play(actor, observations, noise.ahead()[:1], np.ones(1, np.bool_), whole_episodes=True)
+            noise.use(1)
+            yield replace(frame, action=int(segment.actions[0, 0]), frames=int(segment.frames[0, 0]))
+            observations, done = segment.next_observations, bool(segment.dones[0, 0])
+            frame = replace(frame, step=frame.step + 1, score=frame.score + float(segment.rewards[0, 0]))
+        yield replace(frame, screen=game.last_screen, probs=(), finished=game.finished)
+
+
+@torch.inference_mode()
+def _action_probs(policy: Policy, observations: Observations) -> tuple[float, ...]:
+    """The probability of each action; a Bernoulli distribution has only that of action 1."""
+    probs: Tensor = policy.distribution(observations).probs  # type: ignore[attr-defined]  # (1,) or (1, actions)
+    return (1 - probs.item(), probs.item()) if probs.ndim == 1 else tuple(probs[0].tolist())

@@ -1,0 +1,351 @@
+"""Games, pictures, films, the terminal and TensorBoard's animated game."""
+
+import io
+import os
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from pong.config import Config, InputError, RunError
+from pong.envs import make_fleet
+from pong.evaluate import Greedy, evaluate
+from pong.observations import preprocess
+from pong.policies import make_policy
+from pong.render import terminal
+from pong.render.film import PONG_COLOURS, fps_of, write_film
+from pong.render.frame import RenderedFrame, play_frames
+from pong.render.picture import BOTTOM, GREEN, HEIGHT, RIGHT, SCALE, SIDE, TOP, WIDTH, draw_picture, signed
+from pong.render.summaries import game_summary
+from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+TINY = Config(hidden=4, device="cpu", max_frames=240)  # 60 decisions at hold 4
+NAMES = ("DOWN", "UP", "NOOP", "FIRE", "UP+FIRE", "DOWN+FIRE")
+CENTER = (SIDE + RIGHT) // 2  # of the column between the screen and the observation
+
+
+@pytest.fixture(scope="module")
+def game():
+    """60 decisions of an untrained policy and the last screen."""
+    return list(play_frames(make_policy(TINY), TINY))
+
+
+def made_up(screen=None, **fields):
+    screen = np.zeros((210, 160, 3), np.uint8) if screen is None else screen
+    values = {"step": 12, "score": -3, "probs": (0.75, 0.25), "action": 0, "frames": 4, "action_names": NAMES[:2]}
+    values |= {"observation": np.zeros((1, 80, 80), np.int8), "frame_rate": 60}
+    return RenderedFrame(screen, **{**values, **fields})
+
+
+def drawn(frame, caption=""):
+    return np.asarray(draw_picture(frame, caption))
+
+
+TASKS = [
+    ({}, False),
+    ({"hold": "2-4", "sticky": 0.0, "noop_max": 30}, True),
+    ({"actions": 3, "frames": "both", "last_action": True}, False),
+    ({"actions": 6, "frames": "both"}, True),
+]
+
+
+@pytest.mark.parametrize(("task", "greedy"), TASKS, ids=str)
+def test_play_frames_are_the_steps_of_a_fleet(task, greedy):
+    config = TINY.model_copy(update=task)
+    policy = make_policy(config)
+    actor = Greedy(policy) if greedy else policy
+    noise = ActionNoise(3, 0, range(1), EVALUATION)
+    fleet = make_fleet(config, 1)
+    observations, score, done = fleet.reset(emulator_seeds(3, 0, range(1), EVALUATION)), 0, False
+
+    *decisions, last = play_frames(policy, config, 3, greedy=greedy)
+    for step, frame in enumerate(decisions):
+        assert not done
+        assert (frame.step, frame.score, frame.finished) == (step, score, False)
+        row = observations.dense(torch.int8).numpy()[0, : frame.observation.size]
+        np.testing.assert_array_equal(frame.observation.ravel(), row)
+        probs = policy.distribution(observations).probs.flatten().tolist()
+        assert frame.probs == ((1 - probs[0], probs[0]) if config.actions == 2 else tuple(probs))
+        assert frame.action_names == NAMES[: config.actions]
+        action = actor.act(observations, torch.from_numpy(noise.ahead()[0])).numpy()
+        noise.use(1)
+        assert frame.action == action[0]
+        result = fleet.step(action, np.ones(1, bool))
+        assert frame.frames == result.frames[0]
+        observations, done, score = result.observations, bool(result.dones[0]), score + int(result.rewards[0])
+    assert done
+    assert (last.step, last.score, last.probs, last.action, last.frames) == (len(decisions), score, (), None, 0)
+    assert not last.finished  # max_frames truncated it
+
+
+def test_play_frames_observation_is_the_difference_of_two_screens(game):
+    frames = [preprocess(frame.screen).astype(np.int8) for frame in game]
+    assert not game[0].observation.any()
+    for before, after, frame in zip(frames, frames[1:], game[1:-1], strict=False):
+        np.testing.assert_array_equal(frame.observation[0], after - before)
+    assert sum(np.count_nonzero(frame.observation) for frame in game) > 100
+    assert (frames[-1] != frames[-2]).any()  # the last screen is not that of the last decision
+
+
+def test_play_frames_is_the_first_game_of_evaluate():
+    config = TINY.model_copy(update={"players": 1, "hold": "2-4"})
+    episodes = evaluate(make_policy(config), config, 2, seed=5).episodes
+    (first,) = (episode for episode in episodes if episode.emulator == 0)
+    *_, last = play_frames(make_policy(config), config, 5)
+    assert (last.score, last.step) == (first.score, first.length)
+
+
+def test_play_frames_of_a_whole_game_are_finished():
+    config = TINY.model_copy(update={"max_frames": 0, "hold": 8})
+    *_, last = play_frames(make_policy(config), config, greedy=True)
+    assert (last.finished, last.score) == (True, -21)  # an untrained greedy policy wins no point
+
+
+def test_picture_has_the_screen_and_the_difference_beside_its_play_field(game):
+    frame = game[50]
+    assert frame.observation.any()
+    image = drawn(frame, "a run")
+    assert (image.shape, image.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
+    np.testing.assert_array_equal(image[:, :SIDE], frame.screen.repeat(SCALE, 0).repeat(SCALE, 1))
+    greys = np.select([frame.observation[0] > 0, frame.observation[0] < 0], [255, 0], 112)
+    greys = greys.repeat(2 * SCALE, 0).repeat(2 * SCALE, 1)  # 80 × 6 = 160 × 3 pixels
+    np.testing.assert_array_equal(image[TOP:BOTTOM, RIGHT : RIGHT + SIDE], np.stack([greys] * 3, axis=-1))
+
+
+@pytest.mark.parametrize(("prob_up", "height"), [(0.0, 0), (0.25, 100), (1.0, 400)])
+def test_picture_bar_is_as_high_as_prob_up(prob_up, height):
+    """The bar is 400 pixels high: SIDE = 480, less 40 for each action's name."""
+    column = drawn(made_up(probs=(1 - prob_up, prob_up)))[TOP + 40 : BOTTOM - 40, CENTER - 10]
+    green = (column == GREEN).all(-1)
+    assert green[len(green) - height :].sum() >= height - 2  # the mark at ½ covers 2 pixels
+    assert not green[: len(green) - height].any()
+
+
+@pytest.mark.parametrize(("action", "lit"), [(0, 1), (1, 0), (2, 2), (None, None)])
+def test_picture_lights_the_chosen_action(action, lit):
+    image = drawn(made_up(action=action, action_names=NAMES[:3], probs=(0.5, 0.25, 0.25)))
+    up, down, noop = TOP + 16, BOTTOM - 16, BOTTOM + 22
+    assert [tuple(image[y, CENTER - 35]) == GREEN for y in (up, down, noop)] == [k == lit for k in range(3)]
+
+
+def test_picture_of_two_observations_has_them_side_by_side():
+    observation = np.stack([np.ones((80, 80), np.int8), np.full((80, 80), -1, np.int8)])
+    image = drawn(made_up(observation=observation))
+    assert (image[TOP : TOP + 236, RIGHT : RIGHT + 236] == 255).all()
+    assert (image[TOP : TOP + 236, RIGHT + 240 : RIGHT + 476] == 0).all()
+
+
+def test_picture_of_six_actions_has_a_bar_for_each():
+    probs = (0.5, 0.0, 0.125, 0.25, 0.0625, 0.0625)
+    column = (drawn(made_up(action_names=NAMES, probs=probs, action=3))[:, SIDE:RIGHT] == GREEN).all(-1)
+    tops = [TOP + 24 + 74 * k for k in range(6)]
+    assert [bool(column[top + 4, 20]) for top in tops] == [False, False, False, True, False, False]
+    lengths = [int(column[top + 40].sum()) for top in tops]
+    assert lengths == [pytest.approx(prob * (RIGHT - SIDE - 12), abs=1.5) if prob else 0 for prob in probs]
+
+
+def test_picture_caption_that_is_too_long_is_cut():
+    image = drawn(made_up(), "pong-with-a-name " * 10)
+    assert (image[:TOP, WIDTH - 16 :] == image[0, -1]).all()
+    assert (image[:35, RIGHT : RIGHT + SIDE] != image[0, -1]).any()
+
+
+def test_picture_font_has_every_letter(monkeypatch):
+    texts, draw = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *args, **keys: texts.append(args[2]) or draw(*args, **keys))
+    draw_picture(made_up(score=-3), "a run · sampled · seed 0")
+    font = ImageFont.load_default(26)
+    missing = bytes(font.getmask("\N{BULLSEYE}"))
+    assert all(bytes(font.getmask(letter)) != missing for letter in "".join(texts))
+
+
+@pytest.mark.parametrize(("score", "text"), [(3.2, "+3"), (0, "0"), (-0.2, "0"), (-21, "−21")])
+def test_signed_scores(score, text):
+    assert signed(score) == text
+
+
+def read(file):
+    """The pictures (N, H, W, 3) of a film and its duration in seconds."""
+    frames = imageio_ffmpeg.read_frames(str(file))
+    width, height = next(frames)["size"]
+    pictures = np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in frames])
+    return pictures, imageio_ffmpeg.count_frames_and_secs(str(file))[1]
+
+
+# Browsers slow gifs down that are faster than 50 pictures per second.
+@pytest.mark.parametrize(("ending", "fps", "actual"), [(".mp4", 15, 15), (".gif", 60, 50), (".GIF", 15, 15)])
+def test_film_has_every_picture_at_its_speed(tmp_path, game, ending, fps, actual):
+    file = tmp_path / f"12:30{ending}"  # to ffmpeg a colon ends a protocol's name
+    write_film(game[:21], file, fps, "a run")
+    pictures, seconds = read(file)
+    assert pictures.shape == (21, HEIGHT, WIDTH, 3)
+    assert seconds == pytest.approx(21 / actual, abs=0.02)
+    for k in (0, 20):
+        error = np.abs(pictures[k] - drawn(game[k], "a run").astype(int))
+        assert error.mean() < 1.5  # H.264 is lossy
+        if ending != ".mp4":
+            assert error[:, :SIDE].max() == error[TOP:BOTTOM, RIGHT : RIGHT + SIDE].max() == 0
+            assert error.max() <= 24  # edges of letters and bars
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_film_mp4_plays_everywhere(tmp_path, game):
+    write_film(game[:3], tmp_path / "game.mp4", 15.0, "")
+    metadata = next(imageio_ffmpeg.read_frames(str(tmp_path / "game.mp4")))
+    assert (metadata["codec"], metadata["pix_fmt"][:7]) == ("h264", "yuv420p")
+    data = (tmp_path / "game.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # faststart: the index is before the pictures
+
+
+def test_film_gif_has_pongs_exact_colours(tmp_path):
+    screen = np.zeros((210, 160, 3), np.uint8)
+    screen[:, :] = (144, 72, 17)
+    for k, colour in enumerate(PONG_COLOURS):
+        screen[20 * k : 20 * k + 20, :40] = colour
+    write_film([made_up(screen)] * 2, tmp_path / "game.gif", 15.0, "")
+    picture = read(tmp_path / "game.gif")[0][0]
+    np.testing.assert_array_equal(picture[:, :SIDE], screen.repeat(SCALE, 0).repeat(SCALE, 1))
+
+
+@pytest.mark.parametrize(("hold", "fps"), [(1, 60), (4, 15), ("2-4", 20)])
+def test_fps_of_natural_speed(hold, fps):
+    assert fps_of(Config(hold=hold)) == fps
+
+
+def broken(frames, error):
+    yield from frames[:3]
+    raise error
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif"])
+def test_film_of_an_interrupted_game_leaves_the_older_file(tmp_path, game, ending):
+    file = tmp_path / f"game{ending}"
+    file.write_bytes(b"a film")
+    with pytest.raises(KeyboardInterrupt):
+        write_film(broken(game, KeyboardInterrupt()), file, 15.0, "")
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_bytes() == b"a film"
+
+
+SCRIPTS = {
+    "fails at once": "exit 1",
+    "fails on the way": "head -c 9 >/dev/null; exit 228",
+    "at the end": "cat >/dev/null",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_film_with_a_failing_ffmpeg_leaves_nothing(tmp_path, monkeypatch, capfd, game, script):
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text(f"#!/bin/sh\n{script}\n")
+    ffmpeg.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(ffmpeg))
+    with pytest.raises(RunError, match=r"game.mp4 cannot be written: ffmpeg failed; .*reinstall imageio-ffmpeg$"):
+        write_film(game, tmp_path / "game.mp4", 15.0, "")
+    assert list(tmp_path.iterdir()) == [ffmpeg]
+    assert capfd.readouterr().err == ""
+
+
+def test_film_in_a_folder_that_takes_no_file(tmp_path, game):
+    with pytest.raises(InputError, match=r"nowhere/game.mp4 cannot be written: No such file or directory$"):
+        write_film(game, tmp_path / "nowhere/game.mp4", 15.0, "")
+
+
+def test_game_summary_is_an_animated_gif():
+    config = TINY.model_copy(update={"max_frames": 40, "hold": 3})
+    (value,) = game_summary("play/game", make_policy(config), config, 1).value
+    assert (value.tag, value.image.width, value.image.height) == ("play/game", 160, 210)
+    with Image.open(io.BytesIO(value.image.encoded_image_string)) as film:
+        assert (film.size, film.info["duration"], film.info["loop"]) == ((160, 210), 50, 0)  # 3 frames at 60 Hz
+        assert film.n_frames > 5  # of 15, as equal screens are one picture
+
+
+RED, BLUE, BLACK = (255, 0, 0), (0, 0, 255), (0, 0, 0)
+
+
+def test_half_blocks_set_a_colour_only_where_it_changes():
+    """4 rows of 3 pixels are 2 lines of 3 characters."""
+    pixels = np.array([[RED, RED, BLUE], [BLUE, BLUE, BLUE], [BLACK] * 3, [BLACK, RED, RED]], np.uint8)
+    assert terminal.half_blocks(pixels) == [
+        "\x1b[38;2;255;0;0m\x1b[48;2;0;0;255m▀▀\x1b[38;2;0;0;255m▀\x1b[0m",
+        "\x1b[38;2;0;0;0m\x1b[48;2;0;0;0m▀\x1b[48;2;255;0;0m▀▀\x1b[0m",
+    ]
+
+
+def test_shrink_keeps_the_brightest_pixel():
+    screen = np.full((210, 160, 3), (144, 72, 17), np.uint8)
+    screen[101:105, 77:79] = 236  # a ball of 2 × 4
+    small = terminal.shrink(screen, 42, 32)  # a fifth: blocks of 5 × 5
+    expected = np.full((42, 32, 3), (144, 72, 17), np.uint8)
+    expected[20, 15] = 236  # rows 100 to 104, columns 75 to 79
+    np.testing.assert_array_equal(small, expected)
+
+
+SIZES = [(80, 24, 46, 35), (60, 100, 78, 59), (1000, 106, 210, 160), (1, 1, 2, 1), (3, 2, 2, 1)]
+
+
+@pytest.mark.parametrize(("columns", "rows", "height", "width"), SIZES)
+def test_layout_fits_the_terminal_in_the_aspect_ratio(columns, rows, height, width):
+    *lines, status = terminal.layout(made_up(), columns, rows)
+    assert len(lines) == height // 2
+    for row, line in enumerate(lines, start=1):
+        assert line.startswith(f"\x1b[{row};{(columns - width) // 2 + 1}H\x1b[38;2;0;0;0m")
+        assert line.count("▀") == width
+    assert len(status.partition(terminal.ERASE_LINE)[2]) <= columns
+
+
+def test_layout_status_line():
+    three = made_up(action_names=NAMES[:3], probs=(0.5, 0.25, 0.25), action=2)
+    lines = [terminal.layout(f, 80, 24)[-1] for f in (made_up(), made_up(probs=(), action=None, score=21), three)]
+    assert lines[0] == "\x1b[24;15H\x1b[2Kscore  −3   P(UP) 0.25 ██░░░░░░░░ DOWN   step     12"
+    assert lines[1] == "\x1b[24;24H\x1b[2Kscore +21   the end   step     12"
+    assert lines[2].endswith("\x1b[2Kscore  −3    DOWN ▄   UP ▂  [NOOP ▂]   step     12")
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Durations of all sleeps; no other time passes."""
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setattr("time.monotonic", lambda: sum(pauses))
+    return pauses
+
+
+def test_show_prints_only_what_changed(monkeypatch, pauses):
+    sizes = iter([(80, 24), (80, 24), (81, 24)])
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size(next(sizes)))
+    out, frames = io.StringIO(), [made_up(), made_up(step=13), made_up(step=13)]
+    terminal.show(frames, out)
+    first, second, third = (
+        terminal.layout(f, *size) for f, size in zip(frames, [(80, 24)] * 2 + [(81, 24)], strict=True)
+    )
+    text = ["\x1b[?1049h\x1b[?25l", "\x1b[2J", *first, second[-1], "\x1b[2J", *third, "\x1b[0m\x1b[?25h\x1b[?1049l"]
+    assert out.getvalue() == "".join(text)  # all of it again after a change of size
+
+
+def test_show_restores_the_terminal(pauses):
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        terminal.show(broken([made_up()] * 3, KeyboardInterrupt()), out)
+    assert out.getvalue().endswith("\x1b[0m\x1b[?25h\x1b[?1049l")
+
+
+@pytest.mark.parametrize("speed", [1, 2])
+def test_show_waits_for_the_frames_of_a_decision(pauses, speed):
+    terminal.show([made_up(frames=4), made_up(frames=2), made_up(frames=0)], io.StringIO(), speed)
+    assert pauses == pytest.approx([4 / 60 / speed, 2 / 60 / speed, 1])  # the last one for a second
+
+
+def test_show_does_not_make_up_for_lost_time(pauses):
+    def slow():
+        yield made_up(frames=6)
+        pauses.append(10.0)
+        yield made_up(frames=6)
+        yield made_up(frames=6)
+
+    terminal.show(slow(), io.StringIO())
+    assert pauses == pytest.approx([0.1, 10.0, 0.0, 0.1])
