@@ -1,6 +1,7 @@
 """On a GPU: the same logits, gradients and steps as on the CPU. Elsewhere these tests are skipped."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,6 +111,6 @@ def test_training_on_a_gpu_learns_what_pays():
             return (trainer.policy.log_prob(observations, actions) * advantages).mean().item()
 
     before = worth()
-    trainer._step(observations, actions, advantages, 1.0)
+    trainer._step(replace(batch, observations=observations, actions=actions), advantages)
     trainer.close()
     assert worth() > before

@@ -170,8 +170,8 @@ def logits_of_rows(network: tuple[Tensor, Tensor], x: SparseFrames) -> Tensor:
 
 
 def weights(network: tuple[Tensor, Tensor]) -> Weights:
-    """A network on the CPU for compiled code, float32."""
-    return Weights(*(tensor.float().contiguous().numpy() for tensor in network))
+    """A network for compiled code: float32, on the CPU."""
+    return Weights(*(tensor.cpu().float().contiguous().numpy() for tensor in network))
 
 
 def _rows(x: SparseFrames) -> Rows:
