@@ -177,14 +177,14 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
         return validate({**self.model_dump(), **changes}, source="replace")
 
     @property
-    def points(self) -> bool:
+    def is_pong(self) -> bool:
         """Whether a reward ends a point: pong specific."""
         return self.env == PONG
 
     @property
-    def in_machine(self) -> bool:
+    def is_compiled(self) -> bool:
         """Whether Pong is played in the machine, and not in ALE."""
-        return self.points and self.emulator == "machine"
+        return self.is_pong and self.emulator == "machine"
 
     @property
     def game_frames(self) -> int:
@@ -194,12 +194,12 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
     @property
     def task(self) -> str:
         """What is played, in a few words."""
-        if self.points:
+        if self.is_pong:
             return f"sticky {self.sticky}, hold {self.hold}"
-        return f"{self.env}, hold {self.hold}" if self.pictures else self.env
+        return f"{self.env}, hold {self.hold}" if self.has_screen else self.env
 
     @property
-    def pictures(self) -> bool:
+    def has_screen(self) -> bool:
         """Whether the game shows pictures, so that people can look at it, too."""
         return self.policy != "mlp"
 
@@ -219,12 +219,12 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
         if self.noop_max and self.game_frames <= self.noop_max:
             remedy = f"set max_frames above noop_max, or to 0; Pong ends at {PONG_FRAMES}"
             raise ValueError(f"a game would end before its first decision; {remedy}")
-        if self.policy == ("mlp" if self.points else "karpathy"):
+        if self.policy == ("mlp" if self.is_pong else "karpathy"):
             remedy = '"karpathy" plays Pong, "conv" whatever shows pictures and "mlp" what shows a vector of numbers'
             raise ValueError(f'policy = "{self.policy}" does not read what env = "{self.env}" shows; {remedy}')
-        framed = () if self.pictures else ("hold", "max_frames")  # a game with pictures may have them: envs.check_task
+        framed = () if self.has_screen else ("hold", "max_frames")  # with a screen: see envs.check_task
         for key in (*framed, "sticky", "noop_max", "emulator", "actions", "frames", "last_action", "reset_at_points"):
-            if not self.points and getattr(self, key) != type(self).model_fields[key].default:
+            if not self.is_pong and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
                     f'{key} = {getattr(self, key)} is a setting of Pong; leave it out for env = "{self.env}"'
                 )

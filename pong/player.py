@@ -168,7 +168,7 @@ class Player:
             played = self._play(math.inf if whole else self._horizon - time_steps)
             time_steps += len(played)
             self._bound(played)
-            points += int(np.count_nonzero(played.rewards * played.active)) if self.config.points else 0
+            points += int(np.count_nonzero(played.rewards * played.active)) if self.config.is_pong else 0
             steps += int(np.count_nonzero(played.active))
             frames += int(played.frames.sum())
             self._keep_score(played)
@@ -278,7 +278,7 @@ class Player:
         parts = self._segments
         rewards, dones = np.concatenate([p.rewards for p in parts]), np.concatenate([p.dones for p in parts])  # (T, n)
         unused = np.concatenate([p.active for p in parts])
-        reset = self.config.points and self.config.reset_at_points
+        reset = self.config.is_pong and self.config.reset_at_points
         ended = dones | (rewards != 0) if reset else dones
         known = np.logical_or.accumulate(ended[::-1])[::-1]  # an end lies ahead: the return is known
         emulators, time_steps = np.nonzero(

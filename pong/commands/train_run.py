@@ -152,7 +152,7 @@ def _status(asked: TrainInput, begin: Checkpoint) -> str:
         return "starting the emulators …"
     if not begin.policy:
         return "no checkpoint yet: starting from the beginning"
-    afresh = f"; games restart in {_PLACES[asked.config.emulator]}" if asked.config.points and not begin.play else ""
+    afresh = f"; games restart in {_PLACES[asked.config.emulator]}" if asked.config.is_pong and not begin.play else ""
     return f"resuming after update {begin.counters.updates}{afresh}"
 
 

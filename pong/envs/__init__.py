@@ -57,7 +57,7 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
         config: the run's config.
         num_envs: how many, if not as many as the config says.
     """
-    if config.in_machine:
+    if config.is_compiled:
         return _machine()(num_envs or config.num_envs, config.hold, make_observation_builder(config), **task(config))
     if config.env == PONG:
         return PongFleet(make_pong(config, num_envs), make_observation_builder(config))
@@ -78,7 +78,7 @@ def prepare(config: Config) -> None:
     Raises:
         InputError: Numba is missing, or can't compile Pong.
     """
-    if config.points:
+    if config.is_pong:
         _machine()
 
 
@@ -121,7 +121,7 @@ def pictures(config: Config) -> tuple[tuple[int, ...], int, int]:
     Returns:
         The pictures' shape (C, H, W), how many numbers follow their pixels in a row, and the number of actions.
     """
-    if config.points:
+    if config.is_pong:
         builder = make_observation_builder(config)
         return builder.shape, builder.width - int(np.prod(builder.shape)), config.actions
     observations, actions = spaces(config.env)
@@ -135,7 +135,7 @@ def check_task(config: Config) -> None:
     Raises:
         InputError: it can't be made, or shows or takes something else, or has no ``hold`` or ``max_frames``.
     """
-    if config.points:
+    if config.is_pong:
         return
     observations, actions = spaces(config.env)
     shown = "mlp" if len(observations.shape) == 1 else "conv"
