@@ -113,7 +113,7 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for target in (folder / BEST, path) if best else (path,):  # a kill between the two leaves no best behind
-            write_whole(target, content)
+            write_atomically(target, content)
     except OSError as error:
         raise OSError(f"checkpoint {path} can't be written: {error.strerror or error}") from None
     _tidy(folder)
@@ -130,7 +130,7 @@ def save_policy(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"policy.{name}": tensor.cpu().to(dtype).contiguous() for name, tensor in policy.state_dict().items()}
-    write_whole(path, _content(config, counters, tensors))
+    write_atomically(path, _content(config, counters, tensors))
 
 
 def _content(config: Config, counters: Counters, tensors: dict[str, Tensor]) -> bytes:
@@ -138,7 +138,7 @@ def _content(config: Config, counters: Counters, tensors: dict[str, Tensor]) -> 
     return serialize(tensors, {"pong": about, "sha256": _digest(about, tensors)})
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all, and on the disk when this returns.
 
     Raises:
@@ -189,7 +189,7 @@ def make_newest(path: Path, updates: int) -> list[Path]:
         newer.append(folder / BEST)
     aside = [_set_aside(file) for file in reversed(newer)]  # the newest first: a kill in between is no other choice
     if path.name != file_name(updates):
-        write_whole(folder / file_name(updates), path.read_bytes())
+        write_atomically(folder / file_name(updates), path.read_bytes())
     return aside
 
 

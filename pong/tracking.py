@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch.utils.tensorboard import summary
 
-from pong.checkpoint import Counters, write_whole
+from pong.checkpoint import Counters, write_atomically
 from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
 from pong.folder import command_of, writable
@@ -143,7 +143,7 @@ class Tracker:
         rows = _rows_up_to(counters.updates, folder / "metrics.csv")
         names = (*COUNTERS, *TAGS)
         lines = [names, *([row.get(name) or "" for name in names] for row in rows)]
-        write_whole(folder / "metrics.csv", b"".join(map(_line, lines)))
+        write_atomically(folder / "metrics.csv", b"".join(map(_line, lines)))
         self._table = Records(folder / "metrics.csv")
         self._events = Events(folder, purge_step=counters.steps + 1 if counters.updates else 0)
         if not counters.updates:

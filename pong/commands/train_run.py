@@ -177,7 +177,9 @@ def _extend(config: Config, begin: Checkpoint, folder: Path, say: Callable[[str]
     """Write another ``total_steps`` into the run's config, from which it is resumed."""
     before = load_config(folder / "config.toml")
     if config.total_steps != before.total_steps:
-        checkpoint.write_whole(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())
+        checkpoint.write_atomically(
+            folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode()
+        )
         then, now = (min(begin.counters.steps / total, 1) for total in (before.total_steps, config.total_steps))
         where = f"schedules continue at {now:.0%} of its way, not at {then:.0%}"
         say(f"total_steps is now {config.total_steps:,}: {where}")
