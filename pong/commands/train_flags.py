@@ -95,7 +95,7 @@ def _train_flags(defaults: Config) -> Any:
     groups: list[Any] = [
         (
             group.__name__.removesuffix("Keys").lower(),
-            _flags(defaults, group.model_fields, group.title),
+            _flags(defaults, group.model_fields, group.__doc__ or ""),
             dataclasses.field(),
         )
         for group in GROUPS

@@ -53,7 +53,6 @@ def _train(asked: TrainInput, ranks: Ranks, command: list[str], began: float) ->
             trainer.restore(begin)
         checkpointer = None
         if folder:  # nothing that was there has been touched so far
-            _set_aside(asked, begin, console.print)
             _extend(asked.config, begin, folder, console.print)
             tracker = stack.enter_context(Tracker(asked.config, folder, console, begin.counters, began))
             checkpointer = Checkpointer(folder, trainer, tracker, begin.counters)
@@ -164,13 +163,6 @@ def _check_same(config: Config, saved: Config, folder: Path) -> None:
                 f"{folder}: {key} = {getattr(config, key)!r}, but the checkpoint was trained with {value!r}; "
                 "set it back, or start a new run"
             )
-
-
-def _set_aside(asked: TrainInput, begin: Checkpoint, say: Callable[[str], None]) -> None:
-    """Make the checkpoint that was asked for by name the run's newest."""
-    if asked.checkpoint:
-        for path in checkpoint.make_newest(asked.checkpoint, begin.counters.updates):
-            say(f"renamed newer checkpoint: {path}")
 
 
 def _extend(config: Config, begin: Checkpoint, folder: Path, say: Callable[[str], None]) -> None:
