@@ -49,7 +49,7 @@ class Checkpointer:
 
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint: by updates, or by the clock where a run can resume from anywhere."""
-        seconds = self._config.checkpoint_seconds if self._config.points else 0
+        seconds = self._config.checkpoint_seconds if self._config.is_pong else 0
         return self._at_a_boundary() or 0 < seconds <= time.monotonic() - self._saved_at
 
     def _at_a_boundary(self) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from pong import envs
-from pong.checkpoint import Counters, file_name, save_policy, write_whole
+from pong.checkpoint import Counters, file_name, save_policy, write_atomically
 from pong.config import Config, InputError, to_toml
 from pong.distributed import cores
 
@@ -54,10 +54,10 @@ def create_run_folder(
     }
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "run.json", (json.dumps(about, indent=2) + "\n").encode())
+        write_atomically(folder / "run.json", (json.dumps(about, indent=2) + "\n").encode())
         if policy is not None:
             save_policy(folder / "checkpoints" / file_name(0), config, Counters(), policy)
-        write_whole(folder / "config.toml", to_toml(config).encode())  # the last: with it, the folder holds a run
+        write_atomically(folder / "config.toml", to_toml(config).encode())  # the last: with it, the folder holds a run
 
 
 @contextlib.contextmanager

@@ -298,7 +298,7 @@ class Player:
 
     def _cut(self, segments: list[Segment]) -> Batch:
         """A batch of the decisions whose return is known; the others are carried over to the next one."""
-        is_pong = self.config.points
+        is_pong = self.config.is_pong
         decisions = self._decisions(segments)
         rewards, dones, active = decisions.rewards, decisions.dones, decisions.active
         reset = is_pong and self.config.reset_at_points
@@ -393,7 +393,7 @@ class Rollout:
         self.while_playing: Callable[[], None] = lambda: None
         mine = self.ranks.shard(range(config.num_envs))
         prepare(config)
-        if config.in_machine and actor.two_layers is not None:
+        if config.is_compiled and actor.two_layers is not None:
             players = config.players or 1  # compiled play is many times as fast as learning
         else:
             players = config.players or max(self.ranks.cores - (purpose == TRAINING), 1)

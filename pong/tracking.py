@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch.utils.tensorboard import summary
 
-from pong.checkpoint import Counters, write_whole
+from pong.checkpoint import Counters, write_atomically
 from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
 from pong.folder import command_of, writable
@@ -143,7 +143,7 @@ class Tracker:
         rows = _rows_up_to(counters.updates, folder / "metrics.csv")
         names = (*COUNTERS, *TAGS)
         lines = [names, *([row.get(name) or "" for name in names] for row in rows)]
-        write_whole(folder / "metrics.csv", b"".join(map(_line, lines)))
+        write_atomically(folder / "metrics.csv", b"".join(map(_line, lines)))
         self._table = Records(folder / "metrics.csv")
         self._events = Events(folder, purge_step=counters.steps + 1 if counters.updates else 0)
         if not counters.updates:
@@ -204,7 +204,7 @@ class Tracker:
     def _pictures_due(self, update: Update, policy: Policy, evaluation: Evaluation | None) -> list[Any]:
         """What TensorBoard shows besides curves: every so often the policy, and a game after each evaluation."""
         pictures = list(_pictures(update, policy)) if update.number % IMAGE_EVERY == 1 else []
-        if evaluation and self.config.pictures:
+        if evaluation and self.config.has_screen:
             pictures.append(game_summary("play/game", policy, self.config, update.number))
         return pictures
 
@@ -265,7 +265,7 @@ class Tracker:
         scores, mean100 = self.scores, self.scores.mean100
         more = f"mean100 in {100 - len(scores.last100)} more games"
         mean = more if mean100 is None else f"mean100 {mean100:+.2f}"
-        points = f"{scores.points} points" if self.config.points else ""
+        points = f"{scores.points} points" if self.config.is_pong else ""
         self.progress.show(self._steps, mean, f"{scores.games} games", points, speed)
 
     def wait(self) -> None:

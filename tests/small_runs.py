@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pong.envs.base import Fleet, StepResult
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import make_policy
-from pong.rollout import Player, Rollout
+from pong.rollout import Rollout
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "pong.toml")
@@ -67,7 +67,6 @@ class Dice(Won):
 def play(monkeypatch, games):
     """Runs play those games instead of Pong, each rollout when it is asked for: what happens in it happens then."""
     monkeypatch.setattr("pong.rollout.make_fleet", games)
-    monkeypatch.setattr("pong.rollout.PlayerThread", Player)
 
 
 def meanwhile(games, happenings):
@@ -82,7 +81,6 @@ def meanwhile(games, happenings):
             return step(actions, active)
 
         fleet.step = step_and_happen
-        fleet.play_segment = lambda *_: None  # one decision at a time
         return fleet
 
     return make

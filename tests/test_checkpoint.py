@@ -1,28 +1,35 @@
-"""Checkpoints: what goes in comes out, nothing else is believed, and a save that fails destroys nothing."""
+"""Checkpoints: what is saved is loaded, damaged and foreign files are refused, and a failed save destroys nothing."""
 
+import contextlib
 import hashlib
 import io
 import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_runs import CONFIG as RECIPE
+from small_runs import TINY, Dice, contents, play
 
 from pong import checkpoint
 from pong.baseline import Baseline
-from pong.checkpoint import Checkpoint, Counters
+from pong.checkpoint import FORMAT, Counters
+from pong.cli import main
 from pong.config import Config, InputError
 from pong.distributed import Ranks
 from pong.optimizers import make_optimizer
-from pong.policies import KarpathyPolicy, make_policy
-from pong.train import Trainer
+from pong.policies import make_policy
+from pong.rollout import Rollout
+from pong.train import Trainer, load_policy, make_baseline
 
-CONFIG = Config(name="kept", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")
+CONFIG = Config(name="saved", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")
 SCORES = (-21.0, -19.0, 3.0)
 COUNTERS = Counters(20, 12_345, games=67, points=890, ema=-20.1 - 1e-14, last100=SCORES, best=-1 / 3)  # to the bit
+NEWEST = "update-000020.safetensors"
 
 
 def learner(seed=3, steps=2, **changes):
@@ -31,17 +38,17 @@ def learner(seed=3, steps=2, **changes):
     policy = make_policy(config)
     optimizer = make_optimizer(config, policy)
     for step in range(steps):
-        for parameter, gradient in zip(policy.parameters(), gradients(policy, seed + step), strict=True):
-            parameter.grad = gradient
-        optimizer.step()
+        take_step(policy, optimizer, seed + step)
     return config, policy, optimizer
 
 
-def gradients(policy, seed=0):
-    """Random gradients, laid out as autograd would: like their parameters."""
+def take_step(policy, optimizer, seed=0):
+    """A step on random gradients, laid out in memory as autograd would: like their parameters."""
     generator = torch.Generator().manual_seed(seed)
-    random = [torch.randn(parameter.shape, generator=generator) for parameter in policy.parameters()]
-    return [torch.empty_like(p).copy_(values).detach() for p, values in zip(policy.parameters(), random, strict=True)]
+    for parameter in policy.parameters():
+        parameter.grad = torch.empty_like(parameter, requires_grad=False)
+        parameter.grad.copy_(torch.randn(parameter.shape, generator=generator))
+    optimizer.step()
 
 
 def save(folder, counters=COUNTERS, best=False, **changes):
@@ -60,7 +67,7 @@ def assert_same(tensors, expected):
         assert torch.equal(tensors[name], tensor), name
 
 
-def complaint(path):
+def refusal(path):
     """The error of loading that path: one line that names it."""
     with pytest.raises(InputError) as caught:
         checkpoint.load(path)
@@ -74,38 +81,43 @@ def complaint(path):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_what_is_saved_is_loaded(tmp_path, optimizer):
+def test_checkpoint_round_trip(tmp_path, optimizer):
     config, policy, optimiser = learner(optimizer=optimizer)
-    path = checkpoint.save(tmp_path, config, COUNTERS, policy, optimiser)
-    loaded = checkpoint.load(path)
-    assert isinstance(loaded, Checkpoint)
-    assert loaded.config == config
-    assert loaded.counters == COUNTERS
+    loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimiser))
+    assert (loaded.config, loaded.counters, loaded.baseline, loaded.play) == (config, COUNTERS, {}, [])
     assert_same(loaded.policy, policy.state_dict())
     state = optimiser.state_dict()["state"]
     assert loaded.optimizer.keys() == state.keys() == {0, 1}
-    names = {"adam": {"step", "exp_avg", "exp_avg_sq"}, "rmsprop": {"step", "square_avg"}}
     for number in state:
-        assert loaded.optimizer[number].keys() == names[optimizer]
         assert_same(loaded.optimizer[number], {k: torch.as_tensor(v) for k, v in state[number].items()})
 
 
-def test_a_baseline_is_kept_apart_from_the_policy(tmp_path):
+def test_checkpoint_baseline_is_separate_from_the_policy(tmp_path):
     config, policy, optimizer = learner()
-    _, network, its_optimizer = learner(seed=5)
-    baseline = Baseline(network, learning_rate=1e-3, passes=1, ranks=Ranks())
-    baseline.optimizer = its_optimizer
+    baseline = Baseline(learner(seed=5)[1], learning_rate=1e-3, passes=1, ranks=Ranks())
+    take_step(baseline.network, baseline.optimizer)
     loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimizer, baseline))
     assert_same(loaded.policy, policy.state_dict())
-    assert_same(loaded.baseline, network.state_dict())
-    for state, kept in ((loaded.optimizer, optimizer), (loaded.baseline_optimizer, its_optimizer)):
-        assert state.keys() == {0, 1}
-        assert_same(state[0], kept.state_dict()["state"][0])
+    assert_same(loaded.baseline, baseline.network.state_dict())
+    assert_same(loaded.optimizer[0], optimizer.state_dict()["state"][0])
+    assert_same(loaded.baseline_optimizer[0], baseline.optimizer.state_dict()["state"][0])
+
+
+def test_checkpoint_games_keep_their_order_types_and_lengths(tmp_path):
+    """Eleven emulators: by name, emulator 10 would come before emulator 2."""
+    games = [{"ram": np.arange(i, dtype=np.uint8), "rows.signs": np.full((2, i), -i, np.int16)} for i in range(11)]
+    config, policy, optimizer = learner()
+    loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimizer, play=games)).play
+    for game, expected in zip(loaded, games, strict=True):
+        assert game.keys() == expected.keys()
+        for name, array in expected.items():
+            assert game[name].dtype == array.dtype
+            np.testing.assert_array_equal(game[name], array)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_a_loaded_optimiser_takes_the_same_step(tmp_path, monkeypatch, optimizer):
-    """W1 is stored by columns and its file by rows, which a fused optimiser wouldn't notice."""
+def test_checkpoint_restored_optimiser_takes_the_same_step(tmp_path, monkeypatch, optimizer):
+    """A fused optimiser would not notice that a tensor is laid out in memory in another order."""
     config, policy, optimiser = learner(optimizer=optimizer, players=1)
     loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimiser))
 
@@ -113,170 +125,115 @@ def test_a_loaded_optimiser_takes_the_same_step(tmp_path, monkeypatch, optimizer
     trainer = Trainer(config.model_copy(update={"seed": 99}))
     trainer.restore(loaded)
     assert (trainer.updates, trainer.steps) == (COUNTERS.updates, COUNTERS.steps)
-    for p, o in ((policy, optimiser), (trainer.policy, trainer.optimizer)):
-        for parameter, gradient in zip(p.parameters(), gradients(p), strict=True):
-            parameter.grad = gradient
-        o.step()
+    take_step(policy, optimiser)
+    take_step(trainer.policy, trainer.optimizer)
     assert_same(trainer.policy.state_dict(), policy.state_dict())
 
 
-def test_a_loaded_policy_plays_the_same(tmp_path):
-    config, policy, _ = learner()
-    loaded = KarpathyPolicy(config.hidden)
-    loaded.load_state_dict(checkpoint.load(save(tmp_path)).policy)
-    x = torch.randn(5, 6400, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(loaded(x), policy(x))
-
-
-def test_an_optimiser_that_never_stepped_has_no_state(tmp_path):
-    assert checkpoint.load(save(tmp_path, steps=0)).optimizer == {}
-
-
-def test_the_file_is_safetensors(tmp_path):
-    path = save(tmp_path / "not" / "there" / "yet")
-    assert path.name == "update-000020.safetensors"
-    assert load_file(path)["policy.W1"].shape == (4, 6400)  # any safetensors reader opens it
+def test_checkpoint_file_is_safetensors_with_a_json_header(tmp_path):
+    path = save(tmp_path / "new" / "folder", steps=0)
+    assert names(path.parent) == [NEWEST]  # no temporary file remains
+    assert load_file(path).keys() == {"policy.W1", "policy.W2"}  # an optimiser that never stepped has no state
     with safe_open(path, framework="pt") as file:
-        about = json.loads(file.metadata()["pong"])
-    assert about["format"] == 3
-    assert about["counters"] == {
+        header = json.loads(file.metadata()["pong"])
+    assert header["format"] == FORMAT
+    assert header["counters"] == {
         **{"updates": 20, "steps": 12345, "games": 67, "points": 890},
         **{"ema": -20.1 - 1e-14, "last100": [-21.0, -19.0, 3.0], "best": -1 / 3},
     }
-    assert about["config"]["name"] == "kept"
-    # 8 bytes of length, a JSON header, numbers: nothing that could be executed
-    content = path.read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    assert header.keys() == {"__metadata__", *load_file(path)}
-    assert names(path.parent) == [path.name]  # no temporary file stays
-
-
-def test_a_run_that_has_not_begun():
-    begin = Checkpoint(CONFIG)
-    assert begin.counters == Counters(updates=0, steps=0, games=0, points=0, ema=None, last100=(), best=None)
-    assert (begin.policy, begin.optimizer) == ({}, {})
+    assert header["config"] == CONFIG.model_dump()
 
 
 # --- which checkpoint -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("updates", [[2, 10, 9], [999_999, 1_000_000]], ids=str)
-def test_a_run_folder_gives_its_newest(tmp_path, updates):
-    for number in updates:
-        save(tmp_path / "checkpoints", Counters(number))
-    assert checkpoint.load(tmp_path).counters.updates == max(updates)
+def test_find_newest_of_a_run(tmp_path, updates):
+    paths = {number: save(tmp_path / "checkpoints", Counters(number)) for number in updates}
+    (tmp_path / "checkpoints/update-2000000-before-the-holidays.safetensors").write_bytes(b"a copy")
+    assert checkpoint.find(tmp_path) == paths[max(updates)]
+    assert checkpoint.load(paths[max(updates)]).counters.updates == max(updates)
 
 
-def test_a_file_gives_itself(tmp_path):
-    paths = [save(tmp_path / "checkpoints", Counters(number)) for number in (1, 2)]
-    assert checkpoint.load(paths[0]).counters.updates == 1
+def test_find_exported_folder_and_pretrained(tmp_path):
+    path = tmp_path / "agent" / "policy.safetensors"
+    checkpoint.save_policy(path, CONFIG, COUNTERS, make_policy(CONFIG), torch.float16)
+    assert checkpoint.find(path.parent) == path
+    assert checkpoint.load(path).policy["W1"].dtype == torch.float16
+    assert load_policy("pretrained")[1].config.name == "pong"
 
 
-def test_nothing_there(tmp_path):
-    assert "does not exist" in complaint(tmp_path / "nowhere")
-    assert "holds no checkpoints/" in complaint(tmp_path)
+def test_find_missing_names_the_alternatives(tmp_path):
+    assert "does not exist; give a run folder" in refusal(tmp_path / "nowhere")
+    assert "holds no checkpoints/update-*.safetensors; train longer" in refusal(tmp_path)
     assert not checkpoint.exists(tmp_path)
+    path = save(tmp_path / "checkpoints", best=True)
+    best = path.with_name("best.safetensors")
+    missing = path.with_name("update-000021.safetensors")
+    assert refusal(missing).endswith(f"does not exist; there is {path}, {best}")
+    path.unlink()
+    assert checkpoint.exists(tmp_path)  # the best is not taken for the newest
+    assert refusal(tmp_path).endswith(f"holds no checkpoints/update-*.safetensors; there is {best}")
 
 
-def test_a_name_that_is_wrong_is_answered_with_those_that_are_right(tmp_path):
-    path = save(tmp_path)
-    assert complaint(tmp_path / "update-000021.safetensors").endswith(f"does not exist; there is {path}")
-    run = tmp_path / "run"
-    best = save(run / "checkpoints", best=True).with_name("best.safetensors")
-    (run / "checkpoints/update-000020.safetensors").unlink()
-    assert checkpoint.exists(run)  # and it is not taken for the newest
-    assert complaint(run).endswith(f"holds no checkpoints/update-*.safetensors; there is {best}")
+# --- what is saved and deleted ----------------------------------------------------------------------------------------
 
 
-def test_a_copy_by_another_name_is_not_the_newest(tmp_path):
-    folder = tmp_path / "checkpoints"
-    save(folder, Counters(2))
-    (folder / "update-000001-before-the-holidays.safetensors").write_bytes(b"a copy")
-    assert checkpoint.load(tmp_path).counters.updates == 2
-
-
-# --- what is kept -----------------------------------------------------------------------------------------------------
-
-
-def test_the_newest_two_and_the_best_are_kept(tmp_path):
+def test_save_keeps_the_newest_two_and_the_best(tmp_path):
+    (tmp_path / "update-000001.tmp").write_bytes(b"of a killed process")
     for number in range(1, 7):
         save(tmp_path, Counters(number), best=number in (2, 3))
     assert names(tmp_path) == ["best.safetensors", "update-000005.safetensors", "update-000006.safetensors"]
-    assert checkpoint.load(tmp_path / "best.safetensors").counters.updates == 3
+    assert checkpoint.best_of(tmp_path).updates == 3
 
 
-def test_what_a_killed_save_left_is_cleared_away(tmp_path):
-    (tmp_path / "update-000019.tmp").write_bytes(b"half a file")
-    (tmp_path / "best.tmp").write_bytes(b"half a file")
-    save(tmp_path)
-    assert names(tmp_path) == ["update-000020.safetensors"]
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
 @pytest.mark.parametrize("where", ["policy.W2", "optimizer.0.exp_avg"])
-def test_what_is_not_finite_is_not_saved(tmp_path, where, value):
+def test_save_refuses_what_is_not_finite(tmp_path, where, value):
     before = save(tmp_path).read_bytes()
     config, policy, optimizer = learner()
     with torch.no_grad():
         (policy.W2 if where == "policy.W2" else optimizer.state[policy.W1]["exp_avg"])[-1] = value
     with pytest.raises(FloatingPointError, match=f"^update 20: {where} is not finite"):
         checkpoint.save(tmp_path, config, COUNTERS, policy, optimizer)
-    assert (tmp_path / "update-000020.safetensors").read_bytes() == before
+    assert (tmp_path / NEWEST).read_bytes() == before
 
 
-# --- going on from another one than the newest ------------------------------------------------------------------------
+def fail(*args, **kwargs):
+    raise OSError(28, "No space left on device")
 
 
-def history(folder, best=3):
-    """The checkpoints of updates 4 and 5, and that of the best; all differ."""
-    for number in range(1, 6):
-        save(folder, Counters(number), seed=number, best=number == best)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+class Full(io.FileIO):
+    """A file for half of which there is space."""
+
+    def write(self, content):
+        super().write(content[: len(content) // 2])
+        fail()
 
 
-def test_newer_ones_are_set_aside(tmp_path):
-    before = history(tmp_path)
-    chosen = tmp_path / "update-000004.safetensors"
-    assert checkpoint.make_newest(chosen, 4) == [tmp_path / "update-000005.set-aside-1"]
-    assert (tmp_path / "update-000005.set-aside-1").read_bytes() == before["update-000005.safetensors"]
-    assert names(tmp_path) == ["best.safetensors", "update-000004.safetensors", "update-000005.set-aside-1"]
-
-    save(tmp_path, Counters(5), seed=77)  # the other branch, which is left as well
-    other = (tmp_path / "update-000005.safetensors").read_bytes()
-    assert checkpoint.make_newest(chosen, 4) == [tmp_path / "update-000005.set-aside-2"]
-    assert (tmp_path / "update-000005.set-aside-1").read_bytes() == before["update-000005.safetensors"]
-    assert (tmp_path / "update-000005.set-aside-2").read_bytes() == other
-
-    assert checkpoint.make_newest(chosen, 4) == []
+def open_full(path, mode="r", **settings):
+    return Full(path, mode) if "w" in mode else open(path, mode, **settings)  # noqa: PTH123
 
 
-def test_a_best_that_is_newer_is_set_aside_too(tmp_path):
-    before = history(tmp_path, best=5)
-    aside = checkpoint.make_newest(tmp_path / "update-000004.safetensors", 4)
-    assert {path.name for path in aside} == {"update-000005.set-aside-1", "best.set-aside-1"}
-    assert (tmp_path / "best.set-aside-1").read_bytes() == before["best.safetensors"]
-    assert names(tmp_path / ".") == ["best.set-aside-1", "update-000004.safetensors", "update-000005.set-aside-1"]
+FAILURES = {"write": ("pathlib.Path.open", open_full), "flush": ("os.fsync", fail), "rename": ("os.replace", fail)}
 
 
-def test_the_best_can_become_the_newest(tmp_path):
-    before = history(tmp_path / "checkpoints")
-    folder = tmp_path / "checkpoints"
-    aside = checkpoint.make_newest(folder / "best.safetensors", 3)
-    assert aside == [folder / "update-000005.set-aside-1", folder / "update-000004.set-aside-1"]
-    assert checkpoint.find(tmp_path) == folder / "update-000003.safetensors"
-    assert checkpoint.find(tmp_path).read_bytes() == before["best.safetensors"]
-    assert (folder / "best.safetensors").read_bytes() == before["best.safetensors"]
+@pytest.mark.parametrize(("function", "failure"), FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize("updates", [20, 21], ids=["same", "next"])
+def test_save_failure_leaves_earlier_checkpoints(tmp_path, monkeypatch, function, failure, updates):
+    path = save(tmp_path, best=True)
+    before = contents(tmp_path)
+    monkeypatch.setattr(function, failure)
+    with pytest.raises(
+        OSError, match=rf"^checkpoint .*update-0000{updates}\.safetensors can't be written: No space left"
+    ):
+        save(tmp_path, Counters(updates), seed=8, best=True)
+    assert contents(tmp_path) == before
+    monkeypatch.undo()
+    assert checkpoint.load(path).counters == COUNTERS
 
 
-def test_what_was_set_aside_can_be_taken_back(tmp_path):
-    before = history(tmp_path / "checkpoints")
-    folder = tmp_path / "checkpoints"
-    (aside,) = checkpoint.make_newest(folder / "update-000004.safetensors", 4)
-    checkpoint.make_newest(aside, 5)
-    assert checkpoint.find(tmp_path).read_bytes() == before["update-000005.safetensors"]
-
-
-# --- files that are something else ------------------------------------------------------------------------------------
+# --- files of something else ------------------------------------------------------------------------------------------
 
 
 class Bomb:
@@ -290,154 +247,179 @@ class Bomb:
 
 
 @pytest.mark.parametrize("dump", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
-def test_a_pickle_is_refused_and_not_executed(tmp_path, dump):
-    crater = tmp_path / "crater"
+def test_load_pickle_is_not_executed(tmp_path, dump):
+    crater, path = tmp_path / "crater", tmp_path / "update-000001.safetensors"
     pickle.loads(pickle.dumps(Bomb(crater)))
-    assert crater.exists()  # the bomb does go off where somebody unpickles it
+    assert crater.exists()  # it does go off when unpickled
     crater.unlink()
-
-    path = tmp_path / "update-000001.safetensors"
     dump(Bomb(crater), path)
-    complaint(path)
+    assert "can't be read" in refusal(path)
     assert not crater.exists()
 
 
-def foreign(path, **metadata):
-    save_file({"policy.W1": torch.zeros(2, 2)}, path, metadata or None)
+def foreign(path, header, tensor="policy.W1"):
+    """A safetensors file with that header, and the checksum that goes with it."""
+    zeros = torch.zeros(2, 2)
+    digest = hashlib.sha256(f"{header}{tensor} torch.float32 (2, 2)".encode() + zeros.numpy().tobytes()).hexdigest()
+    save_file({tensor: zeros}, path, {"pong": header, "sha256": digest})
     return path
 
 
-def signed(path, about, tensors=None):
-    """A file with that JSON, and with the checksum of format 2, written down here once more."""
-    tensors = tensors or {"policy.W1": torch.zeros(2, 2)}
-    digest = hashlib.sha256(about.encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} torch.float32 {tuple(tensors[name].shape)}".encode() + tensors[name].numpy().tobytes())
-    save_file(tensors, path, {"pong": about, "sha256": digest.hexdigest()})
-    return path
-
-
-def about(**changes):
-    """The JSON of a valid header, with changes; None leaves a key out."""
-    whole = {"format": 2, "config": {}, "counters": {"updates": 1, "steps": 1, "games": 1, "points": 1}, **changes}
-    return json.dumps({key: value for key, value in whole.items() if value is not None})
+def header(**changes):
+    return json.dumps({"format": FORMAT, "config": {}, "counters": {"updates": 1}, **changes})
 
 
 FOREIGN = {
-    "no metadata": {},
-    "other metadata": {"format": "pt"},
-    "not JSON": {"pong": "{"},
-    "JSON of something else": {"pong": "[]"},
-    "an empty object": {"pong": "{}"},
-    "a format that is no number": {"pong": about(format="two")},
-    "no checksum": {"pong": about()},
-}
-SIGNED = {
-    "no config": about(config=None),
-    "a config that is none": about(config=[1]),
-    "no counters": about(counters=None),
-    "other counters": about(counters={"epochs": 3}),
-    "counters that are none": about(counters=[1]),
-    "scores that are none": about(counters={"last100": 3}),
+    "not JSON": "{",
+    "JSON of another kind": "[]",
+    "an empty object": "{}",
+    "no config": json.dumps({"format": FORMAT, "counters": {}}),
+    "a config of another kind": header(config=[1]),
+    "counters of another kind": header(counters=[1]),
+    "a counter that is no number": header(counters={"updates": "many"}),
+    "scores of another kind": header(counters={"last100": 3}),
 }
 
 
-@pytest.mark.parametrize("metadata", FOREIGN.values(), ids=FOREIGN)
-def test_somebody_elses_safetensors(tmp_path, metadata):
-    assert "not written by pong" in complaint(foreign(tmp_path / "model.safetensors", **metadata))
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_load_refuses_foreign_headers(tmp_path, text):
+    assert "was not written by pong" in refusal(foreign(tmp_path / "model.safetensors", text))
 
 
-@pytest.mark.parametrize("about", SIGNED.values(), ids=SIGNED)
-def test_a_header_of_something_else(tmp_path, about):
-    assert "not written by pong" in complaint(signed(tmp_path / "model.safetensors", about))
+def test_load_refuses_other_safetensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    assert "was not written by pong" in refusal(foreign(path, header(), tensor="optimizer.first.step"))
+    assert "gamma = 7" in refusal(foreign(path, header(config={"gamma": 7})))
+    for metadata in (None, {"format": "pt"}, {"pong": header()}):  # the last has no checksum
+        save_file({"W1": torch.zeros(2, 2)}, path, metadata)
+        assert "was not written by pong" in refusal(path)
+    assert checkpoint.load(foreign(path, header())).counters == Counters(1)  # what `foreign` makes is valid otherwise
 
 
-def test_tensors_of_another_kind(tmp_path):
-    path = signed(tmp_path / "model.safetensors", about(), {"optimizer.first.step": torch.zeros(1)})
-    assert "not written by pong" in complaint(path)
+@pytest.mark.parametrize("number", [FORMAT - 1, FORMAT + 1])
+def test_load_refuses_other_formats(tmp_path, number):
+    path = foreign(tmp_path / "model.safetensors", json.dumps({"format": number, "other": "things"}))
+    expected = (
+        f"has format {number}, this version of pong reads {FORMAT}; use the version that wrote it, or train again"
+    )
+    assert refusal(path) == f"checkpoint {path} {expected}"
 
 
-def test_a_config_that_does_not_validate(tmp_path):
-    assert "gamma = 7" in complaint(signed(tmp_path / "model.safetensors", about(config={"gamma": 7})))
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+TRIALS = 1_000
 
 
-def test_other_formats(tmp_path):
-    # whatever else the future keeps in there
-    path = signed(tmp_path / "model.safetensors", json.dumps({"format": 4, "brain": "huge"}))
-    assert complaint(path).endswith("has format 4, this version reads 2 and 3; update pong")
-    path = foreign(tmp_path / "model.safetensors", pong=about(format=1))  # there was no checksum then
-    assert "has format 1, this version reads 2 and 3; use the version of pong that wrote it" in complaint(path)
-
-
-def test_counters_that_a_file_leaves_out(tmp_path):
-    path = signed(tmp_path / "model.safetensors", about())
-    assert checkpoint.load(path).counters == Counters(1, 1, 1, 1, ema=None, last100=(), best=None)
-
-
-def test_a_truncated_file(tmp_path):
-    path = save(tmp_path)
+@pytest.fixture(scope="module")
+def damageable(tmp_path_factory):
+    """A run's newest checkpoint, with games in it, its bytes, the length of its header, and the end of a refusal."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    config = Config(hidden=1, device="cpu", num_envs=2, horizon=100, players=1)
+    policy = make_policy(config)
+    optimizer = make_optimizer(config, policy)
+    take_step(policy, optimizer)
+    with contextlib.closing(Rollout(config, policy)) as rollout:
+        rollout.collect(0)
+        state = rollout.state()
+    older, path = (
+        checkpoint.save(folder, config, Counters(number), policy, optimizer, play=state, best=number == 2)
+        for number in (2, 4)
+    )
     whole = path.read_bytes()
-    for size in (0, 4, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:size])
-        complaint(path)
-    path.write_bytes(whole)
-    assert checkpoint.load(path).counters == COUNTERS
+    return path, whole, 8 + int.from_bytes(whole[:8], "little"), f"; there is {older}, {folder / 'best.safetensors'}"
 
 
-# --- saves that fail --------------------------------------------------------------------------------------------------
+def refused_kind(damageable, content):
+    """How the newest checkpoint is refused with that content: it is not passed over for an older one."""
+    path, whole, _, ending = damageable
+    path.write_bytes(content)
+    try:
+        with pytest.raises(InputError) as caught:
+            checkpoint.load(path.parents[1])
+    finally:
+        path.write_bytes(whole)
+    message = str(caught.value)
+    assert message.startswith(f"checkpoint {path} ")
+    assert message.endswith(ending)
+    assert "\n" not in message
+    return message.removeprefix(f"checkpoint {path} ").split(":")[0].split(";")[0]
 
 
-def fail(*args, **kwargs):
-    raise OSError(28, "No space left on device")
+def test_load_any_bit_flipped(damageable):
+    """1,000 bits at random, half of them in the header."""
+    path, whole, header_length, _ = damageable
+    assert checkpoint.load(path).counters.updates == 4
+    rng = np.random.default_rng(0)
+    kinds = set()
+    for start, end in ((0, header_length), (header_length, len(whole))):
+        for place in rng.integers(start, end, size=TRIALS // 2):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << rng.integers(8)
+            kinds.add(refused_kind(damageable, damaged))
+    # by the bit: the file's own structure, the checksum, or the names in the header
+    assert kinds == {"can't be read", "is damaged", "is damaged or was not written by pong"}
 
 
-class Full(io.FileIO):
-    """A file for half of which there is room."""
-
-    def write(self, content):
-        super().write(content[: len(content) // 2])
-        fail()
-
-
-def open_full(path, mode="r", **settings):
-    return Full(path, mode) if "w" in mode else open(path, mode, **settings)  # noqa: PTH123
-
-
-FAILURES = {
-    "writing": ("pathlib.Path.open", open_full),
-    "flushing": ("os.fsync", fail),
-    "renaming": ("os.replace", fail),
-}
+def test_load_cut_off_overwritten_or_longer(damageable):
+    """Zeros as some file systems leave them after a power cut, and bytes appended to the file."""
+    _, whole, header_length, _ = damageable
+    ends = [0, 1, 7, 8, 9, header_length - 1, header_length, header_length + 1, len(whole) - 1]
+    for length in (*ends, *np.random.default_rng(1).integers(len(whole), size=200)):
+        assert refused_kind(damageable, whole[:length]) == "can't be read"
+    for start in (0, header_length // 2, header_length, len(whole) // 2, len(whole) - 512):
+        refused_kind(damageable, whole[:start] + bytes(512) + whole[start + 512 :])
+    refused_kind(damageable, whole + b"\0")
 
 
-@pytest.mark.parametrize(("what", "failure"), FAILURES.values(), ids=FAILURES)
-def test_a_failed_save_leaves_the_last_one(tmp_path, monkeypatch, what, failure):
-    folder = tmp_path / "checkpoints"
-    path = save(folder)
-    whole = path.read_bytes()
-    monkeypatch.setattr(what, failure)
-    for counters in (COUNTERS, Counters(21)):  # of the same update, and of the next
-        with pytest.raises(OSError, match="No space left"):
-            save(folder, counters, seed=8)
-        assert path.read_bytes() == whole
-        assert checkpoint.load(tmp_path).counters == COUNTERS  # what is half there is not taken for a checkpoint
-    monkeypatch.undo()
-    save(folder, Counters(21), seed=8)  # and is no obstacle later
-    assert checkpoint.load(tmp_path).counters.updates == 21
+# --- on the command line ----------------------------------------------------------------------------------------------
+
+LAST = Path("run/checkpoints/update-000006.safetensors")
 
 
-@pytest.mark.parametrize(("what", "failure"), FAILURES.values(), ids=FAILURES)
-def test_a_failed_save_leaves_the_best_one(tmp_path, monkeypatch, what, failure):
-    save(tmp_path, best=True)
-    whole = (tmp_path / "best.safetensors").read_bytes()
-    monkeypatch.setattr(what, failure)
-    with pytest.raises(OSError, match="No space left"):
-        save(tmp_path, Counters(21), seed=8, best=True)
-    assert (tmp_path / "best.safetensors").read_bytes() == whole
-    assert names(tmp_path) == ["best.safetensors", "update-000020.safetensors"]
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys, compiled):
+    """A finished run on dice in run/: 6 updates of 20 decisions, with checkpoints of updates 4 and 6."""
+    monkeypatch.chdir(tmp_path)
+    play(monkeypatch, Dice)
+    flags = ["--horizon", "10", "--checkpoint-every", "2", "--total-steps", "120", "--run-dir", "run"]
+    assert main(["train", RECIPE, *TINY, *flags]) == 0
+    capsys.readouterr()
 
 
-def test_what_the_system_refuses_names_the_file(tmp_path):
-    (tmp_path / "update-000020.tmp").mkdir()  # what is to be the temporary file can't be opened
-    with pytest.raises(OSError, match="update-000020"):
-        save(tmp_path)
+def assert_refused(capsys, words, *command):
+    """The command is refused in one line with those words, and nothing is changed."""
+    before = contents(".")
+    assert main([*command]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pong: ")
+    assert words in line
+    assert contents(".") == before
+    assert Dice.open == 0
+
+
+@pytest.mark.parametrize("command", ["train --resume run", "eval run --episodes 1"])
+def test_commands_refuse_a_damaged_checkpoint(run, capsys, command):
+    content = bytearray(LAST.read_bytes())
+    content[-100] ^= 1
+    LAST.write_bytes(content)
+    words = "does not match its content; there is run/checkpoints/update-000004.safetensors"
+    assert_refused(capsys, f"checkpoint {LAST} is damaged: its checksum {words}", *command.split())
+
+
+DIFFERENCES = [  # of the checkpoint from the run
+    ({"gamma": 0.5}, "run: gamma = 0.99, but the checkpoint was trained with 0.5; "),
+    ({"hold": "2-4"}, "run: hold = 4, but the checkpoint was trained with '2-4'; "),
+    ({"units": 5}, "size mismatch for W1: copying a param with shape"),
+    ({"baseline": False}, "run: the checkpoint holds no baseline, a policy alone; a new run can --init with it"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), DIFFERENCES, ids=str)
+def test_resume_names_what_differs(run, capsys, changes, words):
+    changes, loaded = dict(changes), checkpoint.load(LAST)
+    units, has_baseline = changes.pop("units", 4), changes.pop("baseline", True)
+    config = loaded.config.model_copy(update=changes)
+    policy = make_policy(config.model_copy(update={"hidden": units}))
+    baseline = make_baseline(config, torch.device("cpu"), Ranks()) if has_baseline else None
+    checkpoint.save(LAST.parent, config, loaded.counters, policy, make_optimizer(config, policy), baseline)
+    assert_refused(capsys, words, "train", "--resume", "run")

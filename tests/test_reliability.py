@@ -184,10 +184,10 @@ def half_a_file(path, content):
     whole(path, content)
 
 
-whole = checkpoint.write_whole
+whole = checkpoint.write_atomically
 NEWEST, BEST = f"{FOURTH}.safetensors", "best.safetensors"
 MOMENTS = {  # what is replaced, by what; the newest checkpoint then
-    "half written": ("pong.checkpoint.write_whole", half_a_file, 2),
+    "half written": ("pong.checkpoint.write_atomically", half_a_file, 2),
     "before it is on the disk": ("os.fsync", around(os.fsync, of(f"{FOURTH}.tmp"), before=True), 2),
     "before it is renamed": ("os.replace", around(os.replace, to(NEWEST), before=True), 2),
     "after it is renamed": ("os.replace", around(os.replace, to(NEWEST), before=False), 4),
@@ -210,11 +210,11 @@ def child(folder, what, instead, arguments):
     def replace_it(path, content):
         whole(path, content)
         if path.name == "update-000002.safetensors":
-            checkpoint.write_whole = whole
+            checkpoint.write_atomically = whole
             owner, name = what.rsplit(".", 1)
             setattr(os if owner == "os" else checkpoint, name, instead)
 
-    checkpoint.write_whole = replace_it
+    checkpoint.write_atomically = replace_it
     with Path("log").open("w") as sys.stdout, contextlib.redirect_stderr(sys.stdout):
         main(arguments)
     os._exit(0)

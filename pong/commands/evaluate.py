@@ -78,8 +78,8 @@ def scores(run: Path, loaded: "Checkpoint", seed: int, played: "dict[str, Evalua
         "steps": counters.steps,
         "seed": seed,
         "env": config.env,
-        **({key: getattr(config, key) for key in ("sticky", "hold", "noop_max")} if config.points else {}),
-        **({"emulator": "machine"} if config.in_machine else {}),  # ALE goes without saying
+        **({key: getattr(config, key) for key in ("sticky", "hold", "noop_max")} if config.is_pong else {}),
+        **({"emulator": "machine"} if config.is_compiled else {}),  # ALE goes without saying
         **{way: games.as_json(frames=_counts_frames(config)) for way, games in played.items()},
     }
 
@@ -92,14 +92,14 @@ def write_scores(file: Path, about: dict[str, Any]) -> None:
 def _task(flags: EvalFlags, trained: Config) -> Config:
     """What is played: the task of the training, with the changes asked for, and Pong in ALE if nothing else is."""
     changes = {key: value for key in ("sticky", "noop_max") if (value := getattr(flags, key)) is not None}
-    if trained.points:
+    if trained.is_pong:
         changes["emulator"] = flags.emulator
     return validate({**trained.model_dump(), **changes}, source="eval")
 
 
 def _counts_frames(config: Config) -> bool:
     """Whether the frames of a game are told: where its steps are not all equally long, and it is no Pong."""
-    return config.pictures and not config.points
+    return config.has_screen and not config.is_pong
 
 
 def _ways(flags: EvalFlags) -> list[str]:

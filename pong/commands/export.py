@@ -107,12 +107,12 @@ def write_folder(
         played = {}
         if episodes:
             scored = loaded
-            if loaded.config.points:
+            if loaded.config.is_pong:
                 scored = dataclasses.replace(loaded, config=loaded.config.replace(emulator="ale"))
             print(f"{folder}: playing {episodes} games sampled and {episodes} greedily …", flush=True)
             played = {way: fresh_games(policy, scored.config, way, episodes, SEED) for way in WAYS}
             write_scores(part / "eval.json", scores(run, scored, SEED, played))
-        if loaded.config.pictures:
+        if loaded.config.has_screen:
             _film(policy, loaded.config, part / "game.gif")
         card = _card(folder.name, loaded, played, _trained_on(run))
         (part / "README.md").write_text(card, encoding="utf-8", errors="replace")
@@ -163,9 +163,9 @@ def _trained_on(run: Path) -> dict[str, Any]:
 
 def _card(name: str, loaded: "Checkpoint", played: "dict[str, Evaluation]", run: dict[str, Any]) -> str:
     config = loaded.config
-    task = f"{config.env}, {config.task}" if config.points else config.task
-    film = "![a game's first seconds](game.gif)\n\n" if config.pictures else ""
-    blind = config.points and config.frames == "difference"
+    task = f"{config.env}, {config.task}" if config.is_pong else config.task
+    film = "![a game's first seconds](game.gif)\n\n" if config.has_screen else ""
+    blind = config.is_pong and config.frames == "difference"
     files = "- `eval.json`: the score of each game.\n" if played else ""
     return f"""# {name}
 
@@ -188,7 +188,7 @@ def _scored(config: Config, played: "dict[str, Evaluation]") -> str:
         f"- {way}: **{games.mean:+.2f} ± {games.standard_error:.2f}** (mean ± standard error of {games.n} games)\n"
         for way, games in played.items()
     ]
-    where = " in ALE" if config.points else ""
+    where = " in ALE" if config.is_pong else ""
     return f"Fresh games, seed {SEED}, played{where} with Python {platform.python_version()}:\n\n{''.join(lines)}\n"
 
 
@@ -201,6 +201,6 @@ def _origin(loaded: "Checkpoint", run: dict[str, Any]) -> str:
     hardware = f"CPU cores: {run.get('cpu_count', '?')}, device: {run.get('device', '?')}"
     where = "ALE" if config.emulator == "ale" else "the machine, which is ALE's game bit for bit"
     versions = ", ".join(f"{package} {version}" for package, version in run.get("versions", {}).items())
-    return f"""Trained{f" in {where}" if config.points else ""} for {counts}, seed {config.seed}:
+    return f"""Trained{f" in {where}" if config.is_pong else ""} for {counts}, seed {config.seed}:
 `{" ".join(run.get("command", ["unknown"]))}` (revision {run.get("git_revision", "unknown")}; {hardware}; {versions}).
 """

@@ -80,7 +80,7 @@ def _last(show: "Show", game: "Iterable[RenderedFrame]") -> "RenderedFrame":
 
 def _task(flags: PlayFlags, config: Config) -> Config:
     """The run's config, with the frames asked for."""
-    if not config.pictures:
+    if not config.has_screen:
         raise InputError(f"play: {flags.run} was trained on {config.env}, which has no screen to show")
     if flags.max_frames is None:
         return config

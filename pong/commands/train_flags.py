@@ -14,7 +14,7 @@ from pong.config import GROUPS, Config, InputError, load_config, validate
 
 TRAIN = "Train a policy. The defaults shown are those of the config file before --help, or without one built in."
 # what does not define a run, and may change when it is resumed
-FREE = ("device", "act_on", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
+FREE = ("device", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _train_flags(defaults: Config) -> Any:
     groups: list[Any] = [
         (
             group.__name__.removesuffix("Keys").lower(),
-            _flags(defaults, group.model_fields, group.title),
+            _flags(defaults, group.model_fields, group.__doc__ or ""),
             dataclasses.field(),
         )
         for group in GROUPS

@@ -52,7 +52,6 @@ def _train(asked: TrainInput, ranks: Ranks, command: list[str], began: float) ->
             trainer.restore(begin)
         checkpointer = None
         if folder:  # nothing that was there has been touched so far
-            _set_aside(asked, begin, console.print)
             _extend(asked.config, begin, folder, console.print)
             tracker = stack.enter_context(Tracker(asked.config, folder, console, begin.counters, began))
             checkpointer = Checkpointer(folder, trainer, tracker, begin.counters)
@@ -151,7 +150,7 @@ def _status(asked: TrainInput, begin: Checkpoint) -> str:
         return "starting the emulators …"
     if not begin.policy:
         return "no checkpoint yet: starting from the beginning"
-    afresh = f"; games restart in {_PLACES[asked.config.emulator]}" if asked.config.points and not begin.play else ""
+    afresh = f"; games restart in {_PLACES[asked.config.emulator]}" if asked.config.is_pong and not begin.play else ""
     return f"resuming after update {begin.counters.updates}{afresh}"
 
 
@@ -165,18 +164,13 @@ def _check_same(config: Config, saved: Config, folder: Path) -> None:
             )
 
 
-def _set_aside(asked: TrainInput, begin: Checkpoint, say: Callable[[str], None]) -> None:
-    """Make the checkpoint that was asked for by name the run's newest."""
-    if asked.checkpoint:
-        for path in checkpoint.make_newest(asked.checkpoint, begin.counters.updates):
-            say(f"renamed newer checkpoint: {path}")
-
-
 def _extend(config: Config, begin: Checkpoint, folder: Path, say: Callable[[str], None]) -> None:
     """Write another ``total_steps`` into the run's config, from which it is resumed."""
     before = load_config(folder / "config.toml")
     if config.total_steps != before.total_steps:
-        checkpoint.write_whole(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())
+        checkpoint.write_atomically(
+            folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode()
+        )
         then, now = (min(begin.counters.steps / total, 1) for total in (before.total_steps, config.total_steps))
         where = f"schedules continue at {now:.0%} of its way, not at {then:.0%}"
         say(f"total_steps is now {config.total_steps:,}: {where}")

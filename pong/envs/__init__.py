@@ -46,7 +46,7 @@ def task_spec(config: Config) -> TaskSpec:
     Raises:
         InputError: its environment can't be made, or its observations or actions are of another kind.
     """
-    if config.points:
+    if config.is_pong:
         task = pong_task(config)
         return TaskSpec(task.layout.shape, task.layout.actions, task.actions)
     observations, actions = doom_spaces(config.env) if is_doom(config.env) else gym_spaces(config.env)
@@ -63,7 +63,7 @@ def check_task(config: Config) -> None:
     """
     spec = task_spec(config)
     fits = "mlp" if len(spec.shape) == 1 else "conv"
-    if config.points:
+    if config.is_pong:
         return
     if config.policy != fits or (fits == "conv" and spec.continuous):
         raise InputError(f'env = {config.env!r} has {spec}, but policy = "{config.policy}"; try policy = "{fits}"')
@@ -75,12 +75,12 @@ def check_task(config: Config) -> None:
 
 def make_fleet(config: Config, num_envs: int) -> Fleet:
     """The environments of a config's task, with the policy's observations of them."""
-    if config.in_machine:
+    if config.is_compiled:
         prepare(config)
         from pong.envs.pong.fleet import MachineFleet  # Numba is imported when Pong is first played
 
         return MachineFleet(num_envs, pong_task(config))
-    if config.points:
+    if config.is_pong:
         return AleFleet(num_envs, pong_task(config))
     return DoomFleet(config, num_envs) if is_doom(config.env) else VectorFleet(make_envs(config.env, num_envs))
 
@@ -91,7 +91,7 @@ def make_rendered(config: Config) -> RenderedFleet:
     Raises:
         InputError: it has none.
     """
-    if config.points:
+    if config.is_pong:
         return AleFleet(1, pong_task(config))
     if is_doom(config.env):
         return DoomFleet(config, 1)
@@ -109,7 +109,7 @@ def prepare(config: Config) -> None:
     Raises:
         InputError: Numba is missing, or can't compile Pong.
     """
-    if config.points:
+    if config.is_pong:
         _compile()
 
 
