@@ -9,12 +9,13 @@ from pong import checkpoint
 from pong.checkpoint import Checkpoint
 from pong.checkpointer import Checkpointer
 from pong.commands.stop import failure_in_one_line, stop_requested
-from pong.commands.train_flags import FREE, TrainInput
 from pong.config import Config, InputError, load_config, to_toml
 from pong.distributed import Ranks
 from pong.folder import create_run_folder, lock_run_folder, new_run_folder
 from pong.policies import Policy
 from pong.progress import RunConsole
+from pong.run import FREE
+from pong.run import TrainRequest as TrainInput
 from pong.threads import threads
 from pong.tracking import Tracker
 from pong.train import Trainer, check, choose_device, load_weights, make_policy

@@ -43,6 +43,9 @@ def show(frames: Iterable[RenderedFrame], file: Path, fps: float, caption: str) 
     record((picture(frame, caption) for frame in frames), file, fps)
 
 
+write_film = show  # its new name
+
+
 def record(pictures: Iterable[NDArray[np.uint8]], file: Path, fps: float) -> None:
     """Write a film: the whole of it, or no file.
 
