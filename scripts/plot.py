@@ -18,8 +18,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from pong.commands.evaluate import WAYS
 from pong.config import PONG, Config, load_config
+from pong.export import WAYS
 
 THRESHOLDS = (0.0, 7.0, 10.0, 18.0)  # of a Pong score
 AXES = (("step", 1e6, "agent steps, millions"), ("games", 1e3, "games, thousands"), ("minutes", 1, "minutes"))

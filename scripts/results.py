@@ -23,8 +23,8 @@ import seeds
 import study
 import tyro
 
-from pong.commands.evaluate import WAYS
 from pong.config import InputError
+from pong.export import WAYS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, RUNS = Path("results"), Path("runs/results")

@@ -25,9 +25,9 @@ import seeds
 import tyro
 from pydantic import BaseModel, ConfigDict
 
-from pong.commands.evaluate import WAYS
 from pong.config import Config, InputError, load_config, nearest, to_toml, validate
 from pong.distributed import cores
+from pong.export import WAYS
 
 Row = dict[str, Any]
 WIDTH = 5  # curves beside each other in the picture

@@ -12,9 +12,9 @@ from bench import markdown
 from plot import read, tables
 
 import results
-from pong.commands.evaluate import WAYS
 from pong.config import InputError, load_config
 from pong.evaluate import Evaluation
+from pong.export import WAYS
 from pong.rollout import Episode
 
 ROOT = Path(__file__).parent.parent

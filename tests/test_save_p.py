@@ -14,8 +14,8 @@ from small_runs import contents
 from pong import save_p
 from pong.checkpoint import load
 from pong.cli import main
-from pong.commands.import_policy import PROGRAM
 from pong.config import Config, load_config
+from pong.export import PROGRAM
 from pong.observations import PIXELS
 from pong.train import load_policy
 

@@ -9,12 +9,13 @@ from pong import checkpoint
 from pong.checkpoint import Checkpoint
 from pong.checkpointer import Checkpointer
 from pong.commands.stop import failure_in_one_line, stop_requested
-from pong.commands.train_flags import FREE, TrainInput
 from pong.config import Config, InputError, load_config, to_toml
 from pong.distributed import Ranks, threads
 from pong.folder import create_run_folder, lock_run_folder, new_run_folder
 from pong.policies import Policy, make_policy
 from pong.progress import RunConsole
+from pong.run import FREE
+from pong.run import TrainRequest as TrainInput
 from pong.tracking import Tracker
 from pong.train import Trainer, check, choose_device, load_weights
 
@@ -52,6 +53,7 @@ def _train(asked: TrainInput, ranks: Ranks, command: list[str], began: float) ->
             trainer.restore(begin)
         checkpointer = None
         if folder:  # nothing that was there has been touched so far
+            _set_aside(asked, begin, console.print)
             _extend(asked.config, begin, folder, console.print)
             tracker = stack.enter_context(Tracker(asked.config, folder, console, begin.counters, began))
             checkpointer = Checkpointer(folder, trainer, tracker, begin.counters)
@@ -164,13 +166,18 @@ def _check_same(config: Config, saved: Config, folder: Path) -> None:
             )
 
 
+def _set_aside(asked: TrainInput, begin: Checkpoint, say: Callable[[str], None]) -> None:
+    """Make the checkpoint that was asked for by name the run's newest."""
+    if asked.checkpoint:
+        for path in checkpoint.make_newest(asked.checkpoint, begin.counters.updates):
+            say(f"renamed newer checkpoint: {path}")
+
+
 def _extend(config: Config, begin: Checkpoint, folder: Path, say: Callable[[str], None]) -> None:
     """Write another ``total_steps`` into the run's config, from which it is resumed."""
     before = load_config(folder / "config.toml")
     if config.total_steps != before.total_steps:
-        checkpoint.write_atomically(
-            folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode()
-        )
+        checkpoint.write_whole(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())
         then, now = (min(begin.counters.steps / total, 1) for total in (before.total_steps, config.total_steps))
         where = f"schedules continue at {now:.0%} of its way, not at {then:.0%}"
         say(f"total_steps is now {config.total_steps:,}: {where}")
