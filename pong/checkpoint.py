@@ -91,7 +91,7 @@ def save(
             write_atomically(target, content)
     except OSError as error:
         raise OSError(f"checkpoint {path} can't be written: {error.strerror or error}") from None
-    _delete_old(folder)
+    _tidy(folder)
     return path
 
 
@@ -122,7 +122,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def _delete_old(folder: Path) -> None:
+def _tidy(folder: Path) -> None:
     """Delete all but the newest checkpoints, and temporary files of killed processes."""
     for file in (*checkpoints(folder)[:-NEWEST], *folder.glob("*.tmp")):
         with contextlib.suppress(OSError):
@@ -191,9 +191,11 @@ def file_name(updates: int) -> str:
 def find(where: Path) -> Path:
     """The checkpoint file meant by a file, a run folder (its newest), an exported folder, or the name "pretrained"."""
     where = PRETRAINED if where == Path("pretrained") else where
-    for file in (where, where / POLICY):
-        if file.is_file():
-            return file
+    try:
+        if where.is_file() or (where / POLICY).is_file():
+            return where if where.is_file() else where / POLICY
+    except OSError as error:
+        raise InputError(f"{where} can't be read: {error.strerror}") from None
     if files := checkpoints(where / "checkpoints"):
         return files[-1]
     if exists(where):

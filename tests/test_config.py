@@ -201,14 +201,6 @@ def test_config_hidden_is_units_of_one_layer_or_a_list(tmp_path):
     assert (linear.layers, linear.baseline_layers) == ([], [5, 3])
 
 
-def test_config_properties_follow_from_the_keys():
-    pong, cartpole = Config(), Config(env="CartPole-v1", policy="mlp")
-    assert (pong.is_pong, pong.is_compiled, pong.has_screen, pong.task) == (True, True, True, "sticky 0.25, hold 4")
-    assert not pong.replace(emulator="ale").is_compiled
-    assert (cartpole.is_pong, cartpole.is_compiled, cartpole.has_screen) == (False, False, False)
-    assert cartpole.task == "CartPole-v1"
-
-
 def test_load_config_byte_order_mark(tmp_path):  # as Windows' Notepad writes it
     (tmp_path / "some.toml").write_bytes("# Größe\r\nhidden = 10\r\n".encode("utf-8-sig"))
     assert load_config(tmp_path / "some.toml") == Config(name="some", hidden=10)
@@ -226,24 +218,5 @@ def test_load_config_any_file_name_gives_a_valid_run_name(tmp_path, file, name):
 def test_groups_have_every_key_once_and_explained():
     assert [key for group in GROUPS for key in group.model_fields] == list(Config.model_fields)
     assert [key for key, field in Config.model_fields.items() if not field.description] == []
-
-
-GROUP_OF = {key: group.__doc__ for group in GROUPS for key in group.model_fields}
-
-
-def headings(text):
-    """The heading above each key of a file, up to the heading's first colon."""
-    above, heading = {}, ""
-    for line in text.splitlines():
-        if line.startswith("# "):
-            heading = line[2:].split(":")[0]
-        elif " = " in line:
-            above[line.split(" = ")[0]] = heading
-    return above
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_recipe_and_to_toml_have_the_same_headings(path):
-    recipe, written = headings(path.read_text(encoding="utf-8")), headings(to_toml(load_config(path)))
-    assert len(recipe) > 10
-    assert recipe.items() <= written.items() <= GROUP_OF.items()
+    headings = [line for line in to_toml(Config()).splitlines() if line.startswith("#")]
+    assert headings == [f"# {group.__doc__}" for group in GROUPS]

@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import imageio_ffmpeg
 import pytest
 
 from pong import checkpoint
-from pong.cli import main
 from pong.config import Config
 from pong.optimizers import make_optimizer
 from pong.policies import make_policy
@@ -29,36 +27,6 @@ def run(tmp_path, tmp_path_factory, monkeypatch):
     counters = checkpoint.Counters(updates=7)
     checkpoint.save(folder / "checkpoints", TINY, counters, policy, make_optimizer(TINY, policy))
     return str(folder)
-
-
-ERRORS = {
-    "--seed -1": "--seed -1: give 0 or more",
-    "--file a.mp4 --terminal": "choose --file or --terminal",
-    "--speed 2": "--speed is for --terminal",
-    "--file game.avi": "--file game.avi: give a name that ends in .mp4 or .gif",
-    f"--file {FILE}": "exists and is not overwritten",
-    "--terminal": "not a terminal",
-}
-
-
-@pytest.mark.parametrize(("flags", "message"), ERRORS.items(), ids=ERRORS)
-def test_play_refuses_bad_input_before_the_game(run, monkeypatch, capsys, flags, message):
-    monkeypatch.setattr("pong.render.frame.make_rendered", None)
-    FILE.write_bytes(b"a film")
-    assert main(["play", run, *flags.split()]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-    assert [path.read_bytes() for path in Path().iterdir()] == [b"a film"]
-
-
-def test_play_replaces_a_film_of_the_default_name(run, capsys):
-    FILE.write_bytes(b"a film")
-    assert main(["play", run, "--max-frames", "40"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"score 0 in 10 steps, truncated: {FILE}"
-    assert imageio_ffmpeg.count_frames_and_secs(str(FILE))[0] == 10 + 1
-    (path,) = Path(run, "checkpoints").iterdir()  # a checkpoint's film is named after its run
-    assert main(["play", str(path), "--max-frames", "40", "--greedy", "--seed", "3"]) == 0
-    assert Path("run-update7-greedy-seed3.mp4").exists()
 
 
 def interrupted(run, *flags, started, stdout):

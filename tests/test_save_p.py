@@ -88,21 +88,16 @@ RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'
 REFUSED = {
     "a program": (model(4, W2=Bomb()), "it names 'pathlib"),
     "a shell": (b"cos\nsystem\n(S'touch crater'\ntR.", "it names 'os.system'"),
-    "a builtin": (b"c__builtin__\neval\n(S'1'\ntR.", "it names '__builtin__.eval'"),
-    "another function of NumPy": (b"cnumpy\nload\n(S'x'\ntR.", "it names 'numpy.load'"),
     "objects": (pickle.dumps({**MODEL, "W2": np.array([None])}), "it holds '|O8', not floating-point numbers"),
     "an array without a state": (b"(dS'W1'\n" + RECONSTRUCT + b"sS'W2'\nNs.", "no attribute 'state'"),
-    "an array": (pickle.dumps(MODEL["W1"]), "its content is not W1 and W2"),
     "other entries": (pickle.dumps({"W1": MODEL["W1"], "b1": MODEL["W2"]}), "its content is not W1 and W2"),
     "numbers": (pickle.dumps({"W1": 1, "W2": 2}), "'int' object"),
     "other pixels": (model(W1=np.zeros((HIDDEN, 7056))), "W1 (7, 7056) and W2 (7,) are not (hidden, 6400)"),
-    "other units": (model(W2=np.zeros(8)), "W1 (7, 6400) and W2 (8,)"),
     "no units": (model(4, W1=np.zeros((0, PIXELS)), W2=np.zeros(0)), "W1 (0, 6400) and W2 (0,)"),
     "not a number": (model(W2=np.full(HIDDEN, np.nan)), "a weight is NaN or infinite"),
     "too large for float32": (model(W2=np.full(HIDDEN, 1e300)), "a weight is NaN or infinite"),
     "half a file": (FILES["Python 2"][:5000], "it is incomplete or too large"),
     "half a file, protocol 4": (FILES["protocol 4"][:5000], "expected"),
-    "no pickle": (b"hello", "it is incomplete or too large"),
     "nothing": (b"", "it is incomplete or too large"),
     # 16 bytes that make the unpickler allocate gigabytes, and values that crash whoever hashes or prints them
     "a large memo": (b"\x80\x02}r\xff\xff\xff\x07.", "it is incomplete or too large"),
@@ -122,12 +117,6 @@ def test_import_refuses_other_files_in_one_line(folder, capsys, content, words):
     assert line.startswith("pong: import: save.p can't be read as save.p: ")
     assert words in line
     assert [path.name for path in folder.iterdir()] == ["save.p"]  # nothing was executed
-
-
-def test_import_missing_file(folder, capsys):
-    assert main(["import", "save.p", "agent"]) == 2
-    assert "No such file or directory" in capsys.readouterr().err
-    assert contents(folder) == {}
 
 
 def test_import_plays_as_the_program_and_can_be_trained(folder, capsys):
