@@ -59,7 +59,42 @@ class Bernoulli(torch.distributions.Bernoulli):
         return log_probs
 
 
-class KarpathyPolicy(Policy):
+class DiscretePolicy(Policy):
+    """One of n actions, by logits: of each action, or of action 1 alone."""
+
+    def logits(self, x: Tensor | SparseFrames) -> Tensor:
+        """Logits (B, n) of each action, or (B, 1) of action 1."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
+        """Sample actions (B,) int64 on the CPU with ``noise`` (B,), uniform on [0, 1).
+
+        Action 1 where the noise lies below its probability; of n logits as many as the sums p₀, p₀ + p₁, … it reaches.
+        """
+        if isinstance(x, SparseFrames) and self.two_layers:
+            from pong.envs.pong import kernels  # Numba is imported when Pong is first played
+
+            return kernels.sample_rows(self.two_layers, x, noise)
+        logits = self.logits(x)
+        if logits.shape[1] == 1:
+            return (noise < torch.sigmoid(logits[:, 0]).cpu()).long()
+        sums = logits.softmax(-1).cumsum(-1)[:, :-1].cpu()  # (B, n − 1)
+        return (noise[:, None] >= sums).sum(-1)
+
+    @torch.inference_mode()
+    def act_greedily(self, x: Tensor | SparseFrames) -> Tensor:
+        """The likeliest action of each row, (B,) int64 on the CPU; action 0 on a tie."""
+        if isinstance(x, SparseFrames) and self.two_layers:
+            from pong.envs.pong import kernels
+
+            logits = kernels.logits_of_rows(self.two_layers, x)
+        else:
+            logits = self.logits(x).cpu()
+        return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(-1)
+
+
+class KarpathyPolicy(DiscretePolicy):
     """The two-layer network of 2016: difference frame → 200 ReLU units → P(UP); no biases anywhere.
 
     p = σ(W2 · max(0, x · W1)). Action 1 is UP (ALE action 2), action 0 is DOWN (ALE action 3). The 2016 program stores
@@ -85,6 +120,10 @@ class KarpathyPolicy(Policy):
         h = torch.relu(first_layer(x, self.W1))  # (B, hidden)
         return h @ self.W2
 
+    def logits(self, x: Tensor | SparseFrames) -> Tensor:
+        """Logits (B, 1) of UP."""
+        return self(x)[:, None]  # type: ignore[no-any-return]
+
     def distribution(self, x: Tensor | SparseFrames) -> Bernoulli:
         """π(·|x): a Bernoulli over {DOWN 0, UP 1} for each of the B rows."""
         return Bernoulli(logits=self(x), validate_args=False)
@@ -94,36 +133,9 @@ class KarpathyPolicy(Policy):
         """W1, and W2 as the only row of a matrix."""
         return self.W1.detach(), self.W2.detach()[None]
 
-    @torch.inference_mode()
-    def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
-        """Sample actions (B,) int64 on the CPU: UP where ``noise`` (B,), uniform on [0, 1), lies below P(UP)."""
-        if isinstance(x, SparseFrames):
-            return compiled_actions(self.two_layers, x, noise)
-        return (noise < torch.sigmoid(self(x)).cpu()).long()
-
-    @torch.inference_mode()
-    def act_greedily(self, x: Tensor | SparseFrames) -> Tensor:
-        """The likelier action of each row, (B,) int64 on the CPU."""
-        logits = compiled_logits(self.two_layers, x)[:, 0] if isinstance(x, SparseFrames) else self(x).cpu()
-        return (logits > 0).long()
-
     def diagnostics(self, distribution: Bernoulli) -> dict[str, Tensor]:
         """The mean P(UP)."""
         return {"prob_up": distribution.probs.mean()}
-
-
-def compiled_actions(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
-    """Sample actions (B,) int64 by compiled arithmetic, in which no row depends on the others."""
-    from pong.envs.pong.kernels import sample_rows  # Numba is imported when Pong is first played
-
-    return sample_rows(network, x, noise)
-
-
-def compiled_logits(network: tuple[Tensor, Tensor], x: SparseFrames) -> Tensor:
-    """The logits (B, outputs) from which ``compiled_actions`` samples."""
-    from pong.envs.pong.kernels import logits_of_rows
-
-    return logits_of_rows(network, x)
 
 
 def first_layer(x: Tensor | SparseFrames, W1: Tensor) -> Tensor:
@@ -265,7 +277,7 @@ def conv_features(shape: Sequence[int], channels: Sequence[int]) -> int:
     return channels[-1] * math.prod(sides)
 
 
-class CategoricalPolicy(Policy):
+class CategoricalPolicy(DiscretePolicy):
     """One of n actions, from the logits of a network.
 
     Args:
@@ -276,6 +288,10 @@ class CategoricalPolicy(Policy):
         super().__init__()
         self.network = network
 
+    def logits(self, x: Tensor | SparseFrames) -> Tensor:
+        """Logits (B, n)."""
+        return self.network(x)  # type: ignore[no-any-return]
+
     def distribution(self, x: Tensor) -> torch.distributions.Categorical:
         """π(·|x): a Categorical over {0, …, n − 1} for each of the B rows."""
         return torch.distributions.Categorical(logits=self.network(x), validate_args=False)
@@ -285,23 +301,6 @@ class CategoricalPolicy(Policy):
         """The network's weights, if it has two layers."""
         network = self.network
         return (network.W1.detach(), network.W2.detach()) if isinstance(network, TwoLayers) else None
-
-    @torch.inference_mode()
-    def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
-        """Sample actions (B,) int64: as many as the sums p₀, p₀ + p₁, … that ``noise`` (B,) reaches."""
-        if isinstance(x, SparseFrames) and (network := self.two_layers):
-            return compiled_actions(network, x, noise)
-        sums = self.network(x).softmax(-1).cumsum(-1)[:, :-1].cpu()  # (B, n − 1)
-        actions: Tensor = (noise[:, None] >= sums).sum(-1)
-        return actions
-
-    @torch.inference_mode()
-    def act_greedily(self, x: Tensor | SparseFrames) -> Tensor:
-        """The likeliest action of each row, (B,) int64 on the CPU."""
-        if isinstance(x, SparseFrames) and (network := self.two_layers):
-            return compiled_logits(network, x).argmax(-1)
-        actions: Tensor = self.network(x).argmax(-1).cpu()
-        return actions
 
 
 class GaussianPolicy(Policy):

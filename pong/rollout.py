@@ -37,27 +37,16 @@ class Episode:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one update learns from; B rows, one per decision whose return is known.
+    """What one update learns from; B rows, one per decision whose return is known."""
 
-    Attributes:
-        observations: B rows, before the decisions.
-        actions: (B,) int64, or (B, d) floating, as the policy chose them.
-        returns: (B,) float32, discounted points; with standardize = "episode" in their game's standard deviations.
-        episodes: the games that ended in this rollout, on all ranks; by emulator, and then in time.
-        points: rallies that ended in it, on all ranks; 0 in a game without.
-        steps: decisions made in it, on all ranks.
-        frames: frames emulated in it, on all ranks.
-        weight: B over the rows of all ranks together: 1 without others.
-    """
-
-    observations: Observations
-    actions: Tensor
-    returns: Tensor
-    episodes: list[Episode]
-    points: int
-    steps: int
-    frames: int
-    weight: float = 1.0
+    observations: Observations  # B rows, before the decisions
+    actions: Tensor  # (B,) int64, or (B, d) floating, as the policy chose them
+    returns: Tensor  # (B,) float32, discounted points; standardize = "episode": in their game's standard deviations
+    episodes: list[Episode]  # that ended in this rollout, on all ranks; by emulator, and then in time
+    points: int  # rallies that ended in it, on all ranks; 0 in a game without
+    steps: int  # decisions in it, on all ranks
+    frames: int  # emulated in it, on all ranks
+    weight: float = 1.0  # B over the rows of all ranks together
 
 
 class ActionNoise:
@@ -68,14 +57,7 @@ class ActionNoise:
 
     BLOCK = 256  # time steps drawn at a time
 
-    def __init__(
-        self,
-        seed: int,
-        update: int,
-        emulators: Sequence[int],
-        purpose: int = TRAINING,
-        shape: tuple[int, ...] = (),
-    ):
+    def __init__(self, seed: int, update: int, emulators: range, purpose: int = TRAINING, shape: tuple[int, ...] = ()):
         self._streams = [_random_stream(seed, update, i, purpose, ACTIONS) for i in emulators]
         self._shape = shape
         self._block = np.empty((0, len(emulators), *shape), np.float32)
@@ -102,24 +84,39 @@ def _random_stream(seed: int, update: int, emulator: int, *purpose: int) -> np.r
     return np.random.default_rng(np.random.SeedSequence((seed, update, emulator, *purpose)))
 
 
-class Carry(NamedTuple):
-    """The last M decisions of N emulators, whose return is not known yet; emulator by emulator."""
-
-    observations: Observations  # M rows
-    actions: Tensor  # (M, …)
-    rewards: NDArray[np.float32]  # (M,)
-    counts: NDArray[np.int64]  # (N,), how many of them each emulator has
-
-
 class Decisions(NamedTuple):
-    """T time steps of N emulators, whose R decisions may be stored in any order."""
+    """Decisions of N emulators in T time steps; their R observations and actions may be stored in any order."""
 
     observations: Observations  # R rows
     actions: Tensor  # (R, …)
     rows: NDArray[np.int64]  # (T, N), where a decision is stored
     rewards: NDArray[np.float32]  # (T, N)
     dones: NDArray[np.bool_]  # (T, N)
-    active: NDArray[np.bool_]  # (T, N), where there was a decision
+    active: NDArray[np.bool_]  # (T, N), where there is a decision
+
+    @classmethod
+    def of(cls, segment: Segment) -> "Decisions":
+        """The decisions of a segment."""
+        rows = np.arange(segment.rewards.size).reshape(segment.rewards.shape)
+        actions = segment.actions.flatten(0, 1)
+        return cls(segment.observations, actions, rows, segment.rewards, segment.dones, segment.active)
+
+    @classmethod
+    def cat(cls, parts: "Sequence[Decisions]") -> "Decisions":
+        """Concatenate decisions of the same emulators in time."""
+        observations, actions, rows, *arrays = zip(*parts, strict=True)
+        starts = np.cumsum([0, *map(len, actions)])
+        shifted = np.concatenate([part + start for part, start in zip(rows, starts, strict=False)])
+        return cls(cat(observations), torch.cat(actions), shifted, *map(np.concatenate, arrays))
+
+    def select(self, chosen: NDArray[np.bool_]) -> "Decisions":
+        """The decisions that are True in ``chosen`` (T, N), from the time step of the first one on."""
+        later = slice(int(chosen.any(1).argmax()) if chosen.any() else len(chosen), None)
+        numbers = torch.from_numpy(self.rows[chosen])
+        rows = np.zeros_like(self.rows)
+        rows[chosen] = np.arange(len(numbers))
+        arrays = (array[later] for array in (rows, self.rewards, self.dones, chosen))
+        return Decisions(self.observations[numbers], self.actions[numbers], *arrays)
 
 
 class Snapshot(NamedTuple):
@@ -128,22 +125,27 @@ class Snapshot(NamedTuple):
     fleet: list[EmulatorState]
     observations: SparseFrames  # N rows
     totals: NDArray[np.float64]  # (N, 3), of each episode so far: score, length, frames
-    carry: Carry | None
+    waiting: Decisions | None  # whose return is not known yet
 
     def pack(self) -> list[EmulatorState]:
         """Arrays by emulator, so that any number of players and ranks can continue."""
+        waiting = self.waiting
+        if waiting is None:
+            nothing = np.zeros((0, len(self.fleet)))
+            actions = torch.zeros(0, dtype=torch.int64)
+            waiting = Decisions(self.observations, actions, *(nothing.astype(t) for t in ("i8", "f4", "?", "?")))
+        assert isinstance(waiting.observations, SparseFrames)
         states = []
-        counts = np.zeros(len(self.fleet), np.int64) if self.carry is None else self.carry.counts
-        for i, (emulator, end) in enumerate(zip(self.fleet, counts.cumsum(), strict=True)):
-            state = emulator | _pack_rows("observation", self.observations[torch.tensor([i])])
-            state["episode"] = self.totals[i]
-            rows = slice(end - counts[i], end)
-            carry = self.carry or Carry(self.observations, torch.zeros(0, dtype=torch.int64), np.zeros(0, "f4"), counts)
-            assert isinstance(carry.observations, SparseFrames)
-            state |= _pack_rows("waiting", carry.observations[torch.arange(rows.start, rows.stop)])
-            state["waiting.actions"] = carry.actions[rows].numpy().astype(np.int8)
-            state["waiting.rewards"] = carry.rewards[rows]
-            states.append(state)
+        for i, emulator in enumerate(self.fleet):
+            active = waiting.active[:, i]
+            rows = torch.from_numpy(waiting.rows[active, i])
+            states.append(
+                emulator
+                | _pack_rows("observation", self.observations[torch.tensor([i])])
+                | _pack_rows("waiting", waiting.observations[rows])
+                | {"waiting.actions": waiting.actions[rows].numpy().astype(np.int8)}
+                | {"waiting.rewards": waiting.rewards[active, i], "episode": self.totals[i]}
+            )
         return states
 
     @classmethod
@@ -151,10 +153,15 @@ class Snapshot(NamedTuple):
         """The reverse; rows have ``width`` numbers."""
         actions, rewards = (np.concatenate([s[f"waiting.{name}"] for s in states]) for name in ("actions", "rewards"))
         counts = np.array([len(state["waiting.actions"]) for state in states])
-        rows = _unpack_rows("waiting", states, width)
-        carry = Carry(rows, torch.from_numpy(actions.astype(np.int64)), rewards, counts)
+        W = counts.max()
+        active = np.arange(W)[:, None] >= W - counts  # (W, N): the last time steps of each emulator
+        rows, placed = np.zeros(active.shape, np.int64), np.zeros(active.shape, np.float32)
+        rows.T[active.T], placed.T[active.T] = np.arange(len(actions)), rewards
+        observations = _unpack_rows("waiting", states, width)
+        arrays = rows, placed, np.zeros_like(active), active
+        waiting = Decisions(observations, torch.from_numpy(actions.astype(np.int64)), *arrays)
         totals = np.stack([state["episode"] for state in states])
-        return cls(states, _unpack_rows("observation", states, width), totals, carry)
+        return cls(states, _unpack_rows("observation", states, width), totals, waiting)
 
 
 def _pack_rows(name: str, rows: SparseFrames) -> EmulatorState:
@@ -203,7 +210,7 @@ class Player:
 
     def _new_episodes(self) -> None:
         self._totals = np.zeros((len(self.emulators), 3))  # of the current episodes: score, length, frames
-        self._carry: Carry | None = None
+        self._waiting: Decisions | None = None
 
     def start(self, update: int, done: float = 0.0) -> None:
         """Start rollout number ``update``; ``done`` in [0, 1] is the progress of the run."""
@@ -232,7 +239,7 @@ class Player:
         """
         try:
             self.fleet.restore(states)
-            _, self._observations, self._totals, self._carry = Snapshot.unpack(states, task_spec(self.config).inputs)
+            _, self._observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config).inputs)
         except (KeyError, ValueError, RuntimeError) as error:
             message = " ".join(str(error).split())
             raise InputError(f"the checkpoint's games do not fit its config ({message})") from None
@@ -253,7 +260,7 @@ class Player:
         if fleet is None:
             return None
         assert isinstance(self._observations, SparseFrames)
-        return Snapshot(fleet, self._observations, self._totals.copy(), self._carry)
+        return Snapshot(fleet, self._observations, self._totals.copy(), self._waiting)
 
     def _prepare(self, update: int, done: float) -> None:
         self._before = self._snapshot()
@@ -285,25 +292,21 @@ class Player:
             if whole:
                 self._active = segment.active[-1] & ~segment.dones[-1]
             time_steps += len(segment)
-            self._check_length(time_steps)
+            if time_steps + len(self._waiting.rows if self._waiting else ()) > MOST_TIME_STEPS:
+                message = f"an episode has not ended in {MOST_TIME_STEPS:,} decisions, whose returns wait for its end"
+                remedy = "register the environment with a time limit (max_episode_steps)"
+                raise RunError(f"env = {self.config.env!r}: {message}; {remedy}")
         return self._cut(segments)
 
-    def _check_length(self, time_steps: int) -> None:
-        """Refuse to wait for the end of an episode until the memory is full."""
-        waiting = time_steps + int(0 if self._carry is None else self._carry.counts.max())
-        if waiting > MOST_TIME_STEPS:
-            message = f"an episode has not ended in {waiting:,} decisions, whose returns wait for its end"
-            remedy = "register the environment with a time limit (max_episode_steps)"
-            raise RunError(f"env = {self.config.env!r}: {message}; {remedy}")
-
     def _cut(self, segments: list[Segment]) -> Batch:
-        """A batch of the decisions whose return is known; the others are carried over to the next one."""
+        """A batch of the decisions whose return is known; the others wait for the next one."""
         is_pong = self.config.is_pong
-        decisions = self._decisions(segments)
+        decisions = Decisions.cat([*([self._waiting] if self._waiting else []), *map(Decisions.of, segments)])
         rewards, dones, active = decisions.rewards, decisions.dones, decisions.active
         reset = is_pong and self.config.reset_at_points
         ends = dones | (rewards != 0) if reset else dones
         known = np.logical_or.accumulate(ends[::-1])[::-1]  # an end lies ahead
+        self._waiting = decisions.select(active & ~known)
         returns = discounted_returns(
             torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=reset
         )
@@ -312,9 +315,6 @@ class Player:
             for i in np.unique(emulators):
                 game = time_steps[emulators == i], i
                 returns[game] = standardize(returns[game])
-        left = (active & ~known).T
-        rest = torch.from_numpy(decisions.rows.T[left])
-        self._carry = Carry(decisions.observations[rest], decisions.actions[rest], rewards.T[left], left.sum(1))
         rows = torch.from_numpy(decisions.rows[time_steps, emulators])
         return Batch(
             observations=decisions.observations[rows],
@@ -324,30 +324,6 @@ class Player:
             points=sum(int(np.count_nonzero(s.rewards * s.active)) for s in segments) if is_pong else 0,
             steps=sum(int(np.count_nonzero(s.active)) for s in segments),
             frames=sum(int(s.frames.sum()) for s in segments),
-        )
-
-    def _decisions(self, segments: list[Segment]) -> Decisions:
-        """The decisions of a rollout, after those carried over."""
-        rewards, dones, active = (
-            np.concatenate([getattr(s, name) for s in segments]) for name in ("rewards", "dones", "active")
-        )
-        observations = cat([s.observations for s in segments])
-        actions = torch.cat([s.actions for s in segments]).flatten(0, 1)
-        rows = np.arange(rewards.size).reshape(rewards.shape)
-        if self._carry is None or not self._carry.counts.any():
-            return Decisions(observations, actions, rows, rewards, dones, active)
-        counts = self._carry.counts
-        W, N, M = int(counts.max()), len(counts), int(counts.sum())
-        carried = np.arange(W)[:, None] >= W - counts  # (W, N), the last time steps of each emulator
-        earlier_rows, earlier_rewards = np.zeros((W, N), np.int64), np.zeros((W, N), np.float32)
-        earlier_rows.T[carried.T], earlier_rewards.T[carried.T] = np.arange(M), self._carry.rewards
-        return Decisions(
-            cat([self._carry.observations, observations]),
-            torch.cat([self._carry.actions, actions]),
-            np.concatenate([earlier_rows, rows + M]),
-            np.concatenate([earlier_rewards, rewards]),
-            np.concatenate([np.zeros((W, N), np.bool_), dones]),
-            np.concatenate([carried, active]),
         )
 
     def _finished(self, segments: list[Segment]) -> list[Episode]:
