@@ -125,15 +125,11 @@ class Snapshot(NamedTuple):
     fleet: list[EmulatorState]
     observations: SparseFrames  # N rows
     totals: NDArray[np.float64]  # (N, 3), of each episode so far: score, length, frames
-    waiting: Decisions | None  # whose return is not known yet
+    waiting: Decisions  # whose return is not known yet
 
     def pack(self) -> list[EmulatorState]:
         """Arrays by emulator, so that any number of players and ranks can continue."""
         waiting = self.waiting
-        if waiting is None:
-            nothing = np.zeros((0, len(self.fleet)))
-            actions = torch.zeros(0, dtype=torch.int64)
-            waiting = Decisions(self.observations, actions, *(nothing.astype(t) for t in ("i8", "f4", "?", "?")))
         assert isinstance(waiting.observations, SparseFrames)
         states = []
         for i, emulator in enumerate(self.fleet):
@@ -260,6 +256,7 @@ class Player:
         if fleet is None:
             return None
         assert isinstance(self._observations, SparseFrames)
+        assert self._waiting is not None  # a rollout was played
         return Snapshot(fleet, self._observations, self._totals.copy(), self._waiting)
 
     def _prepare(self, update: int, done: float) -> None:

@@ -1,10 +1,11 @@
-"""Rollouts against written-down play: which rows a batch holds, what they are worth, and what random streams give.
+"""Rollouts against scripted play: which rows a batch holds, their returns, random streams, snapshots and threads."""
 
-The play is scripted: known rewards and ends per moment and emulator. An observation names its emulator and moment and
-the policy's action follows from both, so that every row of a batch can be told from every other one.
-"""
-
-from dataclasses import dataclass, field
+import contextlib
+import itertools
+import threading
+import time
+from dataclasses import astuple, dataclass, field
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -14,29 +15,32 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pong.config import Config
+from pong.config import Config, RunError
+from pong.distributed import Ranks
+from pong.envs import make_fleet
 from pong.envs.base import Fleet, StepResult
 from pong.observations import PIXELS, SparseFrames
+from pong.policies import KarpathyPolicy, make_policy
 from pong.rollout import EVALUATION, TRAINING, ActionNoise, Episode, Rollout, emulator_seeds
 
 exact = settings(deadline=None, derandomize=True, max_examples=60)  # the same examples on every machine
-MOMENTS = 10  # the first pixel that names a moment; those before it name emulators
+TIMES = 10  # the first pixel that encodes a time step; those before it encode emulators
 
 
 @dataclass(repr=False)
 class Script(Fleet):
-    """N emulators whose rewards and ends are written down, (T, N); past the end it starts over, or fails.
+    """N emulators with given rewards and ends of games, (T, N), which repeat after T time steps.
 
-    An emulator without a decision misses its line: it neither pays nor ends.
+    An observation encodes its emulator and time step, so that every row of a batch can be told from the others. An
+    emulator without a decision reports a won point and an end, which a rollout must ignore.
     """
 
     rewards: Any
     ends: Any = None
-    hold: int = 4
-    repeat: bool = True
-    moment: int = 0
+    is_saved: bool = False
+    time: int = 0
     seeds: list[Any] = field(default_factory=list)  # of every reset
-    actions: list[Any] = field(default_factory=list)  # of every step
+    actions: list[Any] = field(default_factory=list)  # of every step; −1 without a decision
 
     def __post_init__(self):
         self.rewards = np.array(self.rewards, np.float32)
@@ -44,395 +48,451 @@ class Script(Fleet):
         self.num_envs = self.rewards.shape[1]
 
     def reset(self, seeds=None):
-        self.seeds.append(None if seeds is None else [int(s) for s in seeds])
+        self.seeds.append(None if seeds is None else seeds.tolist())
         return self._observe()
 
     def step(self, actions, active):
         self.actions.append(np.where(active, actions, -1).tolist())
-        assert self.repeat or self.moment < len(self.rewards), "played on after the end of the script"
-        t, decided = self.moment % len(self.rewards), active
-        self.moment += 1
-        return StepResult(self._observe(), self.rewards[t] * decided, self.ends[t] & decided, self.hold * decided)
+        t = self.time % len(self.rewards)
+        self.time += 1
+        return StepResult(self._observe(), np.where(active, self.rewards[t], 1), self.ends[t] | ~active, 4 * active)
+
+    def state(self):
+        return [{"time": np.array([self.time])}] * self.num_envs if self.is_saved else None
+
+    def restore(self, state):
+        (self.time,) = state[0]["time"].tolist()
 
     def _observe(self):
         frames = np.zeros((self.num_envs, PIXELS), np.int8)
         for i in range(self.num_envs):
             frames[i, i] = 1
-            frames[i, MOMENTS + self.moment] = -1
+            frames[i, TIMES + self.time] = -1
         return SparseFrames.from_dense(frames)
 
 
 def names(x):
-    """(emulator, moment) of each row, read back from its two pixels."""
-    return [tuple((row.nonzero().flatten() - torch.tensor([0, MOMENTS])).tolist()) for row in x.dense()]
+    """(emulator, time step) of each row, decoded from its two pixels."""
+    return [tuple((row.nonzero().flatten() - torch.tensor([0, TIMES])).tolist()) for row in x.dense()]
 
 
 class Namer:
-    """Answers each observation with a fixed action, whatever the noise."""
+    """Answers each observation with an action that follows from its name, and ignores the noise."""
+
+    noise_shape = ()
+    two_layers = None
 
     @staticmethod
-    def answer(emulator, moment):
-        return (emulator + moment // 2) % 2
-
-    noise_shape = ()
-    two_layers = None
+    def action(emulator, time_step):
+        return (emulator + time_step // 2) % 2
 
     def act(self, x, noise):
-        return torch.tensor([self.answer(*name) for name in names(x)])
+        return torch.tensor([self.action(*name) for name in names(x)])
 
 
-class Coin:
-    """Plays nothing but the noise."""
+class Coin(Namer):
+    """Acts by the noise alone, and counts its decisions."""
 
-    noise_shape = ()
-    two_layers = None
+    decisions = 0
 
     def act(self, x, noise):
+        self.decisions += len(x)
         return (noise < 0.5).long()
 
 
-def config(**changes):
-    """γ = ½ is exact in binary; horizon 3, no standardising, fresh emulators only at the start."""
-    return Config(
-        **{"gamma": 0.5, "horizon": 3, "standardize": "none", "checkpoint_every": 1000, "players": 1, **changes}
-    )
-
-
 def play(script, updates, actor=None, purpose=TRAINING, **changes):
-    """The batches of that many updates."""
-    with pytest.MonkeyPatch.context() as patch:
+    """The batches of this many updates by one player; a script that can be saved is resumed by a new one each time.
+
+    γ = ½ is exact in binary; nothing is standardised or restarted.
+    """
+    defaults = {"gamma": 0.5, "horizon": 3, "standardize": "none", "checkpoint_every": 1000, "players": 1}
+    config = Config(**{**defaults, "num_envs": script.num_envs, **changes})
+    batches, states = [], None
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setattr("pong.rollout.make_fleet", lambda config, n: script)
-        rollout = Rollout(config(num_envs=script.num_envs, **changes), actor or Namer(), purpose)
-    return [rollout.collect(update) for update in range(updates)]
+        for update in range(updates):
+            if states or not update:
+                rollout = stack.enter_context(contextlib.closing(Rollout(config, actor or Namer(), purpose)))
+            if states:
+                rollout.restore(states)
+            rollout.start(update, update / updates)
+            batches.append(rollout.finish())
+            states = rollout.state()
+    return batches
 
 
 def rows(batch):
-    """{(emulator, moment): return} of a batch, whose rows must be aligned, distinct and in order.
-
-    Each emulator's rows stand together, as they were played.
-    """
-    found = names(batch.observations)
-    assert len(found) == len(batch.actions) == len(batch.returns) == len(set(found))
-    assert found == sorted(found)
-    assert batch.actions.tolist() == [Namer.answer(*name) for name in found]
+    """{(emulator, time step): return} of a batch, whose rows must be aligned, distinct and in order."""
+    keys = names(batch.observations)
+    assert len(keys) == len(batch.actions) == len(batch.returns)
+    assert keys == sorted(set(keys))  # emulator by emulator, and then in time
+    assert batch.actions.tolist() == [Namer.action(*key) for key in keys]
     assert (batch.actions.dtype, batch.returns.dtype) == (torch.int64, torch.float32)
     assert batch.weight == 1
-    return dict(zip(found, batch.returns.tolist(), strict=True))
+    return dict(zip(keys, batch.returns.tolist(), strict=True))
 
 
-# --- fixed horizon, by hand -------------------------------------------------------------------------------------------
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """No thread and no emulator outlives its test."""
+    before = {*threading.enumerate()}
+    yield
+    assert {*threading.enumerate()} <= before
+    assert Faulty.open == 0
 
 
-def test_an_unfinished_rally_waits_for_the_next_batch():
-    # moments     0  1  2 | 3  4  5 | 6  7  8
+def test_batch_carries_unfinished_rallies_over():
+    # time steps  0  1  2 | 3  4  5 | 6  7  8
     emulator_0 = [0, 1, 0, 0, -1, 0, 0, 0, 1]
     emulator_1 = [0, 0, 0, 0, 0, 1, -1, 0, 0]
-    script = Script(np.transpose([emulator_0, emulator_1]))
-    first, second, third = play(script, 3)
+    first, second, third = play(Script(np.transpose([emulator_0, emulator_1])), 3)
 
-    # emulator 0: the point of moment 1, and ½ of it one moment earlier; moment 2 waits, as does all of emulator 1
+    # emulator 0: the point of step 1, and ½ of it a step earlier; its step 2 waits, as does all of emulator 1
     assert rows(first) == {(0, 0): 1 / 2, (0, 1): 1}
-    # over the boundary: −1 at moment 4 is −½ at 3 and −¼ at 2; +1 at moment 5 is 1/32 at 0
+    # across the boundary: −1 at step 4 is −½ at 3 and −¼ at 2; +1 at step 5 is 1/32 at 0
     assert rows(second) == {
         **{(0, 2): -1 / 4, (0, 3): -1 / 2, (0, 4): -1},
         **{(1, 0): 1 / 32, (1, 1): 1 / 16, (1, 2): 1 / 8, (1, 3): 1 / 4, (1, 4): 1 / 2, (1, 5): 1},
     }
-    # emulator 0 had moment 5 waiting: 1/8 of moment 8; emulator 1 won at once and its moments 7 and 8 wait now
+    # step 5 of emulator 0 waited: 1/8 of step 8; emulator 1 lost at once, and its steps 7 and 8 wait
     assert rows(third) == {(0, 5): 1 / 8, (0, 6): 1 / 4, (0, 7): 1 / 2, (0, 8): 1, (1, 6): -1}
-    # counted as played, not as learned from: 3 moments of 2 emulators, 4 frames each
-    assert [(b.points, b.steps, b.frames, b.episodes) for b in (first, second, third)] == [
-        (1, 6, 24, []),
-        (2, 6, 24, []),
-        (2, 6, 24, []),
-    ]
+    # what was played is counted, not what is learned from: 3 steps of 2 emulators, 4 frames each
+    counts = [(batch.points, batch.steps, batch.frames, batch.episodes) for batch in (first, second, third)]
+    assert counts == [(1, 6, 24, []), (2, 6, 24, []), (2, 6, 24, [])]
 
 
-def test_a_rally_may_wait_for_several_batches():
-    emulator_0 = [1, 1, 1, 1, 1, 1, 1]
-    emulator_1 = [0, 0, 0, 0, 0, 0, 1]
-    batches = play(Script(np.transpose([emulator_0, emulator_1])), 4, horizon=2)
-    assert [len(rows(batch)) for batch in batches] == [
-        2,
-        2,
-        2,
-        9,
-    ]  # the last: emulator 0 wins twice, 7 rows of the other
-    assert rows(batches[3])[1, 0] == 1 / 64
-
-
-def test_unless_it_restarts_at_points_a_return_counts_those_to_come_and_waits_for_the_end_of_the_game():
-    # moments             0  1  2 | 3  4  5
-    rewards, ends = [0, 1, 0, 0, -1, 0], [0, 0, 0, 0, 1, 0]
-    script = Script(np.transpose([rewards, [0, 0, 1, 1, 1, 1]]), np.transpose([ends, [0, 0, 1, 0, 0, 1]]))
-    first, second = play(script, 2, reset_at_points=False)
+def test_returns_without_reset_at_points_wait_for_the_end_of_the_game():
+    # time steps   0  1  2 | 3  4  5
+    emulator_0 = [0, 1, 0, 0, -1, 0], [0, 0, 0, 0, 1, 0]  # rewards, ends
+    emulator_1 = [0, 0, 1, 1, 1, 1], [0, 0, 1, 0, 0, 1]
+    rewards, ends = (np.transpose(columns) for columns in zip(emulator_0, emulator_1, strict=True))
+    first, second = play(Script(rewards, ends), 2, reset_at_points=False)
 
     assert rows(first) == {(1, 0): 1 / 4, (1, 1): 1 / 2, (1, 2): 1}
+    # emulator 0: the +1 of step 1 waited with its decision, and −1 at step 4 is −1/8 there
     assert rows(second) == {
         **{(0, 0): 1 / 2 - 1 / 16, (0, 1): 1 - 1 / 8, (0, 2): -1 / 4, (0, 3): -1 / 2, (0, 4): -1},
         **{(1, 3): 7 / 4, (1, 4): 3 / 2, (1, 5): 1},
     }
 
 
-def test_a_batch_without_a_point_goes_on_by_whole_horizons():
-    script = Script([[0, 0], [0, 0], [0, 0], [0, 0], [0, 1], [0, 0]])  # horizon 2, the first point at moment 4
-    batch = play(script, 1, horizon=2)[0]
-    assert (batch.steps, batch.frames, batch.points) == (12, 48, 1)
-    assert rows(batch) == {(1, 0): 1 / 16, (1, 1): 1 / 8, (1, 2): 1 / 4, (1, 3): 1 / 2, (1, 4): 1}
-
-
-def test_a_horizon_grows_on_a_line_with_how_far_the_run_has_come():
-    script = Script(np.ones((40, 1)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pong.rollout.make_fleet", lambda config, n: script)
-        rollout = Rollout(config(num_envs=1, horizon=2, horizon_end=12), Namer())
-    moments = []
-    for update, done in enumerate((0.0, 0.25, 0.5, 0.96)):
-        rollout.begin(update, done)
-        moments.append(rollout.finish().steps)
-    assert moments == [2, 4, 7, 12]  # 2 + 10 · done: 2, 4.5, 7, 11.6, rounded; a half to the even number
-
-
-def test_the_end_of_a_game_resets_the_sum():
-    # the game ends at moment 1 without a point: its two rows are worth nothing, and the +1 of moment 3 stays behind it
-    batch = play(Script([[0], [0], [0], [1]], [[0], [1], [0], [0]]), 1, horizon=4)[0]
-    assert rows(batch) == {(0, 0): 0, (0, 1): 0, (0, 2): 1 / 2, (0, 3): 1}
-    assert batch.episodes == [Episode(0, 0.0, 2)]
-
-
-def test_a_game_without_a_point_ends_a_batch_too():
-    """Games shorter than a rally never see a point: waiting for one would wait for ever."""
-    batch = play(Script([[0]] * 3, [[0], [1], [0]], repeat=False), 1)[0]
-    assert rows(batch) == {(0, 0): 0, (0, 1): 0}  # moment 2 waits
-    assert (batch.points, batch.steps) == (0, 3)
-
-
-def test_games_are_scored_across_batches():
-    # emulator 1 plays one game of 5 moments, −1 −1 +1 = −1; emulator 0 two, of 2 moments and of 4
-    rewards = np.transpose([[1, 1, 0, -1, 0, -1], [-1, 0, -1, 0, 1, 1]])
-    ends = np.transpose([[0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0]])
-    first, second = play(Script(rewards, ends), 2)
-    assert first.episodes == [Episode(0, 2.0, 2)]
-    assert second.episodes == [Episode(0, -2.0, 4), Episode(1, -1.0, 5)]
-    assert (first.points, second.points) == (4, 4)
-
-
-# --- fixed horizon, random scripts ------------------------------------------------------------------------------------
+def test_horizon_grows_linearly_with_progress():
+    batches = play(Script(np.ones((40, 1))), 4, horizon=2, horizon_end=12)
+    assert [batch.steps for batch in batches] == [2, 4, 7, 10]  # 2 + 10 · (0, ¼, ½, ¾), a half to the even number
 
 
 @exact
-@given(data=st.data(), n=st.integers(1, 3), horizon=st.integers(1, 6), updates=st.integers(1, 6))
-def test_every_row_comes_once_and_when_its_point_has_ended(data, n, horizon, updates):
+@given(data=st.data(), n=st.integers(1, 3), horizon=st.integers(1, 6), at_points=st.booleans(), is_saved=st.booleans())
+def test_batch_holds_every_row_once_when_its_return_is_known(data, n, horizon, at_points, is_saved):
     T = 12
-    wins = st.sampled_from([0, 0, 0, 0, 1, -1])
-    rewards = np.array(data.draw(st.lists(wins, min_size=T * n, max_size=T * n))).reshape(T, n)
-    ends = np.array(data.draw(st.lists(st.sampled_from([0, 0, 0, 0, 0, 1]), min_size=T * n, max_size=T * n)))
-    ends = ends.reshape(T, n).astype(bool)
-    assume(rewards.any() or ends.any())
-    script = Script(rewards, ends)
-    batches = play(script, updates, horizon=horizon)
+    points, last_steps = st.sampled_from([0, 0, 0, 0, 1, -1]), st.sampled_from([0, 0, 0, 0, 0, 1])
+    rewards, ends = (
+        np.array(data.draw(st.lists(values, min_size=T * n, max_size=T * n))).reshape(T, n)
+        for values in (points, last_steps)
+    )
+    assume(ends.any() or (at_points and rewards.any()))
+    script = Script(rewards, ends, is_saved)
+    batches = play(script, data.draw(st.integers(1, 6)), horizon=horizon, reset_at_points=at_points)
 
-    rewards, ends = (np.tile(x, (script.moment // T + 1, 1))[: script.moment] for x in (rewards, ends))
-    bounds = np.cumsum([0] + [batch.steps // n for batch in batches])  # moments
-    for first, last, batch in zip(bounds, bounds[1:], batches, strict=False):
-        expected = {}
-        for i in range(n):
-            ended = [t for t in range(last) if rewards[t, i] or ends[t, i]]
-            for t in range(last):
-                end = next((e for e in ended if e >= t), None)  # where t's point ends
-                if end is not None and end >= first:
-                    expected[i, t] = 0.5 ** (end - t) * rewards[end, i]
+    rewards, ends = (np.tile(x, (script.time // T + 1, 1))[: script.time] for x in (rewards, ends))
+    closing = (ends > 0) | (at_points & (rewards != 0))  # steps that make earlier returns known
+    bounds = np.cumsum([0] + [batch.steps // n for batch in batches])  # in time steps
+    for (first, last), batch in zip(itertools.pairwise(bounds), batches, strict=True):
+        expected, episodes = {}, []
+        for i, t in itertools.product(range(n), range(last)):
+            end = next((e for e in range(t, last) if closing[e, i]), -1)
+            if end >= first:
+                expected[i, t] = sum(0.5 ** (k - t) * rewards[k, i] for k in range(t, end + 1))
+            if t >= first and ends[t, i]:
+                start = max((e + 1 for e in range(t) if ends[e, i]), default=0)
+                length = t + 1 - start
+                episodes.append((i, rewards[start : t + 1, i].sum(), length, 4 * length))
         assert rows(batch) == expected
-        # whole horizons, and none more than it takes for a point to end
+        assert list(map(astuple, batch.episodes)) == episodes
+        # whole horizons, and none more than it takes until a return is known
         assert (last - first) % horizon == 0
-        assert not np.any((rewards != 0)[first : last - horizon] | ends[first : last - horizon])
-        assert batch.steps == (last - first) * n
+        assert not closing[first : last - horizon].any()
+        assert (batch.steps, batch.frames) == ((last - first) * n, 4 * (last - first) * n)
         assert batch.points == np.count_nonzero(rewards[first:last])
-        assert len(batch.episodes) == ends[first:last].sum()
-    assert bounds[-1] == script.moment
+    assert bounds[-1] == script.time
 
 
-# --- whole games ------------------------------------------------------------------------------------------------------
-
-# moments       0  1  2  3  4   the short one would earn and end more if it were told to play on
-LONG = [0, 1, 0, 0, -1], [0, 0, 0, 0, 1]  # rewards, ends
-SHORT = [0, -1, 1, -1, 1], [0, 1, 0, 1, 1]
-
-
-def games(updates=1, **changes):
-    rewards, ends = (np.transpose(rows) for rows in zip(LONG, SHORT, strict=True))  # each (T, N)
-    script = Script(rewards, ends)
-    return script, play(script, updates, until="episodes", **changes)
+def play_games(updates=1, actor=None, **changes):
+    """A script of two games, and its batches; the short game's emulator waits from step 2 on."""
+    rewards, ends = [[0, 1, 0, 0, -1], [0, -1, 1, -1, 1]], [[0, 0, 0, 0, 1], [0, 1, 0, 1, 1]]  # by emulator
+    script = Script(np.transpose(rewards), np.transpose(ends))
+    return script, play(script, updates, actor, until="episodes", **changes)
 
 
-def test_every_emulator_plays_one_game_to_its_end():
-    script, (batch,) = games()
-    # the short game ends at moment 1, and its emulator stands still
-    assert batch.episodes == [Episode(0, 0.0, 5), Episode(1, -1.0, 2)]
-    assert batch.steps == sum(episode.length for episode in batch.episodes) == 7
-    assert (batch.frames, batch.points) == (28, 3)
-    # +1 at moment 1, −1 at moment 4 | −1 at moment 1
+def test_whole_games_are_played_to_their_ends():
+    script, (batch, second) = play_games(updates=2)
+    assert list(map(astuple, batch.episodes)) == [(0, 0.0, 5, 20), (1, -1.0, 2, 8)]
+    assert (batch.steps, batch.frames, batch.points) == (7, 28, 3)
+    # +1 at step 1, −1 at step 4 | −1 at step 1
     assert rows(batch) == {
         **{(0, 0): 1 / 2, (0, 1): 1, (0, 2): -1 / 4, (0, 3): -1 / 2, (0, 4): -1},
         **{(1, 0): -1 / 2, (1, 1): -1},
     }
-    assert [actions[1] for actions in script.actions] == [Namer.answer(1, 0), Namer.answer(1, 1), -1, -1, -1]
-    assert [actions[0] for actions in script.actions] == [Namer.answer(0, t) for t in range(5)]
+    # the next games count from zero, and their random streams continue
+    assert (second.episodes, [*rows(second).values()]) == (batch.episodes, [*rows(batch).values()])
+    assert script.seeds == [emulator_seeds(1, 0, range(2)).tolist(), None]
 
 
-def test_a_game_that_is_over_costs_no_decision_and_shifts_nobodys_noise():
-    asked = []
-
-    class Asked(Namer):
-        def act(self, x, noise):
-            asked.append((names(x), noise.tolist()))
-            return super().act(x, noise)
-
-    games(actor=Asked())
-    stream = ActionNoise(1, 0, range(2))
-    drawn = [stream.draw().tolist() for _ in range(5)]
-    both, one = [([(0, t), (1, t)], drawn[t]) for t in (0, 1)], [([(0, t)], drawn[t][:1]) for t in (2, 3, 4)]
-    assert asked == both + one
+def test_waiting_game_costs_no_decision_and_shifts_no_noise():
+    coin = Coin()
+    script, (batch,) = play_games(actor=coin)
+    expected = (draw(emulators=range(2), time_steps=5) < 0.5).long()
+    expected[2:, 1] = -1
+    assert script.actions == expected.tolist()
+    assert coin.decisions == batch.steps == 7
 
 
-def test_the_next_games_start_afresh():
-    script, (first, second) = games(updates=2)
-    assert second.episodes == first.episodes  # scores and lengths from zero, no row left from before
-    assert list(rows(second).values()) == list(rows(first).values())
-    assert min(moment for _, moment in rows(second)) == 5
-    assert script.seeds == [emulator_seeds(1, 0, range(2)).tolist(), None]  # the second time their streams run on
-
-
-@exact
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), data=st.data())
-def test_whole_games_lose_nothing(lengths, data):
-    T, n = max(lengths), len(lengths)
-    rewards = np.array(data.draw(st.lists(st.sampled_from([0, 0, 1, -1]), min_size=T * n, max_size=T * n)))
-    rewards = rewards.reshape(T, n)
-    ends = np.array([[t == length - 1 for length in lengths] for t in range(T)])
-    batch = play(Script(rewards, ends), 1, until="episodes")[0]
-    assert rows(batch).keys() == {(i, t) for i in range(n) for t in range(lengths[i])}
-    scores = {(episode.emulator, episode.score, episode.length) for episode in batch.episodes}
-    assert scores == {(i, float(rewards[: lengths[i], i].sum()), lengths[i]) for i in range(n)}
-    assert batch.steps == sum(lengths) == len(batch.returns)
-
-
-# --- standardising: γ = 0 makes returns of rewards --------------------------------------------------------------------
-
-
-def test_standardised_over_each_game():
-    # 0 1 0 0 −1: mean 0, variance 2/5. 0 −1: mean −½, variance ¼; the population's, never n − 1
-    _, (batch,) = games(gamma=0.0, standardize="episode")
+def test_returns_are_standardized_over_each_game():
+    _, (batch,) = play_games(gamma=0.0, standardize="episode")  # γ = 0 makes returns of rewards
+    # 0 1 0 0 −1: mean 0, variance 2/5 | 0 −1: mean −½, variance ¼; the population's, not n − 1
     expected = {(0, 0): 0, (0, 1): sqrt(2.5), (0, 2): 0, (0, 3): 0, (0, 4): -sqrt(2.5), (1, 0): 1, (1, 1): -1}
     assert rows(batch) == pytest.approx(expected, abs=1e-6)
+    assert rows(play_games(standardize="batch")[1][0]) == rows(play_games()[1][0])  # left to the trainer
 
 
-def test_points_are_left_to_the_trainer_to_standardise_over_a_batch():
-    assert rows(games(standardize="batch")[1][0]) == rows(games(standardize="none")[1][0])
+# --- random streams ---------------------------------------------------------------------------------------------------
 
 
-# --- fresh emulators --------------------------------------------------------------------------------------------------
-
-
-def test_fresh_emulators_drop_what_was_cut():
-    #          0  1 | 2  3 | 4  5 | 6  7   the emulator starts afresh before moment 4
+def test_restarts_drop_what_they_cut_short():
+    """Environments that can't be saved restart every ``checkpoint_every`` updates."""
+    #          0  1 | 2  3 | 4  5 | 6  7   restarted before step 4
     rewards = [0, 1, 0, 1, 1, 0, 0, -1]
     script = Script(np.transpose([rewards, [1, 0, 1, 0, 1, 0, 0, 1]]), np.transpose([[0] * 7 + [1], [0] * 8]))
     batches = play(script, 4, horizon=2, checkpoint_every=2, seed=5)
-    # emulator 1's moment 3 was waiting, and is gone; its moment 1, not cut, is in the second batch
+    # emulator 1's step 3 was waiting and is dropped; its step 1 is in the second batch
     assert [sorted(rows(batch)) for batch in batches] == [
         [(0, 0), (0, 1), (1, 0)],
         [(0, 2), (0, 3), (1, 1), (1, 2)],
         [(0, 4), (1, 4)],
         [(0, 5), (0, 6), (0, 7), (1, 5), (1, 6), (1, 7)],
     ]
-    # the game that ends at moment 7 began at moment 4: +1 − 1 in 4 moments, not +2 + 1 − 1 in 8
+    # the game that ends at step 7 started at step 4: +1 − 1 in 4 steps, not +2 + 1 − 1 in 8
     assert [batch.episodes for batch in batches] == [[], [], [], [Episode(0, 0.0, 4)]]
     assert script.seeds == [emulator_seeds(5, 0, range(2)).tolist(), emulator_seeds(5, 2, range(2)).tolist()]
 
 
-def test_evaluation_has_seeds_of_its_own():
-    script = Script([[1]])
-    play(script, 1, purpose=EVALUATION)
-    assert script.seeds == [emulator_seeds(1, 0, range(1), EVALUATION).tolist()]
-    assert script.seeds != [emulator_seeds(1, 0, range(1)).tolist()]
-
-
 @exact
 @given(seed=st.integers(0, 2**64), update=st.integers(0, 10**7), n=st.integers(1, 20))
-def test_emulator_seeds(seed, update, n):
-    seeds = emulator_seeds(seed, update, range(n))
-    assert seeds.shape == (n,)
-    assert ((seeds >= 1) & (seeds < 2**31)).all()  # what ale-py takes
-    first = n // 2
-    assert seeds[first:].tolist() == emulator_seeds(seed, update, range(first, n)).tolist()  # whoever plays the others
-    assert seeds.tolist() != emulator_seeds(seed, update + 1, range(n)).tolist()
-    assert seeds.tolist() != emulator_seeds(seed + 1, update, range(n)).tolist()
-    assert seeds.tolist() != emulator_seeds(seed, update, range(n), EVALUATION).tolist()
+def test_emulator_seeds_belong_to_seed_update_emulator_and_purpose(seed, update, n):
+    seeds = emulator_seeds(seed, update, range(n)).tolist()
+    assert len(set(seeds)) == n  # of 2³¹ numbers
+    assert 1 <= min(seeds) <= max(seeds) < 2**31  # ale-py's range
+    assert seeds[n // 2 :] == emulator_seeds(seed, update, range(n // 2, n)).tolist()  # whoever plays the others
+    for others in ((seed, update + 1, range(n)), (seed + 1, update, range(n)), (seed, update, range(n), EVALUATION)):
+        assert not {*seeds} & {*emulator_seeds(*others).tolist()}
 
 
-def test_emulators_differ():
-    assert len(set(emulator_seeds(1, 0, range(500)).tolist())) == 500
-
-
-# --- noise ------------------------------------------------------------------------------------------------------------
-
-
-def draw(seed=1, update=0, emulators=range(3), purpose=TRAINING, moments=300):  # more than one block
+def draw(seed=1, update=0, emulators=range(3), purpose=TRAINING, time_steps=300):  # more than one block
     noise = ActionNoise(seed, update, emulators, purpose)
-    return torch.stack([noise.draw() for _ in range(moments)])  # (moments, n)
+    numbers = []
+    for _ in range(time_steps):
+        numbers.append(torch.from_numpy(noise.ahead()[0]))
+        noise.use(1)
+    return torch.stack(numbers)  # (time_steps, n)
 
 
-def test_noise_is_uniform():
-    numbers = draw(moments=2000)
-    assert numbers.shape == (2000, 3)
-    assert numbers.dtype == torch.float32
-    assert numbers.min() >= 0
-    assert numbers.max() < 1
+def test_noise_is_uniform_and_is_used_once():
+    numbers = draw(time_steps=2000)
+    assert (numbers.shape, numbers.dtype) == ((2000, 3), torch.float32)
+    assert 0 <= numbers.min() <= numbers.max() < 1
     # the mean of 2,000 uniform numbers has the standard deviation √(1/12/2000) = 0.0065; four of them
     torch.testing.assert_close(numbers.mean(0), torch.full((3,), 0.5), atol=0.026, rtol=0)
-    assert len(numbers.unique()) > 5900  # no block is handed out twice
+    assert len(numbers.unique()) > 5900  # of 6,000: no block is used twice, and emulators differ
+    noise = ActionNoise(1, 0, range(3))
+    noise.ahead()
+    noise.use(100)
+    assert torch.from_numpy(noise.ahead()).equal(numbers[100 : noise.BLOCK])  # it stays until it is used
 
 
-def test_what_comes_next_of_the_noise_is_what_is_drawn():
-    """Looked at in any pieces, as often as one likes; it is there until it is used."""
-    expected, noise, moment = draw(moments=4 * ActionNoise.BLOCK), ActionNoise(1, 0, range(3)), 0
-    for used in (0, 1, 100, ActionNoise.BLOCK - 104 - 1, 0, ActionNoise.BLOCK - 2, 7):
-        ahead = torch.from_numpy(noise.ahead())
-        assert len(ahead) == ActionNoise.BLOCK - moment % ActionNoise.BLOCK
-        assert ahead.equal(expected[moment : moment + len(ahead)])
-        noise.use(used)  # what is left of the block at most
-        moment += used
-        assert noise.draw().equal(expected[moment])
-        moment += 1
-    assert ActionNoise(1, 0, range(3), shape=(2,)).ahead().shape == (ActionNoise.BLOCK, 3, 2)
+def test_noise_belongs_to_seed_update_emulator_and_purpose():
+    noise = draw()
+    assert draw(emulators=range(5))[:, :3].equal(noise)  # the others make no difference
+    for other in ({"seed": 2}, {"update": 1}, {"purpose": EVALUATION}, {"emulators": range(1, 4)}):
+        assert (draw(**other) == noise).sum() < 5  # of 900 float32 numbers a few may coincide
 
 
-def test_noise_is_reproducible():
-    assert draw().equal(draw())
-
-
-def test_an_emulators_noise_does_not_depend_on_the_others():
-    assert draw(emulators=range(5))[:, 2:4].equal(draw(emulators=range(2, 4)))
-
-
-@pytest.mark.parametrize("other", [{"seed": 2}, {"update": 1}, {"purpose": EVALUATION}], ids=str)
-def test_noise_differs(other):
-    assert (draw(**other) == draw()).sum() < 5  # of 900; float32 has few enough values for a chance hit
-
-
-def test_emulators_have_noise_of_their_own():
-    numbers = draw()
-    assert (numbers[:, 0] == numbers[:, 1]).sum() < 5
-
-
-def test_a_rollout_plays_its_updates_noise():
-    script = Script([[1, 1]])
-    play(script, 2, actor=Coin(), horizon=300, seed=7)
-    expected = torch.cat([draw(seed=7, update=update, emulators=range(2)) for update in range(2)]) < 0.5
+@pytest.mark.parametrize("purpose", [TRAINING, EVALUATION])
+def test_rollout_plays_the_streams_of_each_update(purpose):
+    script, emulators = Script([[0, 0]] * 599 + [[1, 1]]), range(2)
+    play(script, 2, Coin(), purpose, horizon=150, seed=7)  # each rollout continues for three more horizons
+    expected = torch.cat([draw(7, update, emulators, purpose, 600) for update in range(2)]) < 0.5
     assert script.actions == expected.long().tolist()
+    assert script.seeds == [emulator_seeds(7, 0, emulators, purpose).tolist()]
 
 
-def test_a_rollout_that_goes_on_goes_on_in_its_noise():
-    script = Script([[0]] * 39 + [[1]])  # horizon 10, a point at moment 39
-    play(script, 1, actor=Coin(), horizon=10)
-    assert script.actions == (draw(emulators=range(1), moments=40) < 0.5).long().tolist()
+# --- players and snapshots --------------------------------------------------------------------------------------------
+
+TINY = Config(device="cpu", num_envs=3, horizon=40, hidden=8, players=2, standardize="none", checkpoint_every=2)
+KINDS = {
+    "steps": {},
+    "whole games": {"until": "episodes", "hold": "2-4", "max_frames": 400, "standardize": "episode"},
+    "three actions": {"actions": 3, "frames": "both", "last_action": True, "hold": "2-4", "noop_max": 30},
+    "convolutions": {"policy": "conv", "channels": [2], "horizon": 20},
+    "ALE": {"emulator": "ale", "horizon": 20},
+    "returns over games": {"reset_at_points": False, "max_frames": 600, "horizon": 130},
+}
+
+
+def make_random_policy(config):
+    """A policy that is no coin toss."""
+    policy, generator = make_policy(config), torch.Generator().manual_seed(3)
+    for parameter in policy.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    return policy
+
+
+def bits(states):
+    """The states of emulators, to compare."""
+    return [{name: (x.dtype, x.shape, x.tobytes()) for name, x in state.items()} for state in states]
+
+
+def content(batch):
+    """Everything in a batch, to compare."""
+    x = batch.observations
+    numbers = [tensor.tolist() for tensor in (x.columns, x.signs, x.offsets, batch.actions, batch.returns)]
+    return numbers, list(map(astuple, batch.episodes)), batch.points, batch.steps, batch.frames, batch.weight
+
+
+@pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
+def test_number_of_players_and_a_resumed_snapshot_change_nothing(changes):
+    """Three rollouts by one player equal those by two, and by three that resume in the middle."""
+    rollouts = []
+    with contextlib.ExitStack() as stack:
+        for players in (1, 2, 3):  # 3 emulators, 1 + 2, 1 + 1 + 1
+            config = TINY.model_copy(update={"players": players, **changes})
+            rollouts.append(stack.enter_context(contextlib.closing(Rollout(config, make_random_policy(config)))))
+            assert len(rollouts[-1].players) == players
+        alone, two, three = rollouts
+        batches = [alone.collect(0), two.collect(0)]
+        states = alone.state()
+        assert content(batches[0]) == content(batches[1])
+        assert bits(two.state()) == bits(states)
+        assert config.until == "episodes" or any(len(state["waiting.actions"]) for state in states)
+        assert config.reset_at_points or any(state["waiting.rewards"].any() for state in states)
+        three.restore(states)
+        for update in (1, 2):
+            batches = [rollout.collect(update) for rollout in rollouts]
+            assert all(content(batch) == content(batches[0]) for batch in batches[1:])
+        assert len(batches[0].returns.unique()) > 2  # something happens
+        assert bits(three.state()) == bits(alone.state()) != bits(states)
+
+
+@pytest.mark.parametrize("kind", ["steps", "whole games"])
+def test_state_of_a_started_rollout_is_from_before_its_start(monkeypatch, kind):
+    """A resumed run plays it again, however far it was, or whether it failed."""
+    with contextlib.closing(Rollout(TINY.model_copy(update=KINDS[kind]), KarpathyPolicy(8))) as rollout:
+        assert rollout.state() is None  # before the first one
+        rollout.collect(0)
+        states = [bits(rollout.state())]
+        rollout.start(1)
+        assert bits(rollout.state()) == states[0]
+        rollout.finish()
+        states.append(bits(rollout.state()))
+        assert states[0] != states[1]
+        monkeypatch.setattr(rollout.players[1].fleet, "play", None)
+        with pytest.raises(TypeError):
+            rollout.collect(2)
+        assert bits(rollout.state()) == states[1]
+
+
+SHARDS = [  # players in the config, purpose, cores, ranks on this machine, emulators; how many each player has
+    (3, TRAINING, 8, 1, 4, [1, 1, 2]),
+    (8, TRAINING, 1, 1, 2, [1, 1]),  # none without an emulator
+    (0, TRAINING, 1, 1, 5, [5]),
+    (0, TRAINING, 2, 1, 5, [5]),  # one core is the learner's
+    (0, TRAINING, 3, 1, 5, [2, 3]),
+    (0, EVALUATION, 2, 1, 5, [2, 3]),  # without a learner
+    (0, EVALUATION, 4, 2, 5, [2, 3]),  # the ranks share the cores
+    (0, EVALUATION, 2, 4, 5, [5]),
+]
+
+
+@pytest.mark.parametrize(("players", "purpose", "cores", "ranks", "emulators", "shards"), SHARDS)
+def test_emulators_are_sharded_over_players(monkeypatch, players, purpose, cores, ranks, emulators, shards):
+    monkeypatch.setattr("pong.distributed.cores", lambda: cores)
+    monkeypatch.setattr("pong.rollout.Player", lambda config, shard, *_: shard)
+    config = TINY.model_copy(update={"players": players, "num_envs": emulators})
+    made = Rollout(config, Coin(), purpose, Ranks(local_size=ranks)).players
+    assert [len(shard) for shard in made] == shards
+    assert [i for shard in made for i in shard] == list(range(emulators))
+    if not players:  # compiled play is many times as fast as learning
+        assert len(Rollout(config, KarpathyPolicy(8), purpose, Ranks(local_size=ranks)).players) == 1
+
+
+# --- failures and ends ------------------------------------------------------------------------------------------------
+
+
+ON_PURPOSE = RunError("the emulator failed on purpose")
+
+
+class Faulty(Script):
+    """Emulators with the same reward after every decision, which are slow, or fail in the second decision."""
+
+    open = 0
+
+    def __init__(self, config, num_envs, reward=1, seconds=0.0, fails=False):
+        super().__init__([[reward] * num_envs])
+        self.seconds, self.fails = seconds, fails
+        Faulty.open += 1
+
+    def step(self, actions, active):
+        if self.fails and self.time == 1:
+            raise ON_PURPOSE
+        time.sleep(self.seconds)
+        return super().step(actions, active)
+
+    def close(self):
+        Faulty.open -= 1
+
+
+def playing(monkeypatch, fleet, **changes):
+    """A rollout by two players, of one and of two emulators, which is closed in the end."""
+    monkeypatch.setattr("pong.rollout.make_fleet", fleet)
+    return contextlib.closing(Rollout(TINY.model_copy(update={"horizon": 1, **changes}), KarpathyPolicy(8)))
+
+
+def test_players_use_the_newest_weights(monkeypatch):
+    with playing(monkeypatch, Faulty) as rollout:
+        policy = rollout.players[1].actor
+        for update, logit in enumerate((100.0, -100.0, 100.0)):
+            for weights, value in ((policy.W1, 0), (policy.W1[:TIMES], 1 / 8), (policy.W2, logit)):
+                weights.detach().fill_(value)  # a pixel makes 8 units ⅛, which add up to the logit
+            assert rollout.collect(update).actions.tolist() == [int(logit > 0)] * 3
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+def test_failing_emulator_ends_the_run_with_its_own_error(monkeypatch, broken):
+    """One of two players is enough, and the error comes again if the rollout is asked again."""
+    with playing(monkeypatch, lambda config, n: Faulty(config, n, seconds=0.1, fails=n == broken)) as rollout:
+        assert rollout.collect(0).steps == 3
+        rollout.start(1)
+        for _ in range(2):
+            with pytest.raises(RunError, match=r"\Athe emulator failed on purpose\Z") as caught:
+                rollout.finish()
+            assert caught.value is ON_PURPOSE
+        assert "step" in [frame.name for frame in caught.traceback]  # where it happened
+        assert rollout.state() is None  # these can't be saved
+
+
+def test_emulators_that_do_not_start_close_the_others(monkeypatch):
+    fleets = iter([Faulty, None])  # the second player's can't be called
+    with pytest.raises(TypeError):
+        playing(monkeypatch, lambda config, n: next(fleets)(config, n))
+
+
+ENDLESS = partial(Faulty, reward=0, seconds=0.1)
+
+
+@pytest.mark.parametrize(("fleet", "until"), [(make_fleet, "steps"), (ENDLESS, "steps"), (ENDLESS, "episodes")])
+def test_close_ends_a_rollout(monkeypatch, fleet, until):
+    """Between two compiled segments, or two decisions; the rollout itself would hardly end."""
+    with playing(monkeypatch, fleet, horizon=10**9, until=until) as rollout:
+        rollout.start(0)
+        time.sleep(0.05)
+        closed = time.monotonic()
+    assert time.monotonic() - closed < 30

@@ -9,7 +9,7 @@ import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 HERE = Path(__file__).parent
-SOURCES = ("machine.py", "kernels.py")
+SOURCES = ("machine.py", "kernels.py", "task.py")  # task.py: constants
 DIGEST = hashlib.sha256(b"".join((HERE / source).read_bytes() for source in SOURCES)).hexdigest()[:16]
 
 

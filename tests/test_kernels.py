@@ -1,0 +1,263 @@
+"""Compiled play: decisions have torch's probabilities, and a segment equals single steps to the last bit."""
+
+import ast
+import contextlib
+import runpy
+from dataclasses import astuple
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pong.config import Config
+from pong.envs import task_spec
+from pong.envs.pong import compiled, kernels, machine
+from pong.envs.pong import fleet as machine_fleet
+from pong.envs.pong.kernels import logits_of_rows, sample_rows
+from pong.observations import PIXELS, SparseFrames
+from pong.policies import CategoricalPolicy, KarpathyPolicy, TwoLayers
+from pong.rollout import TRAINING, ActionNoise, Player
+
+LAST = 1 - 2**-24  # noise is k/2²⁴, for k below 2²⁴
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """97 rows of about 25 pixels; row 50 has none."""
+    rows = np.random.default_rng(0).choice(np.array([0, 1, -1], np.int8), (97, PIXELS), p=[0.996, 0.002, 0.002])
+    rows[50] = 0
+    return SparseFrames.from_dense(rows)
+
+
+def make_network(hidden, outputs, spread=1.0, inputs=PIXELS):
+    """Random weights; logits differ by about ``spread``."""
+    generator = torch.Generator().manual_seed(hidden)
+    W1 = torch.randn(inputs, hidden, generator=generator) / 5
+    return W1, torch.randn(outputs, hidden, generator=generator) * spread / (hidden / 2) ** 0.5
+
+
+def make_policy(W1, W2):
+    """The policy with these weights."""
+    (inputs, hidden), outputs = W1.shape, len(W2)
+    policy = KarpathyPolicy(hidden) if outputs == 1 else CategoricalPolicy(TwoLayers(inputs, hidden, outputs))
+    for parameter, values in zip(policy.parameters(), (W1, W2), strict=True):
+        parameter.detach().copy_(values.view_as(parameter))
+    return policy
+
+
+def edges(act, rows, outputs, action=0):
+    """How many of the 2²⁴ numbers that noise can be lead to this action or one before it, for each of B rows: (B,).
+
+    ``act`` makes actions (B,) of noise (B,). They grow with the noise; of a single output UP (1) comes before DOWN (0).
+    """
+    low, high = torch.full((rows,), -1), torch.full((rows,), 2**24)
+    while (high - low).max() > 1:
+        middle = (low + high) // 2
+        actions = act(middle / 2**24)
+        below = (1 - actions if outputs == 1 else actions) <= action
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return high
+
+
+@pytest.mark.parametrize("spread", [0.1, 1, 5])
+@pytest.mark.parametrize(("hidden", "outputs"), [(1, 1), (7, 1), (200, 1), (1, 3), (7, 2), (7, 3), (200, 3), (200, 6)])
+def test_sample_rows_has_the_probabilities_of_torch(frames, hidden, outputs, spread):
+    network = make_network(hidden, outputs, spread)
+    W1, W2 = (weights.double() for weights in network)
+    logits = torch.relu(frames.dense(torch.float64) @ W1) @ W2.T
+    sums = torch.sigmoid(logits) if outputs == 1 else torch.softmax(logits, -1).cumsum(-1)[:, :-1]
+    assert sums.std() > spread / 200
+    for action, expected in enumerate(sums.T):
+        reached = edges(lambda noise: sample_rows(network, frames, noise), len(frames), outputs, action) / 2**24
+        torch.testing.assert_close(reached.double(), expected, rtol=0, atol=1e-6)
+    assert sample_rows(network, frames, torch.full((97,), LAST)).max() == outputs - 1
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_sample_rows_by_hand(outputs):
+    """All actions of empty rows are equally likely: the limits are ½, or ⅓ and ⅔."""
+    noise = torch.tensor([0, 1 / 3 - 1e-6, 1 / 3 + 1e-6, 0.5 - 2**-24, 0.5, 2 / 3 - 1e-6, 2 / 3 + 1e-6, LAST])
+    x = SparseFrames.from_dense(np.zeros((8, PIXELS), np.int8))
+    expected = {1: [1, 1, 1, 1, 0, 0, 0, 0], 2: [0, 0, 0, 0, 1, 1, 1, 1], 3: [0, 0, 1, 1, 1, 1, 2, 2]}
+    assert sample_rows(make_network(4, outputs), x, noise).tolist() == expected[outputs]
+
+
+def test_sample_rows_with_extreme_logits_is_certain():
+    """Logits of ±800, whose exponentials overflow float32."""
+    x = SparseFrames.from_dense(np.eye(2, PIXELS, dtype=np.int8))
+    W1 = torch.zeros(PIXELS, 2)
+    W1[0, 0] = W1[1, 1] = 800.0
+    for u in (0.0, 0.5, LAST):
+        noise = torch.full((2,), u)
+        assert sample_rows((W1, torch.tensor([[1.0, -1.0]])), x, noise).tolist() == [1, 0]
+        assert sample_rows((W1, torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), x, noise).tolist() == [0, 1]
+        assert sample_rows((W1, torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])), x, noise)[1] == 2
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_decision_does_not_depend_on_other_rows(frames, outputs):
+    """Players of any number of emulators find the same limits, to the last bit."""
+    policy, rows = make_policy(*make_network(200, outputs, 2.0)), torch.arange(len(frames))
+    logits, likeliest = logits_of_rows(policy.two_layers, frames), policy.act_greedily(frames)
+    assert torch.equal(likeliest, logits.argmax(-1) if outputs > 1 else (logits[:, 0] > 0).long())
+    edge = edges(lambda noise: policy.act(frames, noise), len(frames), outputs)
+    before, after = (edge - 1) / 2**24, edge / 2**24  # the last number for one action, the first for another
+    assert (policy.act(frames, before) != policy.act(frames, after)).all()
+    for n in (1, 2, 3, 5, 8, 11, 32):
+        parts = rows.split(n)
+        assert torch.equal(torch.cat([logits_of_rows(policy.two_layers, frames[part]) for part in parts]), logits)
+        assert torch.equal(torch.cat([policy.act_greedily(frames[part]) for part in parts]), likeliest)
+        for noise in (before, after):
+            actions = torch.cat([policy.act(frames[part], noise[part]) for part in parts])
+            assert torch.equal(actions, policy.act(frames, noise))
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_policy_acts_by_its_two_layers(frames, outputs):
+    """In compiled code on sparse rows, in torch on others, with the same probabilities."""
+    W1, W2 = make_network(7, outputs, 3.0)
+    policy = make_policy(W1, W2)
+    for tensor, expected in zip(policy.two_layers, (W1, W2), strict=True):
+        assert torch.equal(tensor, expected)
+        assert not tensor.requires_grad
+    noise = torch.rand(len(frames), generator=torch.Generator().manual_seed(1))
+    actions = policy.act(frames, noise)
+    assert actions.dtype == torch.int64
+    assert torch.equal(actions, sample_rows((W1, W2), frames, noise))
+    assert torch.equal(actions, sample_rows((W1.double(), W2.double()), frames, noise))
+    assert torch.equal(actions, policy.act(frames.dense(), noise))  # none of these lies within 1e-6 of a limit
+    assert policy.act(frames[torch.arange(0)], noise[:0]).tolist() == []
+    torch.nn.init.zeros_(list(policy.parameters())[1])  # the current weights decide
+    assert policy.act(frames, torch.full((97,), LAST)).tolist() == [outputs - 1] * 97
+
+
+# --- segments ---------------------------------------------------------------------------------------------------------
+
+BASE = Config(device="cpu", num_envs=3, horizon=70, hidden=8)
+SHORT = {"max_frames": 100, "noop_max": 30, "hold": "2-4"}
+EVERYTHING = {"actions": 3, "frames": "both", "last_action": True}
+PLAYS = {  # what is played, and how many games end in it at least
+    "two actions and a difference": ({}, 0),
+    "all six actions": ({**EVERYTHING, "actions": 6, "horizon": 300}, 0),
+    "three frames": ({"frames": "three", **SHORT}, 25),
+    "random holds and starts": ({"hold": "2-4", "noop_max": 30, "horizon": 250}, 0),
+    "more than a block of noise": ({"horizon": 2 * ActionNoise.BLOCK + 90, "max_frames": 1000}, 6),
+    "games that end often": ({**SHORT, **EVERYTHING}, 25),
+    "games that end with every decision": ({"max_frames": 4}, 500),
+    "whole games": ({"until": "episodes", "hold": "2-4", "max_frames": 400}, 12),
+    "whole games and the last action": ({"until": "episodes", **SHORT, **EVERYTHING}, 12),
+    "one emulator": ({**SHORT, "num_envs": 1}, 10),
+    "forty emulators": ({**SHORT, "num_envs": 40, "hidden": 7}, 350),
+}
+
+
+@pytest.fixture
+def make_players():
+    """Makes two players of a config: the first plays in compiled code, the second one decision at a time.
+
+    Their random weights make them about as decided as a trained policy.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def make(config):
+            outputs = 1 if config.actions == 2 else config.actions
+            network = make_network(config.hidden, outputs, 2.0, task_spec(config).inputs)
+            single = SimpleNamespace(two_layers=None, noise_shape=(), act=partial(sample_rows, network))
+            compiled = SimpleNamespace(two_layers=network, noise_shape=(), act=None)  # must not be called
+            players = [Player(config, range(config.num_envs), TRAINING, actor) for actor in (compiled, single)]
+            for player in players:
+                stack.enter_context(contextlib.closing(player))
+            return players
+
+        yield make
+
+
+def bits(x):
+    """Sparse rows, tensors, batches and states, to compare to the last bit."""
+    if isinstance(x, SparseFrames):
+        return [*map(bits, (x.columns, x.signs, x.offsets)), x.width]
+    x = x.numpy() if isinstance(x, torch.Tensor) else x
+    return x.dtype, x.shape, x.tobytes()
+
+
+def content(player):
+    """Everything in a player's batch, and in its state after it."""
+    batch = player.batch.result()
+    state = [{name: bits(array) for name, array in emulator.items()} for emulator in player.state(False)]
+    episodes, counts = list(map(astuple, batch.episodes)), (batch.points, batch.steps, batch.frames)
+    return bits(batch.observations), bits(batch.actions), bits(batch.returns), episodes, counts, state
+
+
+def play_both(players, updates):
+    """Play the same rollouts, compare them, and return their contents and batches."""
+    contents, batches = [], []
+    for update in updates:
+        for player in players:
+            player.start(update)
+        contents.append(content(players[0]))
+        assert contents[-1] == content(players[1])
+        batches.append(players[0].batch.result())
+    return contents, batches
+
+
+@pytest.mark.parametrize(("changes", "episodes"), PLAYS.values(), ids=PLAYS)
+def test_compiled_play_equals_single_steps(make_players, changes, episodes):
+    config = BASE.model_copy(update=changes)
+    _, batches = play_both(make_players(config), range(4))
+    assert sum(len(batch.episodes) for batch in batches) >= episodes
+    actions = torch.cat([batch.actions for batch in batches])
+    assert actions.bincount(minlength=config.actions).min() > (0.05 if config.actions < 6 else 0.015) * len(actions)
+
+
+@pytest.mark.parametrize("changes", [{}, {"until": "episodes", "max_frames": 300, "hold": "2-4"}], ids=str)
+@pytest.mark.parametrize("most", [1, 7, 31])
+def test_short_segments_equal_single_steps(monkeypatch, make_players, changes, most):
+    """Of one time step, two, or ten of three emulators."""
+    monkeypatch.setattr(machine_fleet, "MOST_ROWS", most)
+    play_both(make_players(BASE.model_copy(update=changes)), range(3))
+
+
+def test_continued_rollout_equals_single_steps(make_players):
+    """The noise goes on in the middle of a block."""
+    players = make_players(BASE.model_copy(update={**SHORT, "horizon": 100}))
+    play_both(players, [0])
+    for _ in range(4):
+        for player in players:
+            player.resume()
+        assert content(players[0]) == content(players[1])
+
+
+@pytest.mark.parametrize("changes", [{}, {**SHORT, **EVERYTHING}], ids=str)
+def test_compiled_play_and_single_steps_resume_each_other(make_players, changes):
+    config = BASE.model_copy(update=changes)
+    first, second = make_players(config), make_players(config)
+    play_both(first, range(2))
+    for player, other in zip(second, reversed(first), strict=True):
+        player.restore(other.state(False))
+    assert play_both(second, range(2, 4))[0] == play_both(first, range(2, 4))[0]
+
+
+# --- the cache of compiled code ---------------------------------------------------------------------------------------
+
+
+def test_kernel_names_change_with_every_source(tmp_path):
+    digests = set()
+    for changed in ("none", *compiled.SOURCES):
+        for name in ("compiled.py", *compiled.SOURCES):
+            (tmp_path / name).write_text((compiled.HERE / name).read_text() + "#" * (name == changed))
+        digests.add(runpy.run_path(str(tmp_path / "compiled.py"))["DIGEST"])
+    assert compiled.DIGEST in digests
+    assert len(digests) == 1 + len(compiled.SOURCES)
+    for kernel in (machine.step, machine.start_games, machine.observe, kernels.play, kernels.sample_all):
+        assert kernel.py_func.__qualname__ == f"{kernel.py_func.__name__}-{compiled.DIGEST}"
+
+
+def test_sources_are_all_files_with_compiled_functions():
+    def has_compiled(path):
+        functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+        return {"rule", "kernel"} & {d.id for node in functions for d in node.decorator_list if isinstance(d, ast.Name)}
+
+    files = {path.name for path in compiled.HERE.parents[1].rglob("*.py") if has_compiled(path)}
+    assert files | {"task.py"} == {*compiled.SOURCES}
