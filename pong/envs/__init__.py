@@ -1,17 +1,16 @@
 """From a config to the environments it is played in."""
 
 import functools
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pong.config import PONG, Config, InputError
-from pong.envs.doom import DoomFleet, doom_spaces, is_doom
+from pong.envs.doom import DoomFleet, Game, is_doom
 from pong.envs.fleet import EmulatorState, Fleet, Network, RenderedEnv, Segment, StepResult
-from pong.envs.gym import VectorFleet, channels_last
+from pong.envs.gym import VectorFleet, make_env
 from pong.envs.lqr import LQR
 from pong.envs.pong.actions import DOWN, NOOP, UP
 from pong.envs.pong.ale import RATE, Pong, PongFleet, RenderedPong, make_observation_builder, make_pong, task
@@ -63,13 +62,7 @@ def make_fleet(config: Config, num_envs: int | None = None) -> Fleet:
         return PongFleet(make_pong(config, num_envs), make_observation_builder(config))
     if is_doom(config.env):
         return DoomFleet(config, num_envs or config.num_envs)
-    envs = gymnasium.make_vec(
-        config.env,
-        num_envs or config.num_envs,
-        vectorization_mode="sync",  # an environment each, with a seed each
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-    )
-    return VectorFleet(cast(SyncVectorEnv, envs))
+    return VectorFleet([make_env(config.env) for _ in range(num_envs or config.num_envs)])
 
 
 def prepare(config: Config) -> None:
@@ -155,18 +148,10 @@ def spaces(env: str) -> tuple[Box, Discrete | Box]:
     Raises:
         InputError: gymnasium does not know it, or it shows or takes something else than a policy can handle.
     """
-    if is_doom(env):
-        return doom_spaces(env)
-    try:
-        one = gymnasium.make(env)
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise InputError(f"env = {env!r}: {' '.join(str(error).split())}") from None
-    observations: Space[object] = one.observation_space
-    if isinstance(observations, Box) and observations.dtype == np.uint8 and channels_last(observations):
-        height, width, colours = observations.shape
-        observations = Box(0, 255, (colours, height, width), np.uint8)
-    actions: Space[object] = one.action_space
-    one.close()
+    made = Game(env) if is_doom(env) else make_env(env)
+    observations: Space[object] = made.observation_space
+    actions: Space[object] = made.action_space
+    made.close()
     if not (isinstance(observations, Box) and _can_be_seen(observations)):
         raise InputError(
             f"env = {env!r} shows {observations}; choose one that shows a vector of numbers, or pictures of bytes"
