@@ -1,15 +1,18 @@
 """Environments from a config: compiled Pong and ALE's, gymnasium environments, LQR, Doom."""
 
+import contextlib
 import functools
 import math
 from dataclasses import dataclass
 
 import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
 
 from pong.config import Config, InputError
-from pong.envs.base import Fleet, RenderedFleet
-from pong.envs.doom import DoomFleet, doom_spaces, is_doom
-from pong.envs.gym import VectorFleet, gym_spaces, make_envs
+from pong.envs.base import Fleet
+from pong.envs.doom import DoomFleet, Game, is_doom
+from pong.envs.gym import VectorFleet, make_env
 from pong.envs.pong.ale import AleFleet
 from pong.envs.pong.task import pong_task
 
@@ -49,10 +52,21 @@ def task_spec(config: Config) -> TaskSpec:
     if config.is_pong:
         task = pong_task(config)
         return TaskSpec(task.layout.shape, task.layout.actions, task.actions)
-    observations, actions = doom_spaces(config.env) if is_doom(config.env) else gym_spaces(config.env)
-    if isinstance(actions, gymnasium.spaces.Discrete):
+    return _gym_spec(config.env)
+
+
+@functools.cache
+def _gym_spec(env: str) -> TaskSpec:
+    with contextlib.closing(Game(env) if is_doom(env) else make_env(env)) as made:
+        observations, actions = made.observation_space, made.action_space
+    images = isinstance(observations, Box) and len(observations.shape) == 3 and observations.dtype == np.uint8
+    if not isinstance(observations, Box) or not (images or len(observations.shape) == 1):
+        raise InputError(f"env = {env!r} has {observations}; choose one with a vector of numbers, or images of bytes")
+    if isinstance(actions, Discrete) and actions.start == 0:
         return TaskSpec(observations.shape, 0, int(actions.n))
-    return TaskSpec(observations.shape, 0, actions.shape[0], continuous=True)
+    if isinstance(actions, Box) and len(actions.shape) == 1 and not images:
+        return TaskSpec(observations.shape, 0, actions.shape[0], continuous=True)
+    raise InputError(f"env = {env!r} takes {actions}; choose one that takes one of 0, 1, …, or a vector of numbers")
 
 
 def check_task(config: Config) -> None:
@@ -62,11 +76,11 @@ def check_task(config: Config) -> None:
         InputError: also where the environment can't be made.
     """
     spec = task_spec(config)
-    fits = "mlp" if len(spec.shape) == 1 else "conv"
     if config.is_pong:
         return
-    if config.policy != fits or (fits == "conv" and spec.continuous):
-        raise InputError(f'env = {config.env!r} has {spec}, but policy = "{config.policy}"; try policy = "{fits}"')
+    fits = "mlp" if len(spec.shape) == 1 else "conv"
+    if config.policy != fits:
+        raise InputError(f'policy = "{config.policy}" does not fit env = {config.env!r}; try policy = "{fits}"')
     for key in ("hold", "max_frames"):
         value, default = getattr(config, key), Config.model_fields[key].default
         if value != default and (isinstance(value, str) or not is_doom(config.env)):
@@ -82,10 +96,12 @@ def make_fleet(config: Config, num_envs: int) -> Fleet:
         return MachineFleet(num_envs, pong_task(config))
     if config.is_pong:
         return AleFleet(num_envs, pong_task(config))
-    return DoomFleet(config, num_envs) if is_doom(config.env) else VectorFleet(make_envs(config.env, num_envs))
+    if is_doom(config.env):
+        return DoomFleet(config, num_envs)
+    return VectorFleet([make_env(config.env) for _ in range(num_envs)])
 
 
-def make_rendered(config: Config) -> RenderedFleet:
+def make_rendered(config: Config) -> AleFleet | DoomFleet:
     """One environment of a config's task that has a screen for people.
 
     Raises:

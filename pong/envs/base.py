@@ -117,31 +117,6 @@ class Fleet:
         """Close the environments."""
 
 
-class RenderedFleet(Fleet):
-    """Environments of which the first has a screen for people.
-
-    Attributes:
-        rate: frames a second at natural speed.
-        action_names: by action.
-        last_screen: (H, W, 3) uint8, RGB, on which its last episode ended.
-        finished: whether that episode came to its own end, and was not truncated.
-    """
-
-    rate: int
-    action_names: tuple[str, ...]
-    last_screen: NDArray[np.uint8]
-    finished: bool
-
-    def images(self, observations: Observations) -> NDArray[np.int8 | np.uint8]:
-        """The images in an observation, (C, h, w): uint8, or int8 in {−1, 0, 1}, a frame minus another."""
-        raise NotImplementedError
-
-    @property
-    def screen(self) -> NDArray[np.uint8]:
-        """The current screen: (H, W, 3) uint8, RGB."""
-        raise NotImplementedError
-
-
 def generator_state(generator: np.random.BitGenerator) -> NDArray[np.int64]:
     """The state of gymnasium's PCG64: two 128-bit numbers by halves, and a buffered half of a number."""
     state: Any = generator.state

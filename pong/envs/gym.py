@@ -1,119 +1,84 @@
-"""Any gymnasium environment that shows a vector of numbers, such as CartPole, or pictures."""
+"""Any gymnasium environment whose observations are vectors of numbers, as CartPole's, or images."""
 
-import functools
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TransformObservation
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import InputError, RunError
 from pong.envs.base import Fleet, StepResult
 
-COLOURS = 4  # numbers a pixel has, at most
+MAX_CHANNELS = 4
+
+
+def make_env(env: str, **settings: Any) -> gymnasium.Env[Any, Any]:
+    """Make an environment; its pictures become (C, H, W) if they are (H, W, C).
+
+    Raises:
+        InputError: gymnasium does not know the id.
+    """
+    try:
+        made: gymnasium.Env[Any, Any] = gymnasium.make(env, **settings)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise InputError(f"env = {env!r}: {' '.join(str(error).split())}") from None
+    shape = made.observation_space.shape
+    if not (shape and len(shape) == 3 and shape[2] <= MAX_CHANNELS < shape[0]):
+        return made
+    space = Box(0, 255, (shape[2], shape[0], shape[1]), np.uint8)
+    return TransformObservation(made, lambda picture: np.moveaxis(picture, 2, 0), space)
 
 
 class VectorFleet(Fleet):
-    """Environments of a gymnasium vector environment.
+    """N gymnasium environments.
 
-    A Box action is clipped to the environment's bounds here, on its way out: the policy knows it as it
-    was chosen.
-
-    Pictures are seen as (C, H, W), also where the environment shows (H, W, C).
-
-    Args:
-        envs: N environments; a finished one must restart in the same step (``AutoresetMode.SAME_STEP``), so that every
-            step of every environment is a decision that counts, and none is ignored by a restart.
+    Box actions are clipped to the environment's bounds; the policy learns from the action that it chose.
     """
 
-    def __init__(self, envs: SyncVectorEnv):
-        if envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
-            raise ValueError(f"{envs} must restart in the same step, with AutoresetMode.SAME_STEP")
-        self.envs = envs
-        self.num_envs = envs.num_envs
-        self._channels_last = channels_last(envs.single_observation_space)
+    def __init__(self, envs: Sequence[gymnasium.Env[Any, Any]]):
+        self.num_envs = len(envs)
+        makers = [lambda env=env: env for env in envs]
+        self.envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)  # others ignore a restart's action
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> Tensor:
-        """New episodes: observations (N, …) float32; pictures stay uint8, (N, C, H, W).
+        """Start new episodes: observations (N, …) float32, or pictures (N, C, H, W) uint8.
 
-        Args:
-            seeds: (N,) of each environment's random streams; None lets them run on. How long an environment was
-                stepped after its episode had ended makes no difference then.
+        ``seeds`` (N,) start each environment's random stream; None continues the streams. Episodes do not depend on
+        how long an environment was stepped after the end of the one before.
         """
         if seeds is not None:
             self._streams = [np.random.default_rng(seed) for seed in seeds]
-        drawn: list[int | None] = [int(stream.integers(2**31)) for stream in self._streams]
-        return self._rows(self.envs.reset(seed=drawn)[0])
+        env_seeds: list[int | None] = [int(stream.integers(2**31)) for stream in self._streams]
+        return self._tensor(self.envs.reset(seed=env_seeds)[0])
 
     def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> StepResult:
-        """One decision of each environment: actions (N,) whole numbers, or (N, d) for a Box.
-
-        Raises:
-            RunError: an observation or a reward is NaN or infinite.
-        """
-        box = self.envs.single_action_space
-        if isinstance(box, gymnasium.spaces.Box):
-            actions = np.clip(actions, box.low, box.high)
+        """Step each environment once: actions (N,), or (N, d) for a Box."""
+        space = self.envs.single_action_space
+        if isinstance(space, Box):
+            actions = np.clip(actions, space.low, space.high)
         observations, rewards, terminations, truncations, _ = self.envs.step(actions)
-        frames = active.astype(np.int64)
-        self._check("a reward", rewards)
-        return StepResult(self._rows(observations), rewards.astype(np.float32), terminations | truncations, frames)
+        self._check_finite("a reward", rewards)
+        dones = terminations | truncations
+        return StepResult(self._tensor(observations), rewards.astype(np.float32), dones, active.astype(np.int64))
 
     def close(self) -> None:
-        """End the environments."""
+        """Close the environments."""
         self.envs.close()
 
-    def _rows(self, observations: NDArray[Any]) -> Tensor:
+    def _tensor(self, observations: NDArray[Any]) -> Tensor:
         if observations.ndim > 2:
-            pictures = np.moveaxis(observations, -1, 1) if self._channels_last else observations
-            return torch.from_numpy(pictures.astype(np.uint8, order="C"))
-        self._check("a number that it shows", observations)
-        return torch.from_numpy(observations.astype(np.float32))  # a copy: gymnasium writes the next ones over these
+            return torch.from_numpy(observations)
+        self._check_finite("an observation", observations)
+        return torch.from_numpy(observations.astype(np.float32))
 
-    def _check(self, what: str, numbers: NDArray[Any]) -> None:
-        """Raises a RunError if some are NaN or infinite."""
-        if not np.isfinite(numbers).all():
-            name = self.envs.spec.id if self.envs.spec else str(self.envs)
-            found = numbers[~np.isfinite(numbers)][0]
-            raise RunError(f"env = {name!r}: {what} is {found}; mend the environment")
-
-
-def channels_last(space: gymnasium.Space[Any]) -> bool:
-    """Whether pictures are (H, W, C), as most environments have them, and not (C, H, W)."""
-    shape = space.shape
-    return shape is not None and len(shape) == 3 and shape[2] <= COLOURS < shape[0]
-
-
-def make_envs(env: str, num_envs: int) -> SyncVectorEnv:
-    """N environments of gymnasium, each with a seed of its own."""
-    settings = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    return cast(SyncVectorEnv, gymnasium.make_vec(env, num_envs, vectorization_mode="sync", vector_kwargs=settings))
-
-
-@functools.cache
-def gym_spaces(env: str) -> tuple[Box, Discrete | Box]:
-    """The observations and actions of a gymnasium environment; images as (C, H, W).
-
-    Raises:
-        InputError: gymnasium does not know it, or a policy can't handle them.
-    """
-    try:
-        made = gymnasium.make(env)
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise InputError(f"env = {env!r}: {' '.join(str(error).split())}") from None
-    observations: Space[Any] = made.observation_space
-    actions: Space[Any] = made.action_space
-    made.close()
-    if isinstance(observations, Box) and observations.dtype == np.uint8 and channels_last(observations):
-        height, width, channels = observations.shape
-        observations = Box(0, 255, (channels, height, width), np.uint8)
-    images = len(observations.shape or ()) == 3 and observations.dtype == np.uint8
-    if not isinstance(observations, Box) or not (images or len(observations.shape) == 1):
-        raise InputError(f"env = {env!r} has {observations}; choose one with a vector of numbers, or images of bytes")
-    if (isinstance(actions, Discrete) and actions.start == 0) or (isinstance(actions, Box) and len(actions.shape) == 1):
-        return observations, actions
-    raise InputError(f"env = {env!r} takes {actions}; choose one that takes a vector of numbers, or one of 0, 1, …")
+    def _check_finite(self, label: str, values: NDArray[Any]) -> None:
+        invalid = values[~np.isfinite(values)]
+        if len(invalid):
+            spec = self.envs.envs[0].spec
+            raise RunError(f"env = {spec and spec.id!r}: {label} is {invalid[0]}; fix the environment")

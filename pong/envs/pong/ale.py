@@ -12,23 +12,24 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from pong.config import RunError
-from pong.envs.base import EmulatorState, RenderedFleet, StepResult, generator_state, restore_generator
+from pong.envs.base import EmulatorState, Fleet, StepResult, generator_state, restore_generator
 from pong.envs.pong.task import ACTION_NAMES, ALE_ACTIONS, NOOP, PongTask
 from pong.observations import BEFORE, EARLIER, NOW, PIXELS, Observations, SparseFrames, preprocess
 
 
-class AleFleet(RenderedFleet):
+class AleFleet(Fleet):
     """N emulators of this process, stepped one after the other. An inactive one waits and costs nothing.
 
     Args:
         num_envs: emulators N.
         task: how Pong is played and observed.
 
-    Raises:
-        RunError: an emulator can't be started; ``reset`` and ``step`` raise it when one fails.
+    Attributes:
+        last_screen: (210, 160, 3) uint8, RGB, on which the first emulator's last game ended.
+        finished: whether that game was won or lost, and not truncated.
     """
 
-    rate = 60
+    rate = 60  # frames a second at natural speed
 
     def __init__(self, num_envs: int, task: PongTask):
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
