@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("torch.cuda.is_available", lambda: False)
-        for door in ("pong.commands.train_run._run_folder", "pong.rollout.Rollout.__init__"):
+        for door in ("pong.run._open_run", "pong.rollout.Rollout.__init__"):
             patch.setattr(door, accept)
         yield folder
 

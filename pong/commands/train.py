@@ -11,8 +11,8 @@ def train(arguments: list[str], began: float | None = None) -> int:
     A run's minutes count from when the command ``began``, on the monotonic clock; from now if None.
     """
     began = time.monotonic() if began is None else began
-    asked = train_input(arguments)
+    request = train_input(arguments)
 
-    from pong.commands.train_run import run  # here, so that help and bad input answer at once
+    from pong import run  # here, so that help and bad input answer at once
 
-    return run(asked, ["pong", "train", *arguments], began)
+    return run.train(run.TrainRequest(**vars(request)), ["pong", "train", *arguments], began)

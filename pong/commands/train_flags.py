@@ -84,7 +84,9 @@ def _resume_input(arguments: list[str]) -> TrainInput:
         parse(_flags(config, FREE, "Resume a run."), arguments[1:], prog="pong train --resume RUN")
     )
     config = validate({**config.model_dump(), **changes}, source="command line")
-    return TrainInput(config, folder, resume=True, checkpoint=given if named else None)
+    if named:  # a new run continues from that checkpoint
+        return TrainInput(config, checkpoint=given)
+    return TrainInput(config, folder, resume=True)
 
 
 def _train_flags(defaults: Config) -> Any:
