@@ -34,6 +34,7 @@ from pong.train import Trainer, Update, check, choose_device, load_weights, make
 
 # keys that don't define a run and may change when it is resumed
 FREE = ("device", "act_on", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
+SHAPE = ("env", "policy", "hidden", "channels", "actions", "frames", "last_action")  # keys that shape the weights
 PACKAGES = (*envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
 
 
@@ -211,11 +212,13 @@ def _load(config: Config, path: Path) -> Checkpoint:
 
 def _initial_weights(config: Config, init: Path) -> dict[str, torch.Tensor]:
     """The weights that a new run starts with."""
-    policy = make_policy(config)
+    policy, saved = make_policy(config), checkpoint.load(init)
     try:
-        load_weights(policy, checkpoint.load(init).policy)
+        load_weights(policy, saved.policy)
     except InputError as error:
-        raise InputError(f"train: --init {init}: {error}") from None
+        pairs = [(key, getattr(saved.config, key), getattr(config, key)) for key in SHAPE]
+        differs = [f"{key} is {there!r} there and {here!r} here" for key, there, here in pairs if there != here]
+        raise InputError(f"train: --init {init}: another network: {'; '.join(differs) or error}") from None
     return policy.state_dict()
 
 

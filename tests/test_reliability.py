@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import pkgutil
+import re
 import resource
 import signal
 import subprocess
@@ -469,9 +470,11 @@ def test_named_checkpoint_continues_in_a_new_run(elsewhere, capsys, whole):
     one_line(capsys, f"checkpoint run/checkpoints/{name(8)} can't be read", f"there is run/checkpoints/{name(6)}\n")
     before = contents("run")
     config, source = load_config("run/config.toml"), Path("run/checkpoints", name(6))
-    assert train(TrainRequest(config, Path("new"), checkpoint=source), ["pong"], time.monotonic()) == 0
+    assert train(TrainRequest(config, checkpoint=source), ["pong"], time.monotonic()) == 0
     assert contents("run") == before
-    assert "new: pong, seed 1; resuming after update 6; games restart\n" in capsys.readouterr().out
-    assert newest("new") == [name(6), name(8)]
-    assert timeless("new") == timeless(whole)[6:]
-    assert saved(f"new/checkpoints/{name(8)}") == saved(whole / "checkpoints" / name(8))
+    (new,) = Path("runs").iterdir()
+    assert re.fullmatch(r"pong-s1-\d{8}-\d{6}", new.name)
+    assert f"{new}: pong, seed 1; resuming after update 6; games restart\n" in capsys.readouterr().out
+    assert newest(new) == [name(6), name(8)]
+    assert timeless(new) == timeless(whole)[6:]
+    assert saved(new / "checkpoints" / name(8)) == saved(whole / "checkpoints" / name(8))

@@ -212,7 +212,7 @@ def test_a_checkpoint_of_the_format_before_goes_on(run, monkeypatch, capsys):
     """It held no games: they begin afresh."""
     rewritten(run, monkeypatch, format=2)
     assert main(["train", "--resume", "run"]) == 0
-    assert "resuming after update 6; games restart in the machine\n" in capsys.readouterr().out
+    assert "resuming after update 6; games restart\n" in capsys.readouterr().out
 
 
 def test_a_checkpoint_without_the_baseline_is_refused(run, monkeypatch, capsys):
