@@ -86,26 +86,21 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
 def _run(trainer: Trainer, recorder: "Recorder | None", ranks: Ranks, stop: Callable[[], bool]) -> None:
     """Train until the steps are made, the goal is reached or a stop is requested; save now and then, and at the end."""
 
-    def agree() -> tuple[bool, bool]:
-        """Whether any rank wants to stop, and whether rank 0 wants to save."""
-        is_done = stop() or (recorder is not None and recorder.reached_goal())
-        answers = ranks.all_gather((is_done, recorder is not None and recorder.is_due()))
-        return any(done for done, _ in answers), any(due for _, due in answers)
-
     def while_playing() -> None:
         if recorder:
             recorder.tracker.wait()
         if stop() and ranks.size == 1:  # other ranks would wait for this one
             raise _StoppedError
 
-    if agree()[0]:  # the run has reached its goal already
+    is_done, _ = _agree(recorder, ranks, stop)
+    if is_done:  # already before this start
         return
     trainer.rollout.while_playing = while_playing
     with contextlib.suppress(_StoppedError):
         for update in trainer.run():
             if recorder:
                 recorder.record(update)
-            is_done, is_due = agree()
+            is_done, is_due = _agree(recorder, ranks, stop)
             if is_done:
                 break
             if is_due:
@@ -115,6 +110,13 @@ def _run(trainer: Trainer, recorder: "Recorder | None", ranks: Ranks, stop: Call
     play = trainer.rollout.state()
     if recorder:
         recorder.save(play, final=True)
+
+
+def _agree(recorder: "Recorder | None", ranks: Ranks, stop: Callable[[], bool]) -> tuple[bool, bool]:
+    """Whether any rank wants to stop, and whether rank 0 wants to save."""
+    is_done = stop() or (recorder is not None and recorder.reached_goal())
+    answers = ranks.all_gather((is_done, recorder is not None and recorder.is_due()))
+    return any(done for done, _ in answers), any(due for _, due in answers)
 
 
 class _StoppedError(Exception):
