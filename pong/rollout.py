@@ -115,8 +115,8 @@ class Decisions(NamedTuple):
         numbers = torch.from_numpy(self.rows[chosen])
         rows = np.zeros_like(self.rows)
         rows[chosen] = np.arange(len(numbers))
-        arrays = (array[later] for array in (rows, self.rewards, self.dones, chosen))
-        return Decisions(self.observations[numbers], self.actions[numbers], *arrays)
+        observations, actions = self.observations[numbers], self.actions[numbers]
+        return Decisions(observations, actions, rows[later], self.rewards[later], self.dones[later], chosen[later])
 
 
 class Snapshot(NamedTuple):

@@ -1,12 +1,40 @@
-"""A temporary stand-in for the new ``pong/run.py``: it passes training on to ``commands/train_run.py``."""
+"""A training run: its folder and lock, evaluations, checkpoints and signals."""
 
+import contextlib
 import dataclasses
+import fcntl
+import json
+import math
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
-from pong.config import Config
+import torch
+from rich.console import Console
 
+from pong import checkpoint, envs
+from pong.checkpoint import Checkpoint, Counters, write_atomically
+from pong.config import Config, InputError, RunError, load_config, to_toml
+from pong.distributed import Ranks, cores, threads
+from pong.envs.base import EmulatorState
+from pong.evaluate import Evaluation, evaluate
+from pong.policies import make_policy
+from pong.tracking import Tracker, mean100, say
+from pong.train import Trainer, Update, check, choose_device, load_weights
+
+# keys that don't define a run and may change when it is resumed
 FREE = ("device", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
+SHAPE = ("env", "policy", "hidden", "channels", "actions", "frames", "last_action")  # keys that shape the weights
+PACKAGES = (*envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
 
 
 @dataclass(frozen=True)
@@ -14,16 +42,312 @@ class TrainRequest:
     """What to train."""
 
     config: Config
-    run_dir: Path | None = None
-    resume: bool = False
-    checkpoint: Path | None = None
-    init: Path | None = None
+    run_dir: Path | None = None  # None makes up a name for a new folder
+    resume: bool = False  # continue the run in run_dir
+    checkpoint: Path | None = None  # a file from which a new run continues, with all its state
+    init: Path | None = None  # a run, checkpoint or exported folder, with whose policy a new run starts
 
 
 def train(request: TrainRequest, command: list[str], started: float) -> int:
-    """Train, and return the exit status."""
-    from pong.commands import train_run
+    """Train, alone or as one of several ranks, and return the exit status.
 
+    Args:
+        request: what to train.
+        command: the command line, for run.json.
+        started: when the run's minutes start to count, on the monotonic clock.
+    """
+    ranks, config = Ranks.from_environment(), request.config
+    with ranks.process_group(), contextlib.ExitStack() as stack:
+        check(config, ranks)
+        choose_device(config.device)  # a missing GPU is an error before anything is written
+        folder, start = None, Checkpoint(config)
+        if ranks.rank == 0:  # it alone reads and writes files
+            folder, start = stack.enter_context(_open_run(request, command))
+        start = ranks.all_gather(start)[0]
+        console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
+        say(console, f"{folder}: {config.name}, seed {config.seed}; {_status(request, start)}")
+        stack.enter_context(_failures_in_one_line(config, folder))
+        stop = stack.enter_context(_stop_requested())
+        trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
+        if start.policy:
+            trainer.restore(start)
+        recorder = None
+        if folder:  # everything fits: now the folder may change
+            _extend(config, start, folder, console)
+            with _writable(folder):
+                tracker = Tracker(config, folder, console, start.counters, started)
+            recorder = Recorder(folder, trainer, stack.enter_context(tracker))
+        with threads(1):  # the other cores belong to the players
+            _run(trainer, recorder, ranks, stop)
+        return 130 if stop() else 0
+
+
+def _run(trainer: Trainer, recorder: "Recorder | None", ranks: Ranks, stop: Callable[[], bool]) -> None:
+    """Train until the steps are made, the goal is reached or a stop is requested; save now and then, and at the end."""
+
+    def while_playing() -> None:
+        if recorder:
+            recorder.tracker.wait()
+        if stop() and ranks.size == 1:  # other ranks would wait for this one
+            raise _StoppedError
+
+    is_done, _ = _agree(recorder, ranks, stop)
+    if is_done:  # already before this start
+        return
+    trainer.rollout.while_playing = while_playing
+    with contextlib.suppress(_StoppedError):
+        for update in trainer.run():
+            if recorder:
+                recorder.record(update)
+            is_done, is_due = _agree(recorder, ranks, stop)
+            if is_done:
+                break
+            if is_due:
+                play = trainer.rollout.state()  # of all ranks
+                if recorder:
+                    recorder.save(play)
+    play = trainer.rollout.state()
+    if recorder:
+        recorder.save(play, final=True)
+
+
+def _agree(recorder: "Recorder | None", ranks: Ranks, stop: Callable[[], bool]) -> tuple[bool, bool]:
+    """Whether any rank wants to stop, and whether rank 0 wants to save."""
+    is_done = stop() or (recorder is not None and recorder.reached_goal())
+    answers = ranks.all_gather((is_done, recorder is not None and recorder.is_due()))
+    return any(done for done, _ in answers), any(due for _, due in answers)
+
+
+class _StoppedError(Exception):
+    """A stop was requested during a rollout; the run is where it was before that rollout."""
+
+
+class Recorder:
+    """Evaluates, logs and saves a run while it trains."""
+
+    def __init__(self, folder: Path, trainer: Trainer, tracker: Tracker):
+        self.tracker = tracker
+        self._folder, self._trainer, self._config = folder / "checkpoints", trainer, trainer.config
+        self._saved, self._saved_at = tracker.counters.updates, time.monotonic()
+        self._best = checkpoint.best_of(self._folder).best
+        self._evaluation: Evaluation | None = None  # after the last update
+
+    def record(self, update: Update) -> None:
+        """Log an update, and evaluate the policy after every ``checkpoint_every`` updates."""
+        if not math.isfinite(update.stats.policy_loss):
+            raise FloatingPointError(f"update {update.number}: the loss is not finite; lower learning_rate")
+        trainer, episodes = self._trainer, self._config.eval_episodes
+        is_due = episodes and self._at_boundary()
+        self._evaluation = evaluate(trainer.actor, self._config, episodes, seed=update.number) if is_due else None
+        self.tracker.track(update, trainer.steps, trainer.policy, self._evaluation)
+
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint: by updates, or by the clock where a run can resume from any update."""
+        seconds = self._config.checkpoint_seconds if self._config.is_pong else 0
+        return self._at_boundary() or 0 < seconds <= time.monotonic() - self._saved_at
+
+    def _at_boundary(self) -> bool:
+        return self._trainer.updates % self._config.checkpoint_every == 0
+
+    def reached_goal(self) -> bool:
+        """Whether the mean of the last 100 games is at least ``stop_at_mean100``."""
+        goal, mean = self._config.stop_at_mean100, mean100(self.tracker.counters)
+        return goal is not None and mean is not None and mean >= goal
+
+    def save(self, play: list[EmulatorState] | None, *, final: bool = False) -> None:
+        """Write a checkpoint, unless this update has one; ``play`` is what the emulators continue from.
+
+        If it can't be written, training continues; only for the final one, that is an error.
+        """
+        trainer, evaluation = self._trainer, self._evaluation
+        self._saved_at = time.monotonic()
+        if trainer.updates == self._saved:
+            return
+        is_best = evaluation is not None and (self._best is None or evaluation.mean > self._best)
+        best = evaluation.mean if evaluation is not None and is_best else self._best
+        counters = dataclasses.replace(self.tracker.counters, best=best)
+        state = trainer.policy, trainer.optimizer, trainer.baseline, play
+        self.tracker.sync()
+        try:
+            path = checkpoint.save(self._folder, self._config, counters, *state, best=is_best)
+        except OSError as error:
+            if final:
+                raise
+            self._best = checkpoint.best_of(self._folder).best  # it may have been written before the error
+            self.tracker.print(f"warning: {error}; training continues, and the next checkpoint is tried again")
+            return
+        self._saved, self._best = trainer.updates, best
+        self.tracker.print(f"saved {path}" + (f", the best so far: {evaluation}" if is_best else ""))
+
+
+@contextlib.contextmanager
+def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path, Checkpoint]]:
+    """The locked run folder, and where training starts."""
+    config, start = request.config, Checkpoint(request.config)
+    folder = request.run_dir or Path("runs") / f"{config.name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     if request.checkpoint:
-        request = dataclasses.replace(request, run_dir=request.run_dir or request.checkpoint.absolute().parent.parent)
-    return train_run.run(request, command, started)
+        start = _load(config, request.checkpoint)
+    elif request.init and not request.resume:
+        start = Checkpoint(config, policy=_initial_weights(config, request.init))
+    with _locked(folder):
+        if request.checkpoint or not request.resume:
+            _create_run_folder(folder, request, command, start)
+        elif checkpoint.exists(folder):
+            start = _load(config, folder)
+        yield folder, start
+
+
+def _load(config: Config, path: Path) -> Checkpoint:
+    """A checkpoint from which a run with this config can continue."""
+    saved = checkpoint.load(path)
+    for key, value in saved.config.model_dump().items():
+        if key not in FREE and getattr(config, key) != value:
+            differs = f"{key} = {getattr(config, key)!r}, but the checkpoint was trained with {value!r}"
+            raise InputError(f"{path}: {differs}; set it back, or start a new run")
+    if saved.counters.updates and config.baseline != "none" and not saved.baseline:
+        raise InputError(f"{path}: the checkpoint holds no baseline, a policy alone; a new run can --init with it")
+    if saved.config.emulator != config.emulator:  # neither can restore the other's games
+        return dataclasses.replace(saved, play=[])
+    return saved
+
+
+def _initial_weights(config: Config, init: Path) -> dict[str, torch.Tensor]:
+    """The weights that a new run starts with."""
+    policy, saved = make_policy(config), checkpoint.load(init)
+    try:
+        load_weights(policy, saved.policy)
+    except InputError as error:
+        pairs = [(key, getattr(saved.config, key), getattr(config, key)) for key in SHAPE]
+        differs = [f"{key} is {there!r} there and {here!r} here" for key, there, here in pairs if there != here]
+        raise InputError(f"train: --init {init}: another network: {'; '.join(differs) or error}") from None
+    return policy.state_dict()
+
+
+def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], start: Checkpoint) -> None:
+    """Write run.json, the checkpoint or the policy to start from if there is one, and config.toml."""
+    if (folder / "config.toml").exists():
+        raise InputError(f"run folder {folder} already holds a run; choose another --run-dir")
+    config, first = request.config, folder / "checkpoints" / checkpoint.file_name(start.counters.updates)
+    with _writable(folder):
+        write_atomically(folder / "run.json", (json.dumps(_about(config, command), indent=2) + "\n").encode())
+        if request.checkpoint:
+            first.parent.mkdir(exist_ok=True)
+            write_atomically(first, request.checkpoint.read_bytes())
+        elif start.policy:
+            policy = make_policy(config)
+            load_weights(policy, start.policy)
+            checkpoint.save_policy(first, config, Counters(), policy)
+        write_atomically(folder / "config.toml", to_toml(config).encode())  # last: with it, the folder holds a run
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a run folder; the lock ends with this process, however it ends."""
+    with contextlib.ExitStack() as stack:
+        with _writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((folder / "lock").open("w"))
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                problem = "is being trained by another process; wait for it or stop it"
+                raise InputError(f"run folder {folder} {problem}") from None
+        yield
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Report an OSError at the start of a run as bad input."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"run folder {folder} can't be written: {error.strerror or error}"
+        raise InputError(f"{problem}; free some space or choose another --run-dir") from None
+
+
+def _about(config: Config, command: list[str]) -> dict[str, Any]:
+    """The circumstances of a run, for run.json."""
+    device = choose_device(config.device)
+    versions = {package.name: package.version for package in distributions() if package.name in PACKAGES}
+    return {
+        "command": command,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "git_revision": _git_revision(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu_count": cores(),
+        "python": platform.python_version(),
+        "versions": {"torch": torch.__version__, **versions},  # torch's with +cpu or +cu130
+    }
+
+
+def _git_revision() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        return done.stdout.strip() or "unknown"
+    return "unknown"
+
+
+def _status(request: TrainRequest, start: Checkpoint) -> str:
+    if not request.resume and not request.checkpoint:
+        return "starting the emulators …"
+    if not start.policy:
+        return "no checkpoint yet: starting from the beginning"
+    restart = "; games restart" if request.config.is_pong and not start.play else ""
+    return f"resuming after update {start.counters.updates}{restart}"
+
+
+def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -> None:
+    """Write a changed ``total_steps`` into the run's config.toml, from which it is resumed."""
+    before = load_config(folder / "config.toml")
+    if config.total_steps != before.total_steps:
+        content = to_toml(before.replace(total_steps=config.total_steps))
+        write_atomically(folder / "config.toml", content.encode())
+        then, now = (f"{min(start.counters.steps / run.total_steps, 1):.0%}" for run in (before, config))
+        message = f"schedules continue at {now} of the run, not {then}"
+        say(console, f"total_steps is now {config.total_steps:,}: {message}")
+
+
+@contextlib.contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """The first SIGINT, SIGTERM or SIGHUP requests a stop after this update; the second one stops at once."""
+    received: list[int] = []
+
+    def on_signal(number: int, frame: types.FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        with contextlib.suppress(OSError):  # stderr may be closed
+            print("\npong: finishing this update, then saving; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup, a run outlives its terminal
+        numbers.append(signal.SIGHUP)
+    if threading.current_thread() is not threading.main_thread():  # only that one receives signals
+        numbers = []
+    before = {number: signal.signal(number, on_signal) for number in numbers}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _failures_in_one_line(config: Config, folder: Path | None) -> Iterator[None]:
+    """Turn errors that can end any run into a RunError of one line, which names the last good checkpoint."""
+    try:
+        yield
+    except Exception as error:
+        message = " ".join(str(error).split())
+        is_gpu_full = isinstance(error, torch.OutOfMemoryError)
+        if is_gpu_full or isinstance(error, MemoryError) or "can't allocate memory" in message:  # torch on the CPU
+            rows = "num_envs or horizon" if config.until == "steps" else "num_envs"
+            instead = ", or use --device cpu" if is_gpu_full else ""
+            message = f"out of memory: lower {rows} or hidden{instead} ({message})"
+        elif not isinstance(error, (FloatingPointError, RunError, OSError)):
+            raise
+        if folder:
+            saved = checkpoint.checkpoints(folder / "checkpoints")
+            message += f"; the last good checkpoint is {saved[-1]}" if saved else "; there is no checkpoint yet"
+        raise RunError(message) from error

@@ -1,29 +1,31 @@
-"""What a run shows of how it goes: TensorBoard events, metrics.csv, a progress bar."""
+"""TensorBoard, CSV and progress logging."""
 
 import contextlib
 import csv
-import io
+import dataclasses
+import json
+import os
+import shlex
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.utils.tensorboard import summary
 
 from pong.checkpoint import Counters, write_atomically
 from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
-from pong.folder import command_of, writable
 from pong.policies import Policy
-from pong.progress import ProgressLine, RunConsole
-from pong.records import Events, Records, scalars
 from pong.render.summaries import game_summary, weight_picture
-from pong.rollout import Episode
 from pong.train import Update
 
 COUNTERS = ("update", "step", "games", "points", "minutes")
@@ -48,226 +50,250 @@ TAGS = (
     "time/track_seconds",
 )
 SPS_WINDOW = 20  # updates
-IMAGE_EVERY = 500  # updates between pictures, which take as long as some updates
+IMAGE_EVERY = 500  # updates between pictures of the policy, each of which takes as long as several updates
+LINE_SECONDS = 20.0  # between progress lines
+BUFFER = 1 << 24  # bytes of a curve that wait in memory while the disk is full
 
 
-class Scores:
-    """Running tallies over the games of a run."""
-
-    def __init__(self, counters: Counters | None = None) -> None:
-        counters = counters or Counters()
-        self.games = counters.games
-        self.points = counters.points
-        self.last100: deque[float] = deque(counters.last100, maxlen=100)
-        self.ema = counters.ema  # 0.99·old + 0.01·new, from the first game's score, as in 2016
-
-    def add(self, episode: Episode) -> None:
-        """Count one more game."""
-        self.games += 1
-        self.last100.append(episode.score)
-        self.ema = episode.score if self.ema is None else 0.99 * self.ema + 0.01 * episode.score
-
-    @property
-    def mean100(self) -> float | None:
-        """Mean score of the last 100 games, None before the hundredth."""
-        return float(np.mean(self.last100)) if len(self.last100) == 100 else None
-
-    def reached(self, goal: float | None) -> bool:
-        """Whether the mean of 100 games is at least ``goal``; None is never reached."""
-        return goal is not None and self.mean100 is not None and self.mean100 >= goal
+def mean100(counters: Counters) -> float | None:
+    """Mean score of the last 100 games, None before the hundredth."""
+    return _mean(counters.last100) if len(counters.last100) == 100 else None
 
 
-def _rows_up_to(update: int, file: Path) -> list[dict[str, str]]:
-    """The rows of an interrupted run's metrics.csv that its checkpoint knows of."""
-    if not file.exists():
-        return []
-    *lines, _ = file.read_text(encoding="utf-8", errors="replace").split("\n")  # what follows the last: half a line
-    rows = [row for row in csv.DictReader(lines) if (row.get("update") or "").isdecimal()]
-    return [row for row in rows if int(row["update"]) <= update]
+def count(counters: Counters, update: Update, steps: int) -> Counters:
+    """The run's counters after one more update; ``steps`` is the run's total."""
+    scores, ema = [episode.score for episode in update.batch.episodes], counters.ema
+    for score in scores:  # the running mean of the 2016 program, which starts at the first game's score
+        ema = score if ema is None else 0.99 * ema + 0.01 * score
+    return dataclasses.replace(
+        counters,
+        updates=update.number,
+        steps=steps,
+        games=counters.games + len(scores),
+        points=counters.points + update.batch.points,
+        ema=ema,
+        last100=(*counters.last100, *scores)[-100:],
+    )
 
 
-@torch.no_grad()
-def _pictures(update: Update, policy: Policy) -> Iterator[Any]:
-    """How sure the policy is of what it does, and what its first layer looks for."""
-    device, batch = next(policy.parameters()).device, update.batch
-    if not batch.actions.is_floating_point():  # a density is no probability
-        taken = policy.log_prob(batch.observations.to(device), batch.actions.to(device)).exp().cpu().numpy()
-        yield summary.histogram("policy/action_probability", taken, np.linspace(0, 1, 41))  # type: ignore[no-untyped-call]
-    if policy.two_layers:
-        yield summary.image("policy/W1", weight_picture(policy.two_layers[0]), dataformats="HW")  # type: ignore[no-untyped-call]
+class EventWriter:
+    """A TensorBoard event file. TensorBoard drops what earlier files say about ``purge_step`` and later steps.
 
+    torch's SummaryWriter would not do: a full disk ends its thread for good, and it names files by process id, so that
+    TensorBoard may read two starts within a second in the wrong order.
+    """
 
-def _line(values: Iterable[object]) -> bytes:
-    """A line of metrics.csv."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode()
+    def __init__(self, folder: Path, purge_step: int):
+        earlier = [int(file.name.split(".")[3]) for file in folder.glob("events.out.tfevents.*")]
+        seconds = max(int(time.time()), max(earlier, default=0) + 1)  # TensorBoard reads files in order of their names
+        self.file = (folder / f"events.out.tfevents.{seconds:010d}.pong").open("ab", buffering=BUFFER)
+        self._add(file_version="brain.Event:2")
+        self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, summaries: Iterable[Any], step: int) -> None:
+        """Append summaries, and write them to the file."""
+        for each in summaries:
+            self._add(summary=each, step=step)
+        self.file.flush()
+
+    def _add(self, **fields: Any) -> None:
+        RecordWriter(self.file).write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
 class Tracker:
-    """Writes each update to TensorBoard, metrics.csv and the terminal.
+    """Logs each update to TensorBoard, metrics.csv and the terminal.
+
+    What can't be written to a curve stays in its file's buffer, and is written with a later update.
 
     Args:
-        config: the run's config.
-        folder: the run's folder, see ``folder.create_run_folder``.
-        console: where progress goes; a bar on a terminal, plain lines elsewhere.
-        counters: how far the run had come, if it is resumed: what was written later is removed.
-        began: when its minutes begin to count, or continue, on the monotonic clock; now if None.
-
-    Raises:
-        InputError: the folder can't be written.
+        config: of the run.
+        folder: of the run.
+        console: where progress is printed: a bar on a terminal, a line every 20 seconds elsewhere.
+        counters: the state of a resumed run; both curves are cut there.
+        started: when the run's minutes start or continue to count, on the monotonic clock; now if None.
     """
 
     def __init__(
         self,
         config: Config,
         folder: Path,
-        console: Console | None = None,
+        console: Console,
         counters: Counters | None = None,
-        began: float | None = None,
+        started: float | None = None,
     ):
-        counters = counters or Counters()
         self.config = config
-        self.scores = Scores(counters)
-        with writable(folder):
-            before = self._truncate(counters, folder)
-        self._began = (time.monotonic() if began is None else began) - 60 * before
-        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), counters.steps)], maxlen=SPS_WINDOW + 1)
-        self._steps = self._began_at = counters.steps
+        self.counters = counters or Counters()
+        self._resumed_at = self.counters.updates
+        minutes = self._open_curves(folder)
+        self._last_line = now = time.monotonic()
+        self._started = (now if started is None else started) - 60 * minutes
+        self._recent = deque([(now, self.counters.steps)], maxlen=SPS_WINDOW + 1)
         self._track_seconds = 0.0
-        self._failing: set[str] = set()  # what can't be written
-        self.progress = ProgressLine(console or RunConsole(), config.name, config.total_steps, self._began)
+        self._failed: set[str] = set()
+        self._console = console
+        score, details = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[details]"))
+        columns = (score, BarColumn(None), TaskProgressColumn(), TimeRemainingColumn(), details)
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal or console.is_dumb_terminal)
+        self._task = self._bar.add_task(
+            config.name, total=config.total_steps, completed=self.counters.steps, details=""
+        )
 
-    def _truncate(self, counters: Counters, folder: Path) -> float:
-        """Cut both curves at the checkpoint and open them; returns the minutes that the run had taken to it."""
-        rows = _rows_up_to(counters.updates, folder / "metrics.csv")
-        names = (*COUNTERS, *TAGS)
-        lines = [names, *([row.get(name) or "" for name in names] for row in rows)]
-        write_atomically(folder / "metrics.csv", b"".join(map(_line, lines)))
-        self._table = Records(folder / "metrics.csv")
-        self._events = Events(folder, purge_step=counters.steps + 1 if counters.updates else 0)
-        if not counters.updates:
-            about = f"```\n{command_of(folder)}\n```\n\n```toml\n{to_toml(self.config)}```"
-            self._events.summaries([summary.text("config", about)], 0)  # type: ignore[no-untyped-call]
-        return float(rows[-1]["minutes"]) if rows else 0.0
+    def _open_curves(self, folder: Path) -> float:
+        """Cut both curves at the checkpoint and open them; returns the minutes that the run took until then."""
+        header, rows = ",".join((*COUNTERS, *TAGS)), _rows_up_to(self.counters.updates, folder / "metrics.csv")
+        write_atomically(folder / "metrics.csv", "".join(f"{line}\n" for line in (header, *rows)).encode())
+        self._table = (folder / "metrics.csv").open("a", buffering=BUFFER, encoding="utf-8")
+        steps = self.counters.steps
+        self._events = EventWriter(folder, purge_step=steps + 1 if steps else 0)
+        about = f"```\n{_command(folder)}\n```\n\n```toml\n{to_toml(self.config)}```"
+        self._events.write([summary.text("config", about)], steps)  # type: ignore[no-untyped-call]
+        return float(rows[-1].split(",")[COUNTERS.index("minutes")]) if rows else 0.0
 
     def __enter__(self) -> Self:
-        self.progress.start()
+        self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.progress.stop()
-        if kind is None and self._steps > self._began_at:
-            with self._or_continue("TensorBoard"):
-                self._write_hparams()
-        self._events.close()
-        self._table.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._bar.stop()
+        mean = mean100(self.counters)
+        if kind is None and mean is not None and self.counters.updates > self._resumed_at:
+            with self._warn_once("TensorBoard"):
+                self._write_hparams({"hparam/mean100": mean, "hparam/games": float(self.counters.games)})
+        for file in (self._table, self._events.file):
+            with contextlib.suppress(OSError):
+                file.close()
 
-    def _write_hparams(self) -> None:
-        if self.scores.mean100 is None:
-            return
+    def _write_hparams(self, results: dict[str, float]) -> None:
         config = self.config.model_dump(exclude_none=True)
-        results = {"hparam/mean100": self.scores.mean100, "hparam/games": float(self.scores.games)}
         plain = {key: str(value) if isinstance(value, list) else value for key, value in config.items()}
-        made = summary.hparams(plain, results)  # type: ignore[no-untyped-call]
-        self._events.summaries([*made, scalars(results)], self._steps)
+        hparams = summary.hparams(plain, results)  # type: ignore[no-untyped-call]
+        self._events.write([*hparams, _scalars(results)], self.counters.steps)
 
     def track(self, update: Update, steps: int, policy: Policy, evaluation: Evaluation | None = None) -> None:
-        """Record one update, with the evaluation after it if there was one; ``steps`` is those of the run so far.
-
-        What can't be written is said once, and tried again with the next update: training continues.
-        """
-        began = time.perf_counter()
-        for episode in update.batch.episodes:
-            self.scores.add(episode)
-        self.scores.points += update.batch.points
-        self._steps = steps
+        """Log one update, and the evaluation after it if there was one; ``steps`` is the run's total."""
+        start = time.perf_counter()
+        self.counters = count(self.counters, update, steps)
         self._recent.append((time.monotonic(), steps))
-        values = self._values(update, evaluation)
-        minutes = (time.monotonic() - self._began) / 60
-        counters = (update.number, steps, self.scores.games, self.scores.points, round(minutes, 3))
-        with self._or_continue("metrics.csv"):
-            self._table.add(_line((*counters, *("" if v is None else f"{v:.6g}" for v in values.values()))))
-        pictures = self._pictures_due(update, policy, evaluation)  # what fails in making them is no matter of writing
-        with self._or_continue("TensorBoard"):
-            self._write_events(values, steps, pictures)
-        self._show(values["charts/SPS"] or 0.0)
-        self._track_seconds = time.perf_counter() - began
+        values, pictures = self._values(update, evaluation), self._pictures(update, policy, evaluation)
+        counts, minutes = (self.counters.games, self.counters.points), (time.monotonic() - self._started) / 60
+        with self._warn_once("metrics.csv"):
+            texts = ("" if value is None else f"{value:.6g}" for value in values.values())
+            row = (update.number, steps, *counts, round(minutes, 3), *texts)
+            csv.writer(self._table, lineterminator="\n").writerow(row)
+            self._table.flush()
+        with self._warn_once("TensorBoard"):
+            values |= {"charts/games": counts[0], "charts/points": counts[1]}
+            self._events.write([_scalars(values), *pictures], steps)
+        self._show_progress(values["charts/SPS"] or 0.0)
+        self._track_seconds = time.perf_counter() - start
 
-    def _write_events(self, values: dict[str, float | None], steps: int, pictures: list[Any]) -> None:
-        counts = {"charts/games": float(self.scores.games), "charts/points": float(self.scores.points)}
-        numbers = {tag: v for tag, v in values.items() if v is not None} | counts
-        self._events.summaries([scalars(numbers), *pictures], steps)  # at once: they wait together
+    def _values(self, update: Update, evaluation: Evaluation | None) -> dict[str, float | None]:
+        """The value of each tag, None where there is none."""
+        values = {tag: getattr(update.stats, tag.split("/")[1], None) for tag in TAGS}
+        (first_time, first_steps), (last_time, last_steps) = self._recent[0], self._recent[-1]
+        values |= {
+            "charts/episodic_return": _mean([episode.score for episode in update.batch.episodes]),
+            "charts/episodic_return_mean100": mean100(self.counters),
+            "charts/episodic_return_ema": self.counters.ema,
+            "charts/episodic_length": _mean([episode.length for episode in update.batch.episodes]),
+            "charts/SPS": (last_steps - first_steps) / max(last_time - first_time, 1e-9),
+            "time/rollout_seconds": update.rollout_seconds,
+            "time/learn_seconds": update.learn_seconds,
+            "time/track_seconds": self._track_seconds,  # of the update before
+        }
+        if evaluation:
+            error = evaluation.standard_error if evaluation.n > 1 else None
+            values |= {"eval/episodic_return": evaluation.mean, "eval/standard_error": error}
+        return values
 
-    def _pictures_due(self, update: Update, policy: Policy, evaluation: Evaluation | None) -> list[Any]:
-        """What TensorBoard shows besides curves: every so often the policy, and a game after each evaluation."""
-        pictures = list(_pictures(update, policy)) if update.number % IMAGE_EVERY == 1 else []
+    @torch.no_grad()
+    def _pictures(self, update: Update, policy: Policy, evaluation: Evaluation | None) -> list[Any]:
+        """Summaries of the policy's probabilities and first layer now and then, and of a game after evaluations."""
+        pictures = []
+        if update.number % IMAGE_EVERY == 1:
+            device, batch = next(policy.parameters()).device, update.batch
+            if not batch.actions.is_floating_point():  # a density is no probability
+                taken = policy.log_prob(batch.observations.to(device), batch.actions.to(device)).exp().cpu().numpy()
+                bins = np.linspace(0, 1, 41)
+                pictures.append(summary.histogram("policy/action_probability", taken, bins))  # type: ignore[no-untyped-call]
+            if policy.two_layers:
+                picture = weight_picture(policy.two_layers[0])
+                pictures.append(summary.image("policy/W1", picture, dataformats="HW"))  # type: ignore[no-untyped-call]
         if evaluation and self.config.has_screen:
             pictures.append(game_summary("play/game", policy, self.config, update.number))
         return pictures
 
     def sync(self) -> None:
-        """Have both curves on the disk up to here, before a checkpoint is."""
-        with self._or_continue("metrics.csv"):
-            self._table.sync()
-        with self._or_continue("TensorBoard"):
-            self._events.sync()
+        """Bring both curves to the disk before a checkpoint that continues them."""
+        for name, file in (("metrics.csv", self._table), ("TensorBoard", self._events.file)):
+            with self._warn_once(name):
+                file.flush()
+                os.fsync(file.fileno())
 
     @contextlib.contextmanager
-    def _or_continue(self, what: str) -> Iterator[None]:
-        """Say when something can't be written, and when it can again."""
+    def _warn_once(self, name: str) -> Iterator[None]:
+        """Training continues when a curve can't be written."""
         try:
             yield
         except OSError as error:
-            if what not in self._failing:
-                self._failing.add(what)
+            if name not in self._failed:
+                self._failed.add(name)
                 why = f"can't be written: {error.strerror or error}"
-                self.progress.say(f"warning: {what} {why}; it is kept and tried again; training continues")
-        else:
-            if what in self._failing:
-                self._failing.remove(what)
-                self.progress.say(f"{what} is written again; nothing was lost")
+                self.print(f"warning: {name} {why}; training continues, and each update tries again")
 
-    def counters(self, updates: int, steps: int, best: float | None = None) -> Counters:
-        """How far the run has come, for a checkpoint; ``best`` is the mean score of its best evaluation."""
-        scores = self.scores
-        return Counters(updates, steps, scores.games, scores.points, scores.ema, tuple(scores.last100), best)
-
-    def _values(self, update: Update, evaluation: Evaluation | None) -> dict[str, float | None]:
-        episodes = update.batch.episodes
-        (first_time, first_steps), (last_time, last_steps) = self._recent[0], self._recent[-1]
-        stats = update.stats
-        values = (
-            float(np.mean([episode.score for episode in episodes])) if episodes else None,
-            self.scores.mean100,
-            self.scores.ema,
-            float(np.mean([episode.length for episode in episodes])) if episodes else None,
-            (last_steps - first_steps) / max(last_time - first_time, 1e-9),
-            stats.learning_rate,
-            stats.policy_loss,
-            stats.entropy,
-            stats.grad_norm,
-            stats.approx_kl,
-            stats.explained_variance,
-            evaluation.mean if evaluation else None,
-            evaluation.standard_error if evaluation and evaluation.n > 1 else None,
-            stats.prob_up,
-            stats.std,
-            update.rollout_seconds,
-            update.learn_seconds,
-            self._track_seconds,  # of the update before
-        )
-        return dict(zip(TAGS, values, strict=True))
-
-    def _show(self, speed: float) -> None:
-        scores, mean100 = self.scores, self.scores.mean100
-        more = f"mean100 in {100 - len(scores.last100)} more games"
-        mean = more if mean100 is None else f"mean100 {mean100:+.2f}"
-        points = f"{scores.points} points" if self.config.is_pong else ""
-        self.progress.show(self._steps, mean, f"{scores.games} games", points, speed)
+    def print(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        say(self._console, text)
 
     def wait(self) -> None:
-        """Say every so often that a rollout takes long."""
-        self.progress.wait(self._steps)
+        """Report that a long rollout is still being played."""
+        if time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._print_line("playing: no episode has ended yet to learn from")
+
+    def _show_progress(self, speed: float) -> None:
+        """Update the bar, and print a line if the last one is long ago; ``speed`` is in steps per second."""
+        counters, mean = self.counters, mean100(self.counters)
+        games, points = counters.games, f"  {counters.points} points" if self.config.is_pong else ""
+        score = f"waiting for 100 games ({games} so far)" if mean is None else f"mean100 {mean:+.2f}  {games} games"
+        details = f"{speed:,.0f} steps/s{points}"
+        self._bar.update(self._task, completed=counters.steps, description=score, details=details)
+        is_first_or_last = counters.updates == 1 or counters.steps >= self.config.total_steps
+        if is_first_or_last or time.monotonic() - self._last_line >= LINE_SECONDS:
+            left = TimeRemainingColumn().render(self._bar.tasks[0])
+            self._print_line(f"{score}  {details}  {left} left")
+
+    def _print_line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        if self._bar.disable:
+            self.print(f"{(self._last_line - self._started) / 60:6.1f} min  {self.counters.steps:,} steps  {text}")
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line, above the progress bar if there is one; without effect if the output is closed."""
+    with contextlib.suppress(OSError, SystemExit):  # rich exits at a broken pipe
+        console.print(text, markup=False)
+
+
+def _rows_up_to(update: int, table: Path) -> list[str]:
+    """The complete lines of an interrupted run's metrics.csv up to an update, without the header."""
+    if not table.exists():
+        return []
+    *lines, _ = table.read_text(encoding="utf-8", errors="replace").split("\n")  # the last one is empty or incomplete
+    numbers = (line.split(",")[0] for line in lines)
+    return [line for line, number in zip(lines, numbers, strict=True) if number.isdecimal() and int(number) <= update]
+
+
+def _command(folder: Path) -> str:
+    """The command that started the run."""
+    about = folder / "run.json"
+    return shlex.join(json.loads(about.read_text(encoding="utf-8"))["command"]) if about.exists() else "unknown command"
+
+
+def _scalars(values: dict[str, Any]) -> Any:
+    """TensorBoard's summary of one number for each tag; None is left out."""
+    return Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in values.items() if v is not None])
+
+
+def _mean(numbers: Sequence[float]) -> float | None:
+    return float(np.mean(numbers)) if numbers else None

@@ -22,7 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pong.tracking  # noqa: F401  before the fork, once for all
+import pong.run  # noqa: F401  before the fork, once for all
 from pong import checkpoint
 from pong.cli import main
 from pong.config import Config

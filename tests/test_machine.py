@@ -200,8 +200,8 @@ def test_a_run_is_the_same_in_either_emulator_and_with_any_players(tmp_path, rec
         assert_same(run, tmp_path / "ale-1")
 
 
-@pytest.mark.parametrize(("first", "then", "where"), [("machine", "ale", "ALE"), ("ale", "machine", "the machine")])
-def test_a_run_goes_on_in_the_other_emulator_with_new_games(tmp_path, capsys, first, then, where):
+@pytest.mark.parametrize(("first", "then"), [("machine", "ale"), ("ale", "machine")])
+def test_a_run_goes_on_in_the_other_emulator_with_new_games(tmp_path, capsys, first, then):
     run = tmp_path / "run"
     flags = ["--checkpoint-every", "2", "--total-steps", "6000", "--emulator", first]
     stopped = pong(*train("pong", run, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -214,7 +214,7 @@ def test_a_run_goes_on_in_the_other_emulator_with_new_games(tmp_path, capsys, fi
     assert stopped.wait(60) == 130
     before = rows(run)
     assert main(["train", "--resume", str(run), "--emulator", then, "--players", "1"]) == 0
-    assert f"resuming after update {len(before)}; games restart in {where}\n" in capsys.readouterr().out
+    assert f"resuming after update {len(before)}; games restart\n" in capsys.readouterr().out
     assert rows(run)[: len(before)] == before
     assert [int(row["update"]) for row in rows(run)] == list(range(1, len(rows(run)) + 1))
     assert len(rows(run)) > len(before)
