@@ -1,15 +1,21 @@
 """The command line: ``pong train | eval | play | export | import | toy``."""
 
+import dataclasses
 import functools
 import io
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from pong import STARTED
 from pong.commands.evaluate import evaluate
 from pong.commands.export import export
+from pong.commands.flags import parse
 from pong.commands.import_policy import import_policy
 from pong.commands.play import play
 from pong.commands.train import train
@@ -82,8 +88,26 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).splitlines())
 
 
+@dataclasses.dataclass(frozen=True)
+class ToyFlags:
+    """Show the log-derivative trick in numbers: by hand | autograd | finite difference."""
+
+    examples: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="EXAMPLE", help="T1 to T10, such as T3, or all; none: list them"),
+    ] = ()
+    samples: Annotated[int | None, tyro.conf.arg(help="estimate from that many random batches (1000)")] = None
+    seed: Annotated[int | None, tyro.conf.arg(help="of the random batches (1)")] = None
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="[DIR]", help="write three pictures to DIR (toy-plots)")] = None
+
+
 def toy(arguments: list[str]) -> int:
     """Show the log-derivative trick with numbers."""
-    from pong.toy import main as show
+    from pong.toy import toy as show
 
-    return show(arguments)
+    if arguments[-1:] == ["--plot"]:
+        arguments = [*arguments, "toy-plots"]
+    flags = parse(ToyFlags, arguments, prog="pong toy")
+    show(list(flags.examples), flags.samples, flags.seed, flags.plot)
+    return 0
