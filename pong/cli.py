@@ -263,10 +263,9 @@ class Toy(Flags):
 
     def __call__(self) -> None:
         """Show examples."""
-        from pong.toy import main as toy
+        from pong.toy import toy
 
-        flags = {"--samples": self.samples, "--seed": self.seed, "--plot": self.plot}
-        toy([*self.examples, *(f"{flag}={value}" for flag, value in flags.items() if value is not None)])
+        toy(self.examples, self.samples, self.seed, self.plot)
 
 
 COMMANDS: dict[str, type[Flags]] = {

@@ -78,7 +78,7 @@ def test_every_cell_runs_and_shows_what_is_committed():
 
 
 def check(found):
-    """The values in the kernel; those of parts 1 and 6 are derived in pong/toy/examples and docs."""
+    """The values in the kernel; those of parts 1 and 6 are derived in pong/toy/stories.txt and docs."""
     assert found["by arithmetic"] == pytest.approx([-0.16, -0.16, 0.064], abs=1e-12)
     by_autograd, by_hand = found["logistic"]
     assert by_autograd == pytest.approx(by_hand, abs=1e-12)

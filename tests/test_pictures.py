@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from pong.render.summaries import weight_picture
 
 from pong.observations import PIXELS
+from pong.render.summaries import weight_picture
 
 WHITE, GREY, BLACK = 255, 128, 0
 
