@@ -3,10 +3,12 @@ PYTHON ?= python3
 CONFIG ?= configs/pong.toml
 ARGS ?=
 RUNS ?= runs
+OUT ?= results/gpu
 VENV := .venv
 BIN := $(VENV)/bin
 EACH_CORE := --numprocesses=auto --dist=worksteal
 unexport MPLBACKEND # a notebook's, which need not be installed here
+gpu-report: export PYTHONPATH := .:$(PYTHONPATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doom notebook lesson train eval play toy tensorboard test test-gpu check smoke torture soak bench verify-machine gpu-report results plots study clean
@@ -79,8 +81,14 @@ bench: setup $(if $(findstring doom,$(ARGS)),doom) ## training against the emula
 verify-machine: setup ## compare the compiled Pong with ale-py, 20 million frames with fresh seeds: ARGS="--frames 100", in thousands
 	$(BIN)/python scripts/verify_machine.py $(ARGS)
 
-gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, training into OUT=results/gpu
-	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/gpu_report.py $(or $(OUT),results/gpu) $(ARGS)
+gpu-report: ## on a GPU machine, with its own python3: tests, benchmark, two trainings into OUT=results/gpu; ten minutes
+	mkdir -p "$(OUT)"
+	-$(PYTHON) -m pytest -m gpu -rs -p no:cacheprovider > "$(OUT)/gpu-tests.txt"; tail -1 "$(OUT)/gpu-tests.txt"
+	$(PYTHON) scripts/bench.py --rounds 2 --seconds 1 --watch-updates 0 --configs pong pong_conv_plain --json "$(OUT)/bench.json"
+	for recipe in pong_conv_plain pong_expert; do \
+		timeout --signal=INT 150 $(PYTHON) -m pong train configs/$$recipe.toml --stop-at-mean100 18 --run-dir "$(OUT)/$$recipe" $(ARGS); \
+		$(PYTHON) -m pong eval "$(OUT)/$$recipe" --episodes 32 --json "$(OUT)/$$recipe/eval.json" || exit 1; \
+	done
 
 results: doom ## run what is missing from results/, then make tables and pictures
 	test -f results/bench.json || $(BIN)/python scripts/bench.py --ranks 2 --json results/bench.json

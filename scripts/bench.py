@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +31,6 @@ import tyro
 from ale_py.vector_env import AtariVectorEnv
 from common import ROOT, markdown, run
 from numpy.typing import NDArray
-from processes import pong_train, samples
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -62,7 +60,7 @@ class Flags:
     rounds: Annotated[int, tyro.conf.arg(help="turns of each kind of work")] = 4
     seconds: Annotated[float, tyro.conf.arg(help="the least that each turn takes")] = 1.5
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto"
-    watch_updates: Annotated[int, tyro.conf.arg(help="updates of `pong train` to watch")] = 100
+    watch_updates: Annotated[int, tyro.conf.arg(help="updates of `pong train` to watch; 0: don't run it")] = 100
     ranks: Annotated[int, tyro.conf.arg(help="also watch it with so many torch.distributed ranks")] = 0
     json: Annotated[Path | None, tyro.conf.arg(help="file for the numbers; the tables go to .md beside it")] = None
 
@@ -129,7 +127,7 @@ def recipe(config: Config, flags: Flags) -> dict[str, Any]:
         if config.env == PONG:
             turns["2016 loop"] = loop_of_2016(config, stack)
         report = in_turns(turns, flags, config) | training.costs()
-    for ranks in {1, flags.ranks or 1}:
+    for ranks in sorted({1, flags.ranks or 1}) if flags.watch_updates else ():
         name = f"pong train, {ranks} ranks" if ranks > 1 else "pong train"
         report[name] = watch(config, flags.watch_updates, ranks)
     cuda = torch.cuda.is_available()
@@ -307,13 +305,14 @@ def decisions_of_2016(config: Config) -> Iterator[int]:
 
 def watch(config: Config, updates: int, ranks: int) -> dict[str, int]:
     """Agent steps/s of `pong train` after its first update, and the most MiB of all its processes, early and ever."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "env": {"OMP_NUM_THREADS": "1"}}  # as torchrun
+    from soak import samples  # psutil is only needed here
+
     with tempfile.TemporaryDirectory() as folder:
-        file, curve = Path(folder) / "config.toml", Path(folder) / "run/metrics.csv"
+        file, run = Path(folder) / "config.toml", Path(folder) / "run"
         file.write_text(to_toml(config), encoding="utf-8")
-        with pong_train(file, "--run-dir", curve.parent, ranks=ranks, **quiet) as process:
-            memory = list(itertools.takewhile(lambda sample: sample.updates <= updates, samples(process, curve, 1.0)))
-        rows = np.genfromtxt(curve, delimiter=",", names=True)
+        with contextlib.closing(samples(run, 1.0, file, ranks=ranks)) as watched:
+            memory = list(itertools.takewhile(lambda sample: sample.updates <= updates, watched))
+        rows = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)
     return {
         "updates": len(rows),
         "steps_per_second": round(np.ptp(rows["step"]) / np.ptp(rows["minutes"]) / 60),
@@ -332,7 +331,7 @@ def tables(report: dict[str, Any]) -> str:
     games = {name: cells(result, "frames_per_second", "") for name, result in report["one core"].items()}
     recipes = {f"{name}.toml": recipe_cells(result) for name, result in report["recipes"].items()}
     title = f"frames/s on one core; ALE with {MOST_IN_ALE} games at most"
-    return "\n".join((where.format(**about), table(title, games), table("", recipes)))
+    return "\n".join(filter(None, (where.format(**about), table(title, games), table("", recipes))))
 
 
 def table(title: str, columns: dict[str, dict[str, str]]) -> str:

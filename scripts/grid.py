@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict
 from pong.config import Config, InputError, load_config, nearest, to_toml, validate
 from pong.distributed import cores
 
-STUDIES, RESULTS, RUNS = Path("configs/studies"), Path("results"), Path("runs/results")
+STUDIES = common.ROOT / "configs/studies"
+RESULTS, RUNS = Path("results"), Path("runs/results")
 ROWS = 500  # of a metrics.csv that results/ gets, at least, if it has so many
 OWN = "eval.json"
 OTHER = {  # version of Pong that was not trained: file of its scores and flags of `pong eval`

@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 from common import WAYS, markdown
 from grid import OWN, RESULTS, Study
-from numpy.typing import NDArray
 
 from pong.config import PONG, Config, load_config
 from pong.envs.lqr import optimal_gain
@@ -48,10 +47,9 @@ CURVES = {  # pictures: study and variants (none: all) whose curves they show, a
     "doom/health.png": ({"doom": ("doom_health",)}, (800, 1500)),
 }
 TABULATED = ("classroom/cartpole.png", "doom/basic.png", "doom/health.png")  # CURVES with tables of the same name
-OWN_PICTURE = ("recipes", "classroom", "doom", "ladder", "far")  # studies that draw_study does not draw
+SPECIAL = {"recipes", "classroom", "doom", "ladder", "far"}  # studies that draw_study does not draw
 BALLS = ("the first", "the second", "the third", "a later one")
 WIDTH = 5  # panels beside each other
-Floats = NDArray[np.float64]
 Format = Callable[[float], str]
 Scores = dict[str, dict[str, Any]]  # of fresh games, by WAYS
 
@@ -144,7 +142,7 @@ def tables(studies: dict[str, Study], runs: dict[str, Runs]) -> dict[str, str]:
     for file in TABULATED:
         variants, marks = CURVES[file]
         made[str(Path(file).with_suffix(".md"))] = seeds_tables(chosen(runs, variants), marks)
-    for name in {*studies} - {*OWN_PICTURE} | {"far"}:
+    for name in {*studies} - SPECIAL | {"far"}:
         made[f"{name}/scores.md"] = study_table(studies[name], runs[name])
     return {file: text for file, text in made.items() if text.strip()}
 
@@ -201,8 +199,8 @@ def games_table(runs: list[Run], marks: Sequence[float] = (-18, -15, -10, -5, 0)
         mean = f"{statistics.mean(games):,.0f} [{low:,.0f}, {high:,.0f}]" if len(games) == len(runs) else "–"
         cells = {seed: "–" if row is None else f"{row['games']:,.0f}" for seed, row in first.items()}
         rows.append({"mean100 ≥": whole(mark), **cells, "mean [95 %]": mean})
-    ends = {run.config.seed: f"{signed(run.last[MEAN100])} at {run.last['games']:,.0f}" for run in runs}
-    return markdown([*rows, {"": "last", **ends, " ": ""}]) if runs else ""
+    ends = {f"seed {run.config.seed}": f"{signed(run.last[MEAN100])} at {run.last['games']:,.0f}" for run in runs}
+    return markdown([*rows, {"mean100 ≥": "last", **ends, "mean [95 %]": ""}]) if runs else ""
 
 
 def ladder_table(runs: Runs) -> str:
@@ -261,23 +259,18 @@ def gains_table(study: Study) -> str:
     return markdown([first, *rows]).replace("|  |", "| |") if rows else ""
 
 
-def bound() -> dict[str, dict[int, Scores]]:
-    """Scores of the players that know the exact game state, by hold and by number of actions."""
-    by_hold: dict[str, dict[int, Scores]] = {}
-    for file in sorted((RESULTS / "ceiling/bound").glob("*.json")):
-        player = json.loads(file.read_text(encoding="utf-8"))
-        by_hold.setdefault(str(player["hold"]), {})[player["actions"]] = {way: player[way] for way in WAYS}
-    return by_hold
+def bound() -> list[dict[str, Any]]:
+    """The players that know the exact game state: hold, number of actions, and scores by WAYS."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((RESULTS / "ceiling/bound").glob("*.json"))]
 
 
-def bound_table(players: dict[str, dict[int, Scores]]) -> str:
-    """A row for each hold and number of actions."""
+def bound_table(players: list[dict[str, Any]]) -> str:
+    """A row for each player."""
     rows = []
-    for hold, by_actions in players.items():
-        for actions, scores in by_actions.items():
-            row = {"frames a decision": hold, "actions": actions}
-            row |= {way: f"{scores[way]['mean']:+.2f} ± {scores[way]['standard_error']:.2f}" for way in WAYS}
-            rows.append(row | {"games each": f"{scores['sampled']['n']:,}"})
+    for player in players:
+        row = {"frames a decision": player["hold"], "actions": player["actions"]}
+        row |= {way: f"{player[way]['mean']:+.2f} ± {player[way]['standard_error']:.2f}" for way in WAYS}
+        rows.append(row | {"games each": f"{player['sampled']['n']:,}"})
     return markdown(rows)
 
 
@@ -305,8 +298,7 @@ def rallies_table(file: Path) -> str:
 
 
 def signed(score: float) -> str:
-    """A score with its sign; 0 has no minus."""
-    return f"{round(float(score), 1) + 0.0:+.1f}".replace("-", "−")
+    return f"{round(float(score), 1) + 0.0:+.1f}".replace("-", "−")  # 0 has no minus
 
 
 def whole(score: float) -> str:
@@ -348,9 +340,8 @@ def passed(runs: list[Run], mark: float, key: str, form: Format) -> str:
         return "never"
     if len(finite) == len(runs):
         return spread(finite, form)
-    middle = statistics.median(times)
-    middle_text = form(middle) if middle < math.inf else "never"
-    return f"{middle_text} ({form(min(finite))} … {form(max(finite))}; {len(runs) - len(finite)} of {len(runs)} never)"
+    middle = form(median) if (median := statistics.median(times)) < math.inf else "never"
+    return f"{middle} ({form(min(finite))} … {form(max(finite))}; {len(runs) - len(finite)} of {len(runs)} never)"
 
 
 def interval(scores: Sequence[float]) -> tuple[float, float]:
@@ -370,7 +361,7 @@ def draw(studies: dict[str, Study], runs: dict[str, Runs]) -> None:
             draw_curves(selected, RESULTS / file, marks)
     if runs["ladder"]:
         draw_ladder(runs["ladder"], RESULTS / "ladder/ladder.png")
-    for name in {*studies} - {*OWN_PICTURE}:
+    for name in {*studies} - SPECIAL:
         if runs[name]:
             draw_study(runs[name], RESULTS / name)
     if players := bound():
@@ -471,22 +462,23 @@ def draw_study(runs: Runs, folder: Path) -> None:
     save(figure, folder / "scores.png")
 
 
-def draw_bound(players: dict[str, dict[int, Scores]], runs: list[Run], path: Path) -> None:
+def draw_bound(players: list[dict[str, Any]], runs: list[Run], path: Path) -> None:
     """A panel for each hold: players that know the exact state, and a dot for each run that sees pixels."""
-    figure, (axes,) = plt.subplots(1, len(players), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained")
-    for axis, (hold, by_actions) in zip(axes, players.items(), strict=True):
-        numbers = list(by_actions)
+    holds = list(dict.fromkeys(player["hold"] for player in players))
+    figure, (axes,) = plt.subplots(1, len(holds), figsize=(9, 4.2), sharey=True, squeeze=False, layout="constrained")
+    for axis, hold in zip(axes, holds, strict=True):
+        panel = [player for player in players if player["hold"] == hold]
+        numbers = [player["actions"] for player in panel]
         for way, shift, filled in zip(WAYS, (-0.18, 0.18), ("C0", "none"), strict=True):
-            means, errors = ([scores[way][key] for scores in by_actions.values()] for key in ("mean", "standard_error"))
+            means, errors = ([player[way][key] for player in panel] for key in ("mean", "standard_error"))
             bars = {"yerr": 2 * np.array(errors), "color": "0.85", "edgecolor": "0.6", "label": f"told all, {way}"}
             axis.bar(np.arange(len(numbers)) + shift, means, 0.34, **bars)
-            for run in runs:
-                if str(run.config.hold) == hold and run.config.actions in numbers:
-                    place = numbers.index(run.config.actions) + shift
-                    axis.plot(place, run.own[way]["mean"], "o", color="C0", markerfacecolor=filled)
-            axis.plot([], [], "o", color="C0", markerfacecolor=filled, label=f"sees pixels, {way}: a dot for each seed")
+            dots = [run for run in runs if run.config.hold == hold and run.config.actions in numbers]
+            x = [numbers.index(run.config.actions) + shift for run in dots]
+            label = f"sees pixels, {way}: a dot for each seed"
+            axis.plot(x, [run.own[way]["mean"] for run in dots], "o", color="C0", markerfacecolor=filled, label=label)
         axis.set_xticks(range(len(numbers)), [f"{number} actions" for number in numbers])
-        axis.set_title(f"{hold.replace('-', ' to ')} frames a decision", fontsize=10)
+        axis.set_title(f"{str(hold).replace('-', ' to ')} frames a decision", fontsize=10)
         axis.set_ylim(4, 21.5)
         axis.grid(alpha=0.2, axis="y")
     axes[0].set_ylabel("score, sticky actions")
@@ -495,7 +487,6 @@ def draw_bound(players: dict[str, dict[int, Scores]], runs: list[Run], path: Pat
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a picture."""
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -1,18 +1,28 @@
-"""Train configs/pong.toml for half an hour and watch the memory and the file handles of all its processes.
+"""Watch the memory and the file handles of a training and all its processes, for half an hour.
 
-Fails if, after the first minutes and updates, the memory grows by more than 2 % or the file handles at all.
+    python scripts/soak.py --minutes 30
+
+fails if, after the first minutes and updates, the memory grows by more than 2 % or the file handles at all.
 """
 
+import contextlib
 import itertools
+import os
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
+import psutil
 import tyro
 from common import ROOT, run
-from processes import Sample, pong_train, samples
+
+from pong.config import RunError
 
 WARM_UP = 3.0  # minutes, or a third of the time if that is less
 SETTLED = 150  # updates after which memory has settled: three minutes on two idle cores
@@ -25,15 +35,24 @@ FLAGS = (  # checkpoints and evaluations included: some in each minute
 )
 
 
+class Sample(NamedTuple):
+    """How far a run is, and what its processes use together."""
+
+    minutes: float
+    updates: int
+    processes: int
+    memory: float  # MiB; on Linux a page that n processes share counts as 1/n in each
+    handles: int  # of files
+
+
 def main(
     config: Annotated[Path, tyro.conf.arg(help="recipe")] = ROOT / "configs/pong.toml",
     minutes: Annotated[float, tyro.conf.arg(help="to watch")] = 30.0,
 ) -> int:
     """Watch a run, and print a table and the verdict; status 1 if it failed."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run"
-        with pong_train(config, "--run-dir", path, *FLAGS, stdout=subprocess.DEVNULL) as process:
-            watched = samples(process, path / "metrics.csv", 60 * minutes / SAMPLES)
+        watched = samples(Path(folder) / "run", 60 * minutes / SAMPLES, config, *FLAGS)
+        with contextlib.closing(watched):
             taken = list(itertools.takewhile(lambda sample: sample.minutes < minutes, watched))
     print(f"{'minutes':>8} {'updates':>8} {'processes':>10} {'memory MB':>10} {'handles':>8}")
     for sample in taken[::12]:
@@ -41,6 +60,46 @@ def main(
     passed, text = verdict(taken, minutes)
     print(f"soak: {'passed' if passed else 'FAILED'}: {text}")
     return 0 if passed else 1
+
+
+def samples(folder: Path, seconds: float, *arguments: object, ranks: int = 1) -> Iterator[Sample]:
+    """Look every few seconds at a `pong train` into a run folder, which ends as by Ctrl-C when this is closed.
+
+    Args:
+        folder: of the run.
+        seconds: between two samples.
+        arguments: of `pong train`.
+        ranks: processes of torch.distributed.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "pong", "train", *map(str, arguments), "--run-dir", str(folder)]
+    path = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))  # packages may come from there
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}  # as torchrun sets it
+    curve, start = folder / "metrics.csv", time.monotonic()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None:
+            time.sleep(seconds)
+            updates = len(curve.read_bytes().splitlines()) - 1 if curve.exists() else 0
+            yield Sample((time.monotonic() - start) / 60, updates, *usage(process.pid))
+        raise RunError(f"`pong train` ended by itself with status {process.returncode}")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def usage(pid: int) -> tuple[int, float, int]:
+    """Number of processes, MiB and file handles of a process and its descendants, except those that just ended."""
+    count, memory, handles = 0, 0.0, 0
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                full = process.memory_full_info()
+                memory += getattr(full, "pss", full.uss) / 2**20
+                handles += process.num_fds()
+                count += 1
+    return count, memory, handles
 
 
 def verdict(taken: list[Sample], minutes: float) -> tuple[bool, str]:

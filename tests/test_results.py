@@ -13,7 +13,8 @@ from pong.config import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-STUDIES = [path.stem for path in sorted((ROOT / "configs/studies").glob("*.toml"))]
+STUDIES = grid.known()
+RECIPES = grid.load("recipes")
 
 
 @pytest.fixture(autouse=True)
@@ -66,13 +67,12 @@ def test_runs_of_a_study_are_its_variants_and_seeds_and_no_others(name):
         assert command[command.index("--seed") + 1] == str(seed)
 
 
-@pytest.mark.parametrize("name", grid.load("recipes").variants)
+@pytest.mark.parametrize("name", RECIPES.variants)
 def test_shipped_agent_is_the_median_seed(name):
-    study = grid.load("recipes")
-    seed = grid.median(study, name)
-    scores = [run.own["sampled"]["mean"] for run in report.finished(study)[name]]
-    assert sorted(scores)[(len(scores) - 1) // 2] == scores[study.seeds_of(name).index(seed)]
-    assert load_config(ROOT / f"pretrained/{name}/config.toml").seed == seed
+    scores = {run.config.seed: run.own["sampled"]["mean"] for run in report.finished(RECIPES)[name]}
+    seed = load_config(ROOT / f"pretrained/{name}/config.toml").seed
+    assert seed == grid.median(RECIPES, name)
+    assert scores[seed] == sorted(scores.values())[(len(scores) - 1) // 2]
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + PAGES[1:] + [ROOT / "results/README.md"], ids=str)

@@ -98,25 +98,18 @@ class Player:
             return (logits - noise).argmax(1)
 
     def train(self, steps: int) -> None:
-        """Learn from so many decisions, and print the score."""
+        """Learn from so many decisions."""
         fleet = MachineFleet(GAMES, self.hold, sticky=STICKY)
         fleet.reset(emulator_seeds(self.seed, 0, range(GAMES)))
-        score, scores = np.zeros(GAMES), [0.0]
         for batch in range(updates := -(-steps // (GAMES * HORIZON))):
             left = 1 - batch / updates
             states, actions, rewards = [see(fleet)], [], []
             for _ in range(HORIZON):
                 actions.append(self.act(states[-1]))
-                reward, done, _ = fleet.play(actions[-1].numpy(), np.ones(GAMES, np.bool_))
+                reward, _, _ = fleet.play(actions[-1].numpy(), np.ones(GAMES, np.bool_))
                 states.append(see(fleet))
                 rewards.append(torch.from_numpy(reward))
-                score += reward
-                scores += score[done].tolist()
-                score[done] = 0
             self.learn(torch.stack(states), torch.stack(actions), torch.stack(rewards), left)
-            if batch % 500 == 499:
-                done_steps = (batch + 1) * GAMES * HORIZON
-                print(f"hold {self.hold}: {done_steps / 1e6:.0f} M, {np.mean(scores[-300:]):+.2f}", flush=True)
 
     def learn(self, states: Tensor, actions: Tensor, rewards: Tensor, left: float) -> None:
         """A gradient step on each part of a batch: states (T + 1, N, FEATURES), actions and rewards (T, N)."""

@@ -1,11 +1,14 @@
-"""scripts/research/best_response.py: players that know the exact game state."""
+"""scripts/research: players that know the exact game state, and rallies counted by how often a ball was returned."""
 
 import numpy as np
 import pytest
 import torch
 from best_response import GAMMA, LAMBDA, RIGHT, Player, arrival, evaluate, lambda_returns
+from rallies import MOST, count
+from small_runs import ROOT
 
 from pong.envs.pong.fleet import MachineFleet
+from pong.train import load_policy
 
 
 def test_arrival_is_where_the_ball_reaches_the_paddle():
@@ -41,3 +44,33 @@ def test_player_learns():
     assert -21 <= evaluate(player, 50, greedy=False).mean < -19
     player.train(500_000)
     assert evaluate(player, 50, greedy=True).mean > -15  # −10 ± 1 in a try
+
+
+class WatchedFleet(MachineFleet):
+    """Records each rally: its point, and how often the ball turned at the player's side."""
+
+    def reset(self, seeds=None):
+        self.rallies, self.turns = [], np.zeros(self.num_envs, int)
+        return super().reset(seeds)
+
+    def step(self, actions, active):
+        left = self.games["left"].copy()
+        in_play = self.games["pause"] == 0
+        result = super().step(actions, active)
+        self.turns += in_play & (self.games["pause"] == 0) & (left < 0) & (self.games["left"] > 0)
+        for i in np.flatnonzero(active & (result.rewards != 0)):
+            self.rallies.append((result.rewards[i], self.turns[i]))
+            self.turns[i] = 0
+        return result
+
+
+def test_count_sorts_rallies_by_their_returns():
+    policy, _ = load_policy(ROOT / "pretrained/pong")
+    fleet = WatchedFleet(6, max_frames=20_000)
+    won, lost = count(policy, fleet)
+    points = np.array(fleet.rallies)
+    for counts, point in ((won, 1), (lost, -1)):
+        returns = points[points[:, 0] == point, 1].astype(int)
+        np.testing.assert_array_equal(counts, np.bincount(returns, minlength=MOST))
+        assert counts.sum() > 20
+        assert (counts > 0).sum() > 3  # rallies of several lengths
