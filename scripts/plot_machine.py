@@ -1,29 +1,35 @@
-"""Draw the two pictures of docs/pong-machine.md: how the ball leaves the paddle, and how the opponent falls behind.
+"""Draw docs/images/pong-bounce.png and pong-opponent.png: the ball leaving a paddle, and the opponent following it.
 
-    python scripts/plot_machine.py
-
-writes docs/images/pong-bounce.png and docs/images/pong-opponent.png. Every path is played by pong.envs.pong.machine.
+Every path is played by pong.envs.pong.machine.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import BLUE, GREEN, GREY, ORANGE, RED, ROOT
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
+from pong.envs.pong.actions import NOOP
 
 from pong.envs.pong import machine
-from pong.envs.pong.task import NOOP
-from pong.toy.plots import BLUE, GREEN, GREY, ORANGE, RED
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
-SIZE, DPI = (8.0, 4.4), 100  # inches and pixels per inch: 800×440
 PLAYERS, OPPONENTS = "#5cba5c", "#d59a5c"  # paddles, much as on the screen
 LINE = 120  # of the ball at each hit, far from the walls
 OFFSETS = range(-20, 21)  # y − p: lines from a paddle's line to the ball's; no paddle reaches that far
-FLAT, STEEP = 10, 14  # offsets, of the second picture's two hits
+FLAT, STEEP = 10, 14  # offsets of the second picture's two hits
+
+
+def main() -> None:
+    for name, draw in (("pong-bounce", draw_bounce), ("pong-opponent", draw_opponent)):
+        figure = Figure(figsize=(8.0, 4.4), dpi=100, layout="constrained")
+        draw(figure)
+        for axes in figure.axes:
+            axes.spines[["top", "right"]].set_visible(False)
+        path = ROOT / f"docs/images/{name}.png"
+        figure.savefig(path)
+        Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def meeting(side: int, offset: int) -> Any:
@@ -62,8 +68,7 @@ def rate(down: int) -> str:
 
 def draw_bounce(figure: Figure, columns: int = 16) -> None:
     """The ball's paths from the player's paddle, one for each offset."""
-    axes = figure.add_subplot()
-    offsets = reach(machine.PLAYER)
+    axes, offsets = figure.add_subplot(), reach(machine.PLAYER)
     for down, color in zip(range(-2, 3), (RED, ORANGE, GREY, GREEN, BLUE), strict=True):
         same = [offset for offset in offsets if machine.bounce(0, offset) == down]
         for offset in same:
@@ -93,17 +98,6 @@ def draw_opponent(figure: Figure) -> None:
         axes.set(title=title, xlabel="frames after the player's hit", ylim=(212, 40))
     panels[0].set_ylabel("line")
     panels[0].legend((line, band), ("the ball", "what the opponent's paddle reaches"), frameon=False, loc="upper left")
-
-
-def main() -> None:
-    for name, draw in (("pong-bounce", draw_bounce), ("pong-opponent", draw_opponent)):
-        figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-        draw(figure)
-        for axes in figure.axes:
-            axes.spines[["top", "right"]].set_visible(False)
-        path = IMAGES / f"{name}.png"
-        figure.savefig(path)
-        Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_an_update_is_the_cpus(config):
 
 
 def test_training_on_a_gpu_learns_what_pays():
-    """Two updates more on the same recipe make won points likelier: the score region is gpu_report's to show."""
+    """Two updates more on the same recipe make won points likelier: `make gpu-report` shows the score."""
     trainer = Trainer(PONG.model_copy(update={"learning_rate": 3e-3}))
     updates = trainer.run()
     batch = next(updates).batch

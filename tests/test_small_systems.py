@@ -1,37 +1,34 @@
-"""CartPole and the linear system, learned from their configs by the trainer that learns Pong."""
+"""The trainer of Pong learns CartPole and the linear system from their configs."""
 
 import contextlib
-from pathlib import Path
 
 import pytest
+from small_runs import ROOT
 
 from pong.config import load_config
 from pong.envs.lqr import optimal_gain
 from pong.evaluate import Greedy, evaluate
 from pong.train import Trainer
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 
-
-def learned(name):
-    """The config, the trained policy and the last update."""
-    config = load_config(CONFIGS / f"{name}.toml")
+def train(name):
+    config = load_config(ROOT / f"configs/{name}.toml")
     with contextlib.closing(Trainer(config)) as trainer:
         *_, last = trainer.run()
     return config, trainer.policy, last
 
 
 def test_cartpole_is_solved():
-    config, policy, _ = learned("cartpole")
+    config, policy, _ = train("cartpole")
     result = evaluate(policy, config, 100)
     assert result.mean >= 475
     assert max(result.scores) == 500
     assert evaluate(Greedy(policy), config, 20).mean >= 475
 
 
-def test_the_linear_controller_finds_the_riccati_gain():
-    _, policy, last = learned("lqr")
+def test_linear_controller_finds_the_riccati_gain():
+    _, policy, last = train("lqr")
     weights = policy.state_dict()
     assert weights["network.0.weight"].item() == pytest.approx(optimal_gain(), rel=0.02)
     assert weights["network.0.bias"].item() == pytest.approx(0, abs=0.02)
-    assert last.stats.std < 0.5  # it has stopped trying things out
+    assert last.stats.std < 0.5  # it has stopped exploring

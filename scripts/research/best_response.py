@@ -1,13 +1,12 @@
-"""How well Pong can be played with sticky actions: by a player that is told the state of the game.
+"""How well Pong can be played with sticky actions: scores of players that know the exact game state.
 
-    python scripts/best_response.py
+    python scripts/research/best_response.py
 
-trains such a player for each task, by −log π·R like all else here: two holds, and two, three or six actions. It knows
-what a policy must make out from pixels, and what no pixel shows: where the ball will arrive, where the knob stands, and
-which action was executed last. Each player then has 1,000 fresh games, which go into results/ceiling/bound/. The best
-of all players scores at least as much: a bound from below of what can be reached.
+trains such a player for each task, by −log π·R: two holds, and two, three or six actions. It knows what a policy must
+infer from pixels, and what no pixel shows: where the ball will arrive, where the knob stands, and which action was
+executed last. Its scores in 1,000 fresh games, in results/ceiling/bound/, are a lower bound on what is achievable.
 
-The games are the machine's: ALE does not show its state, and the machine is the same game (docs/pong-machine.md).
+The games are the compiled Pong's, since ALE does not show its state; both are the same game (docs/pong-machine.md).
 """
 
 import itertools
@@ -16,7 +15,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import command_line
 import numba
 import numpy as np
 import torch
@@ -37,7 +35,10 @@ from pong.rollout import EVALUATION, Episode, emulator_seeds
 Hold = int | Literal["2-4"]
 Game = Any  # a record of machine.GAME
 RESULTS = Path("results/ceiling/bound")
+HOLDS, ACTIONS = (4, "2-4"), (2, 3, 6)
 STICKY = 0.25  # probability that a frame repeats the previous action
+
+WAYS = ("sampled", "greedy")  # of choosing actions
 
 GAMES, HORIZON = 256, 32  # of a batch: games side by side, and decisions of each
 HIDDEN = 128  # units of each of two layers
@@ -56,37 +57,30 @@ FIRST_LINE, LAST_LINE = 38, 203  # of the player's paddle
 def main(
     steps: Annotated[int, tyro.conf.arg(help="decisions of each training")] = 40_000_000,
     games: Annotated[int, tyro.conf.arg(help="fresh games at the end, sampled and greedy each")] = 1000,
-    holds: tuple[Hold, ...] = (4, "2-4"),
-    actions: tuple[Literal[2, 3, 6], ...] = (2, 3, 6),
-    results: Annotated[Path, tyro.conf.arg(help="where the scores go; those that are there stay")] = RESULTS,
+    results: Annotated[Path, tyro.conf.arg(help="folder of the scores; existing ones stay")] = RESULTS,
 ) -> None:
-    """Train a player for each task that has no scores yet, one on each core, and keep its scores."""
+    """Train a player for each task that has no scores yet, one on each core."""
     results.mkdir(parents=True, exist_ok=True)
     compile_once()
-    tasks = [(hold, some) for hold in holds for some in actions]
+    tasks = itertools.product(HOLDS, ACTIONS)
     jobs = [(*task, steps, games, results / f"hold-{task[0]}-actions-{task[1]}.json") for task in tasks]
     with get_context("spawn").Pool(cores(), torch.set_num_threads, (1,)) as pool:
         pool.starmap(run, [job for job in jobs if not job[-1].exists()], chunksize=1)
 
 
 def run(hold: Hold, actions: int, steps: int, games: int, file: Path) -> None:
-    """Train a player, let it play, and keep its scores."""
+    """Train a player, evaluate it, and write its scores."""
     player = Player(hold, actions)
     player.train(steps)
-    about = {"hold": hold, "sticky": STICKY, "actions": actions, "steps": steps}
-    scores = {way: evaluate(player, games, way == "greedy").as_json() for way in WAYS}
-    kept = {way: {key: score[key] for key in ("n", "mean", "standard_error")} for way, score in scores.items()}
-    file.write_text(json.dumps({**about, **kept}, indent=1) + "\n", encoding="utf-8")
+    report = {"hold": hold, "sticky": STICKY, "actions": actions, "steps": steps}
+    for way in WAYS:
+        scores = evaluate(player, games, way == "greedy").as_json()
+        report[way] = {key: scores[key] for key in ("n", "mean", "standard_error")}
+    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 class Player:
-    """A policy and a baseline of the game's state, two hidden layers each.
-
-    Args:
-        hold: frames for each decision, as in a config.
-        actions: how many it may choose from.
-        seed: of all that is drawn.
-    """
+    """A policy and a baseline of the game's state, two hidden layers each."""
 
     def __init__(self, hold: Hold, actions: int, seed: int = 1):
         self.hold, self.seed = hold, seed
@@ -105,33 +99,21 @@ class Player:
             return (logits - noise).argmax(1)
 
     def train(self, steps: int) -> None:
-        """Learn from so many decisions, and say how it goes."""
+        """Learn from so many decisions."""
         fleet = MachineFleet(GAMES, self.hold, sticky=STICKY)
         fleet.reset(emulator_seeds(self.seed, 0, range(GAMES)))
-        score, scores = np.zeros(GAMES), [0.0]
         for batch in range(updates := -(-steps // (GAMES * HORIZON))):
             left = 1 - batch / updates
             states, actions, rewards = [see(fleet)], [], []
             for _ in range(HORIZON):
                 actions.append(self.act(states[-1]))
-                reward, done, _ = fleet.play(actions[-1].numpy(), np.ones(GAMES, np.bool_))
+                reward, _, _ = fleet.play(actions[-1].numpy(), np.ones(GAMES, np.bool_))
                 states.append(see(fleet))
                 rewards.append(torch.from_numpy(reward))
-                score += reward
-                scores += score[done].tolist()
-                score[done] = 0
             self.learn(torch.stack(states), torch.stack(actions), torch.stack(rewards), left)
-            if batch % 500 == 499:
-                done_steps = (batch + 1) * GAMES * HORIZON
-                print(f"hold {self.hold}: {done_steps / 1e6:.0f} M, {np.mean(scores[-300:]):+.2f}", flush=True)
 
     def learn(self, states: Tensor, actions: Tensor, rewards: Tensor, left: float) -> None:
-        """A gradient step on each part of a batch.
-
-        Args:
-            states: (T + 1, N, FEATURES), actions and rewards: (T, N).
-            left: of the training, 1 to 0.
-        """
+        """A gradient step on each part of a batch: states (T + 1, N, FEATURES), actions and rewards (T, N)."""
         self.optimizer.param_groups[0]["lr"] = LEARNING_RATE * left
         with torch.no_grad():
             values = self.baseline(states).squeeze(-1)
@@ -162,9 +144,7 @@ def network(outputs: int, random: torch.Generator) -> nn.Sequential:
 def lambda_returns(rewards: Tensor, values: Tensor) -> Tensor:
     """Returns (T, N) that end with their point: Rₜ = γ·((1 − λ)·V(sₜ₊₁) + λ·Rₜ₊₁), and the reward at the point.
 
-    Args:
-        rewards: (T, N).
-        values: (T + 1, N), what the baseline predicts of each state; the last one stands for all that follows.
+    The values (T + 1, N) are the baseline's predictions; the last one stands for all that follows.
     """
     returns, later = torch.empty_like(rewards), values[-1]
     for t in range(len(rewards) - 1, -1, -1):
@@ -241,4 +221,4 @@ def arrival(game: Game) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    tyro.cli(main)

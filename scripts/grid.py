@@ -1,0 +1,232 @@
+"""Train grids of config × change × seed, and evaluate every run.
+
+    python scripts/grid.py ladder far --at-once 2
+
+reads configs/studies/NAME.toml, trains in runs/ what results/ does not have yet, resumes what was interrupted, and
+copies into results/ of each run: config.toml, run.json, eval.json and every few rows of metrics.csv. scripts/report.py
+makes tables and pictures of them.
+"""
+
+import json
+import queue
+import re
+import shutil
+import tomllib
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import common
+import tyro
+from pydantic import BaseModel, ConfigDict
+
+from pong.config import Config, InputError, load_config, nearest, to_toml, validate
+from pong.distributed import cores
+
+STUDIES = common.ROOT / "configs/studies"
+RESULTS, RUNS = Path("results"), Path("runs/results")
+ROWS = 500  # of a metrics.csv that results/ gets, at least, if it has so many
+OWN = "eval.json"
+OTHER = {  # version of Pong that was not trained: file of its scores and flags of `pong eval`
+    "sticky": ("eval-sticky.json", "--sticky", 0.25, "--noop-max", 0),
+    "plain": ("eval-plain.json", "--sticky", 0.0, "--noop-max", 30),
+}
+
+
+class Study(BaseModel):
+    """A file in configs/studies/."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: dict[str, dict[str, Any]]  # changes by name; "config" and "seeds" replace those below
+    config: str = ""
+    common: dict[str, Any] = {}  # changes of all variants
+    cumulative: bool = False  # each variant has the changes of those before, too
+    seeds: list[int] = [1, 2, 3]
+    episodes: int = 100  # fresh games at the end, sampled and greedy each; 0: none
+    greedy: bool = True  # play them greedily, too
+    at_once: int = 0  # runs at the same time, on one core each; 1: on all cores; 0: as many as there are cores
+    folder: str  # of the runs, in results/
+    both_versions: list[str] = []  # variants whose median seed also plays the other version of Pong
+    weights: list[str] = []  # variants whose weights are numbers to be tabulated
+
+    def changes(self, variant: str) -> dict[str, Any]:
+        """The keys in which a variant differs from its config."""
+        names = list(self.variants)
+        names = names[: names.index(variant) + 1] if self.cumulative else [variant]
+        changes = self.common | {key: value for name in names for key, value in self.variants[name].items()}
+        return {key: value for key, value in changes.items() if key not in ("config", "seeds")}
+
+    def source(self, variant: str) -> Path:
+        """The config file that a variant changes."""
+        return Path(self.variants[variant].get("config", self.config))
+
+    def variant(self, name: str) -> Config:
+        """A variant's config."""
+        base = load_config(self.source(name)).model_dump(exclude_none=True)
+        return validate({**base, **self.changes(name), "name": slug(name)}, source=f"variant {name}")
+
+    def seeds_of(self, variant: str) -> list[int]:
+        """The seeds of a variant's runs."""
+        return list(self.variants[variant].get("seeds", self.seeds))
+
+    def place(self, variant: str, seed: int) -> Path:
+        """A run's folder, in results/ and in runs/."""
+        return Path(self.folder) / slug(variant) / f"s{seed}"
+
+
+def main(
+    studies: tyro.conf.Positional[tuple[str, ...]],
+    *,
+    only: Annotated[tuple[str, ...], tyro.conf.arg(help="these variants; none: all")] = (),
+    at_once: Annotated[int, tyro.conf.arg(help="runs at the same time, if not as the study has it")] = 0,
+    export: Annotated[bool, tyro.conf.arg(help="also refill pretrained/ with each variant's median seed")] = False,
+) -> None:
+    """Run what is missing of some studies.
+
+    Args:
+        studies: names of files in configs/studies/; none: all.
+    """
+    for study in map(load, chosen(studies, known())):
+        names = chosen(only, study.variants)
+        jobs = [(name, seed) for name in names for seed in study.seeds_of(name)]
+        jobs.sort(key=lambda job: study.seeds_of(job[0]).index(job[1]))  # every variant's first seed first
+        side_by_side(lambda job, core, study=study: complete(study, *job, core), jobs, at_once or study.at_once)
+        for name in names:
+            if name in study.both_versions:
+                play_other_version(study, name)
+            if export:
+                export_median(study, name)
+
+
+def known() -> list[str]:
+    """The names of all studies."""
+    return sorted(file.stem for file in STUDIES.glob("*.toml"))
+
+
+def load(name: str) -> Study:
+    """Read a study; an InputError says what is wrong in it."""
+    path = STUDIES / f"{name}.toml"
+    try:
+        return Study(**{"folder": name, **tomllib.loads(path.read_text(encoding="utf-8"))})
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def slug(variant: str) -> str:
+    """A variant's name for files."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", variant).strip("_")
+
+
+def chosen(only: Collection[str], known: Collection[str]) -> list[str]:
+    """The given names, each once and in the order of ``known``, or all; an InputError if there is no such name."""
+    for name in only:
+        if name not in known:
+            raise InputError(f"there is no {name!r}; {nearest(name, known)}")
+    return [name for name in known if name in only] or list(known)
+
+
+def side_by_side(work: Callable[[Any, int | None], None], jobs: Iterable[Any], at_once: int) -> None:
+    """Do several jobs at the same time, one core each; a single one at a time has all cores (None)."""
+    at_once = at_once or cores()
+    free: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    for core in range(at_once):
+        free.put(core % cores() if at_once > 1 else None)
+
+    def with_core(job: Any) -> None:
+        core = free.get()
+        try:
+            work(job, core)
+        finally:
+            free.put(core)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(with_core, jobs))
+
+
+def complete(study: Study, variant: str, seed: int, core: int | None = None) -> None:
+    """Train and evaluate a run, unless that is done, and copy what results/ needs of it."""
+    place = study.place(variant, seed)
+    run, results, log = RUNS / place, RESULTS / place, log_of(place)
+    last = OWN if study.episodes else "run.json"  # the last file to be copied: with it the run is complete
+    if (results / last).exists():
+        return
+    run.parent.mkdir(parents=True, exist_ok=True)
+    if not (run / OWN).exists():
+        if (run / "config.toml").exists():
+            common.pong(log, core, "train", "--resume", run)
+        else:
+            common.pong(log, core, "train", config_file(study, variant), "--seed", seed, "--run-dir", run)
+        if study.episodes:
+            ways = () if study.greedy else ("--sampled",)
+            common.pong(log, core, "eval", run, "--episodes", study.episodes, *ways, "--json", run / OWN)
+    results.mkdir(parents=True, exist_ok=True)
+    thin(run / "metrics.csv", results / "metrics.csv")
+    if variant in study.weights:
+        write_weights(run, results / "weights.json")
+    for file in dict.fromkeys(("config.toml", "run.json", last)):
+        shutil.copy(run / file, results / file)
+    print(f"{place}: done", flush=True)
+
+
+def log_of(place: Path) -> Path:
+    """The file that a run's commands print to."""
+    return RUNS / place.with_name(f"{place.name}.log")
+
+
+def config_file(study: Study, variant: str) -> Path:
+    """The config file of a variant; written if it changes anything."""
+    if not study.changes(variant):
+        return study.source(variant)
+    path = RUNS / study.folder / f"{slug(variant)}.toml"
+    path.write_text(to_toml(study.variant(variant)), encoding="utf-8")
+    return path
+
+
+def thin(source: Path, target: Path) -> None:
+    """Copy every few rows of a curve, and its last."""
+    head, *rows = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    every = max(len(rows) // ROWS, 1)
+    target.write_text(head + "".join(rows[::-every][::-1]), encoding="utf-8")
+
+
+def write_weights(run: Path, file: Path) -> None:
+    """Write a policy's weights, single numbers all of them, as JSON."""
+    from pong.train import load_policy
+
+    policy, _ = load_policy(run)
+    weights = {name: value.item() for name, value in policy.state_dict().items()}
+    file.write_text(json.dumps(weights, indent=2) + "\n", encoding="utf-8")
+
+
+def median(study: Study, variant: str) -> int | None:
+    """The seed in the middle by sampled score, the lower of two; None if some runs are missing."""
+    files = {seed: RESULTS / study.place(variant, seed) / OWN for seed in study.seeds_of(variant)}
+    if not all(file.exists() for file in files.values()):
+        return None
+    scores = {seed: json.loads(file.read_text(encoding="utf-8"))["sampled"]["mean"] for seed, file in files.items()}
+    return sorted(scores, key=lambda seed: scores[seed])[(len(scores) - 1) // 2]
+
+
+def play_other_version(study: Study, variant: str) -> None:
+    """Evaluate the median seed in the version of Pong, with or without sticky actions, that it was not trained in."""
+    if (seed := median(study, variant)) is None:
+        return
+    place = study.place(variant, seed)
+    name, *task = OTHER["plain" if study.variant(variant).sticky else "sticky"]
+    file = RESULTS / place / str(name)
+    if not file.exists():
+        common.pong(log_of(place), None, "eval", RUNS / place, "--episodes", study.episodes, *task, "--json", file)
+
+
+def export_median(study: Study, variant: str) -> None:
+    """Export the median seed into pretrained/."""
+    if (seed := median(study, variant)) is not None:
+        place, folder = study.place(variant, seed), Path("pretrained") / slug(variant)
+        shutil.rmtree(folder, ignore_errors=True)
+        common.pong(log_of(place), None, "export", RUNS / place, folder, "--half")
+
+
+if __name__ == "__main__":
+    common.run(main)

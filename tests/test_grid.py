@@ -1,0 +1,130 @@
+"""scripts/grid.py trains what is missing of a study, and errors of scripts are one line."""
+
+import contextlib
+import itertools
+import json
+
+import common
+import grid
+import pytest
+import report
+from small_runs import ROOT
+
+from pong.cli import main
+from pong.config import InputError, RunError, load_config
+
+TINY = {"num_envs": 2, "horizon": 30, "hidden": 4, "total_steps": 120, "max_frames": 240, "eval_episodes": 0}
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(grid, "RUNS", tmp_path / "runs")
+    for module in (grid, report):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run the commands of pong in this process, which has imported torch already."""
+
+    def pong(log, core, *arguments):
+        with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            assert main([*map(str, arguments)]) == 0
+
+    monkeypatch.setattr(common, "pong", pong)
+
+
+def study(variants, common=TINY, **keys):
+    return grid.Study(
+        folder="study", config="configs/pong.toml", common=common, seeds=[1, 2], episodes=2, variants=variants, **keys
+    )
+
+
+def test_variant_is_the_config_with_the_common_changes_and_its_own():
+    config, base = study({"three!": {"actions": 3, "hidden": 5}}).variant("three!"), load_config("configs/pong.toml")
+    assert (config.name, config.actions, config.hidden, config.num_envs) == ("three", 3, 5, 2)
+    assert (config.gamma, config.learning_rate) == (base.gamma, base.learning_rate)
+
+
+def test_cumulative_variant_has_the_changes_of_those_before():
+    plan = study({"a": {"hidden": 5}, "b": {"actions": 3}, "c": {"hidden": 6}}, cumulative=True)
+    assert [(config.hidden, config.actions) for config in map(plan.variant, "abc")] == [(5, 2), (5, 3), (6, 3)]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_grid_runs_what_is_missing_and_report_shows_every_seed(tmp_path):
+    plan = study({"plain": {}, "three": {"actions": 3}})
+    for seed in (1, 2):
+        grid.complete(plan, "three", seed)
+    evaluation = tmp_path / "results/study/three/s1/eval.json"
+    time = evaluation.stat().st_mtime_ns
+    grid.complete(plan, "three", 1)
+    assert evaluation.stat().st_mtime_ns == time  # it was complete
+    assert grid.median(plan, "plain") is None
+    runs = report.finished(plan)
+    assert [(name, [run.config.seed for run in seeds]) for name, seeds in runs.items()] == [("three", [1, 2])]
+    report.draw_study(runs, tmp_path / "results/study")
+    assert {file.name for file in (tmp_path / "results/study").glob("scores.*")} == {"scores.csv", "scores.png"}
+    scores = report.study_scores(runs)
+    assert list(scores.steps) == [120, 120]
+    mean = json.loads(evaluation.read_text(encoding="utf-8"))["sampled"]["mean"]
+    assert scores.sampled[0] == pytest.approx(mean, abs=1e-3)
+    assert "| three | actions = 3 | 2 | 0.0 |" in report.study_table(plan, runs)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_interrupted_run_is_resumed_as_its_folder_has_it(tmp_path):
+    short = study({"plain": {}}, TINY | {"checkpoint_every": 1, "total_steps": 60})
+    grid.complete(short, "plain", 1)
+    for folder in ("runs", "results"):
+        (tmp_path / folder / "study/plain/s1/eval.json").unlink()
+    grid.complete(study({"plain": {}}), "plain", 1)
+    assert "resuming after update 1" in (tmp_path / "runs/study/plain/s1.log").read_text(encoding="utf-8")
+    assert load_config(tmp_path / "results/study/plain/s1/config.toml").total_steps == 60
+
+
+def test_curve_is_thinned_to_few_rows_with_its_last(tmp_path):
+    source, target = tmp_path / "source.csv", tmp_path / "target.csv"
+    source.write_text("update\n" + "".join(f"{n}\n" for n in range(1, 2508)), encoding="utf-8")
+    grid.thin(source, target)
+    head, *rows = target.read_text(encoding="utf-8").split()
+    assert (head, rows[-1]) == ("update", "2507")
+    assert {int(b) - int(a) for a, b in itertools.pairwise(rows)} == {5}  # 2507 rows, at least 500 of them: every fifth
+
+
+def test_failed_command_names_its_log(tmp_path):
+    (tmp_path / "runs/study/plain/s1").mkdir(parents=True)
+    (tmp_path / "runs/study/plain/s1/config.toml").write_text("no config", encoding="utf-8")
+    with pytest.raises(RunError, match=r"train --resume .* failed; see .*plain/s1\.log"):
+        grid.complete(study({"plain": {}}), "plain", 1)
+
+
+def test_broken_study_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "STUDIES", tmp_path)
+    for text, message in (("config = ", "Invalid value"), ("[variants]\n[comon]", ".*comon")):
+        (tmp_path / "broken.toml").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=rf"(?s)broken\.toml: {message}"):
+            grid.load("broken")
+
+
+def test_names_are_chosen_once_in_the_known_order_and_unknown_ones_refused():
+    known = ["pong", "karpathy"]
+    assert grid.chosen((), known) == known
+    assert grid.chosen(("karpathy", "pong", "karpathy"), known) == known
+    with pytest.raises(InputError, match=r"there is no 'pnog'; did you mean pong\?"):
+        grid.chosen(("karpathy", "pnog"), known)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(InputError("this is\nwrong"), 2), (RunError("this is wrong"), 1), (OSError("this is wrong"), 1)],
+)
+def test_error_of_a_script_is_one_line_with_its_status(monkeypatch, capsys, error, status):
+    def main() -> None:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["scripts/report.py"])
+    with pytest.raises(SystemExit) as ended:
+        common.run(main)
+    assert (ended.value.code, capsys.readouterr().err) == (status, "report: this is wrong\n")
