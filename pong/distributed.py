@@ -72,11 +72,7 @@ class Ranks:
         return shard(everything, self.rank, self.size)
 
     def all_gather(self, mine: T) -> list[T]:
-        """The objects of all ranks, in order of rank.
-
-        Raises:
-            RunError: a rank died.
-        """
+        """The objects of all ranks, in order of rank."""
         gathered = [mine] * self.size
         if self.size > 1:
             with _all_alive():
@@ -84,11 +80,7 @@ class Ranks:
         return gathered
 
     def all_reduce(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its sum over the ranks.
-
-        Raises:
-            RunError: a rank died.
-        """
+        """Replace each tensor by its sum over the ranks."""
         if self.size > 1:
             with _all_alive():
                 for tensor in tensors:

@@ -50,11 +50,7 @@ def make_optimizer(config: Config, policy: torch.nn.Module) -> Optimizer:
 
 
 def load_optimizer(optimizer: Optimizer, saved: dict[int, dict[str, Tensor]]) -> None:
-    """Give a fresh optimiser the state of a saved one, by parameter number and name.
-
-    Raises:
-        InputError: it is another optimiser's, or of other shapes: torch itself would not notice.
-    """
+    """Give a fresh optimiser the state of a saved one, by parameter number and name."""
     names = {"step", "square_avg"} if isinstance(optimizer, torch.optim.RMSprop) else {"step", "exp_avg", "exp_avg_sq"}
     parameters = dict(enumerate(optimizer.param_groups[0]["params"]))
     state: dict[int, dict[str, Tensor]] = {}

@@ -228,11 +228,7 @@ class Player:
         return snapshot.pack() if snapshot else None
 
     def restore(self, states: list[EmulatorState]) -> None:
-        """Continue from the result of ``state``.
-
-        Raises:
-            InputError: it belongs to other emulators.
-        """
+        """Continue from the result of ``state``."""
         try:
             self.fleet.restore(states)
             _, self._observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config).inputs)
@@ -387,11 +383,7 @@ class Rollout:
         self.started = True
 
     def wait(self) -> None:
-        """Wait until the rollout has rows to learn from; it may be interrupted and called again.
-
-        Raises:
-            RunError: an emulator failed, or another rank died.
-        """
+        """Wait until the rollout has rows to learn from; it may be interrupted and called again."""
         while not self._ready:
             for player in self.players:
                 while not wait([player.batch], POLL_SECONDS).done:
@@ -406,11 +398,7 @@ class Rollout:
             self.while_playing()
 
     def finish(self) -> Batch:
-        """Wait for the rollout and return its batch.
-
-        Raises:
-            RunError: as ``wait``.
-        """
+        """Wait for the rollout and return its batch."""
         self.wait()
         self.started = False
         return self._join(self._batches)
@@ -424,20 +412,13 @@ class Rollout:
         """What the next rollout continues from, of each emulator of all ranks; None where it can't be saved.
 
         A rollout that has started is not part of it: a resumed run plays it again.
-
-        Raises:
-            RunError: as ``finish``.
         """
         of_ranks = self.ranks.all_gather([player.state(self.started) for player in self.players])
         states = [state for of_players in of_ranks for state in of_players]
         return None if any(state is None for state in states) else [emulator for s in states if s for emulator in s]
 
     def restore(self, states: list[EmulatorState]) -> None:
-        """Continue from the result of ``state``, with any number of players and ranks.
-
-        Raises:
-            InputError: it belongs to other emulators.
-        """
+        """Continue from the result of ``state``, with any number of players and ranks."""
         if len(states) != self.config.num_envs:
             raise InputError(f"the checkpoint holds {len(states)} emulators, its config has {self.config.num_envs}")
         for player in self.players:

@@ -24,27 +24,16 @@ from pong.rollout import Batch, Rollout
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """What one gradient step looked like.
+    """Statistics of one gradient step."""
 
-    Attributes:
-        policy_loss: the surrogate loss; no measure of progress.
-        entropy: mean over the batch, nats; log 2 = 0.693 is a coin toss.
-        grad_norm: Euclidean norm of the whole gradient.
-        approx_kl: KL(before ‖ after the step) estimated on the batch, nats.
-        learning_rate: of this step.
-        explained_variance: share of the returns' variance that the baseline predicted; None without one.
-        prob_up: mean P(UP) over the batch; None where there is no UP.
-        std: mean standard deviation of a Gaussian policy; None for others.
-    """
-
-    policy_loss: float
-    entropy: float
-    grad_norm: float
-    approx_kl: float
-    learning_rate: float
-    explained_variance: float | None = None
-    prob_up: float | None = None
-    std: float | None = None
+    policy_loss: float  # the surrogate loss; no measure of progress
+    entropy: float  # mean over the batch, nats; log 2 = 0.693 is a coin toss
+    grad_norm: float  # Euclidean norm of the whole gradient
+    approx_kl: float  # KL(before ‖ after the step) estimated on the batch, nats
+    learning_rate: float  # of this step
+    explained_variance: float | None = None  # share of the returns' variance that the baseline predicted
+    prob_up: float | None = None  # mean P(UP) over the batch; None where there is no UP
+    std: float | None = None  # mean standard deviation of a Gaussian policy; None for others
 
 
 @dataclass(frozen=True)
@@ -64,10 +53,6 @@ class Trainer:
     Args:
         config: the run's config.
         ranks: the processes that train this policy together, each with its share of the emulators.
-
-    Raises:
-        InputError: the config asks for a device or an environment that is not available, or for fewer emulators than
-            there are processes.
     """
 
     def __init__(self, config: Config, ranks: Ranks | None = None):
@@ -86,11 +71,7 @@ class Trainer:
         self.steps = 0
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of the same config; one of update 0 may hold a policy and nothing else.
-
-        Raises:
-            InputError: its weights, its optimiser's state or its games don't fit.
-        """
+        """Continue from a checkpoint of the same config; one of update 0 may hold a policy and nothing else."""
         load_weights(self.policy, checkpoint.policy)
         load_optimizer(self.optimizer, checkpoint.optimizer)
         if self.baseline and checkpoint.baseline:
@@ -165,11 +146,7 @@ class Trainer:
         return standardize(torch.cat(of_ranks))[before : before + len(returns)].to(self.device)
 
     def _step(self, batch: Batch, advantages: Tensor) -> "_Step":
-        """One step on −log π·R over the batch, the same on every rank.
-
-        Raises:
-            FloatingPointError: the gradient holds NaN or infinity.
-        """
+        """One step on −log π·R over the batch, the same on every rank."""
         config, done = self.config, self.done
         distribution = self.policy.distribution(batch.observations)
         log_probs = distribution.log_prob(batch.actions)  # (B,)
@@ -232,12 +209,7 @@ class _Step(NamedTuple):
 
 
 def check(config: Config, ranks: Ranks) -> None:
-    """Refuse what can't be trained, before anything is created.
-
-    Raises:
-        InputError: there are more processes than emulators, or no policy can play the config's environment, or it can't
-            be played here.
-    """
+    """Refuse what can't be trained, before anything is created."""
     check_task(config)
     if config.policy == "conv":
         shape = task_spec(config).shape
@@ -251,11 +223,7 @@ def check(config: Config, ranks: Ranks) -> None:
 
 
 def choose_device(name: str, number: int = 0) -> torch.device:
-    """The device a config names; "auto" is the GPU where there is one, and of several GPUs the one with that number.
-
-    Raises:
-        InputError: "cuda" where PyTorch sees no GPU.
-    """
+    """The device of a config: "auto" is a GPU if there is one, and of several GPUs the one with this number."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but PyTorch sees no CUDA device here; use --device auto or cpu")
     if name == "auto":
@@ -268,9 +236,6 @@ def load_policy(path: PathLike) -> tuple[Policy, Checkpoint]:
 
     Args:
         path: a run folder, of which the newest checkpoint is taken, a checkpoint file, or an exported folder.
-
-    Raises:
-        InputError: there is no checkpoint, or it is damaged, or does not fit its config.
     """
     checkpoint = load(path)
     policy = make_policy(checkpoint.config)
@@ -279,11 +244,7 @@ def load_policy(path: PathLike) -> tuple[Policy, Checkpoint]:
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give a network saved weights.
-
-    Raises:
-        InputError: they are another network's.
-    """
+    """Give a network saved weights."""
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

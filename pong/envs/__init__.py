@@ -44,11 +44,7 @@ class TaskSpec:
 
 
 def task_spec(config: Config) -> TaskSpec:
-    """The shapes of a config's task.
-
-    Raises:
-        InputError: its environment can't be made, or its observations or actions are of another kind.
-    """
+    """The shapes of a config's task."""
     if config.is_pong:
         task = pong_task(config)
         return TaskSpec(task.layout.shape, task.layout.actions, task.actions)
@@ -70,11 +66,7 @@ def _gym_spec(env: str) -> TaskSpec:
 
 
 def check_task(config: Config) -> None:
-    """Refuse a config whose policy can't play its environment, or whose settings the environment does not have.
-
-    Raises:
-        InputError: also where the environment can't be made.
-    """
+    """Refuse a config whose policy can't play its environment, or whose settings the environment does not have."""
     spec = task_spec(config)
     if config.is_pong:
         return
@@ -102,11 +94,7 @@ def make_fleet(config: Config, num_envs: int) -> Fleet:
 
 
 def make_rendered(config: Config) -> AleFleet | DoomFleet:
-    """One environment of a config's task that has a screen for people.
-
-    Raises:
-        InputError: it has none.
-    """
+    """One environment of a config's task that has a screen for people."""
     if config.is_pong:
         return AleFleet(1, pong_task(config))
     if is_doom(config.env):
@@ -120,11 +108,7 @@ def frame_rate(config: Config) -> int:
 
 
 def prepare(config: Config) -> None:
-    """Compile what every player of a config needs, before there are several of them.
-
-    Raises:
-        InputError: Numba is missing, or can't compile Pong.
-    """
+    """Compile what every player of a config needs, before there are several of them."""
     if config.is_pong:
         _compile()
 

@@ -39,25 +39,15 @@ class StepResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Segment:
-    """T decisions of each of N environments.
+    """T decisions of each of N environments."""
 
-    Attributes:
-        observations: T·N rows, before each decision; time step by time step.
-        actions: (T, N, …), 0 where nothing was decided.
-        rewards: (T, N) float32.
-        dones: (T, N) bool, the episode ended.
-        frames: (T, N) int64, emulated for the decision.
-        active: (T, N) bool, where there was a decision.
-        next_observations: N rows, after the last one.
-    """
-
-    observations: Observations
-    actions: Tensor
-    rewards: NDArray[np.float32]
-    dones: NDArray[np.bool_]
-    frames: NDArray[np.int64]
-    active: NDArray[np.bool_]
-    next_observations: Observations
+    observations: Observations  # T·N rows, before each decision; time step by time step
+    actions: Tensor  # (T, N, …), 0 where nothing was decided
+    rewards: NDArray[np.float32]  # (T, N)
+    dones: NDArray[np.bool_]  # (T, N), the episode ended
+    frames: NDArray[np.int64]  # (T, N), emulated for the decision
+    active: NDArray[np.bool_]  # (T, N), where there was a decision
+    next_observations: Observations  # N rows, after the last one
 
     def __len__(self) -> int:
         return len(self.rewards)

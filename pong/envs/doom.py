@@ -161,8 +161,8 @@ class DoomFleet(VectorFleet):
     def images(self, observations: Observations) -> NDArray[np.uint8]:
         """The first game's observation: (4, 84, 84) uint8."""
         assert isinstance(observations, Tensor)
-        pictures: NDArray[np.uint8] = observations[0].numpy()
-        return pictures
+        images: NDArray[np.uint8] = observations[0].numpy()
+        return images
 
     @property
     def screen(self) -> NDArray[np.uint8]:
@@ -176,5 +176,5 @@ class DoomFleet(VectorFleet):
 
     @property
     def finished(self) -> bool:
-        """The game before was not truncated by ``max_frames``."""
+        """Whether the game before was not truncated by ``max_frames``."""
         return self.games[0].finished

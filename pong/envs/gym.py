@@ -19,11 +19,7 @@ MAX_CHANNELS = 4
 
 
 def make_env(env: str, **settings: Any) -> gymnasium.Env[Any, Any]:
-    """Make an environment; its pictures become (C, H, W) if they are (H, W, C).
-
-    Raises:
-        InputError: gymnasium does not know the id.
-    """
+    """Make an environment; its pictures become (C, H, W) if they are (H, W, C)."""
     try:
         made: gymnasium.Env[Any, Any] = gymnasium.make(env, **settings)
     except (gymnasium.error.Error, ImportError) as error:

@@ -40,10 +40,6 @@ def write_film(frames: Iterable[RenderedFrame], file: Path, fps: float, caption:
         file: ends in .mp4 or .gif.
         fps: pictures per second.
         caption: a short line that names the policy.
-
-    Raises:
-        InputError: the folder is not writable.
-        RunError: ffmpeg failed.
     """
     partial = file.absolute().with_name(f".part-{os.getpid()}{file.suffix}")  # to ffmpeg "12:30.gif" would be a URL
     try:
