@@ -301,7 +301,7 @@ def test_layout_fits_the_terminal_in_the_aspect_ratio(columns, rows, height, wid
 def test_layout_status_line():
     three = made_up(action_names=NAMES[:3], probs=(0.5, 0.25, 0.25), action=2)
     lines = [terminal.layout(f, 80, 24)[-1] for f in (made_up(), made_up(probs=(), action=None, score=21), three)]
-    assert lines[0] == "\x1b[24;15H\x1b[2Kscore  −3   P(UP) 0.25 ██░░░░░░░░ DOWN   step     12"
+    assert lines[0] == "\x1b[24;20H\x1b[2Kscore  −3   [DOWN ▆]  UP ▂    step     12"
     assert lines[1] == "\x1b[24;24H\x1b[2Kscore +21   the end   step     12"
     assert lines[2].endswith("\x1b[2Kscore  −3    DOWN ▄   UP ▂  [NOOP ▂]   step     12")
 

@@ -19,32 +19,18 @@ from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
 
 @dataclass(frozen=True)
 class RenderedFrame:
-    """A screen and the decision that the policy makes on it. The last screen of a game has no decision.
+    """A screen and the decision that the policy makes on it. The last screen of a game has no decision."""
 
-    Attributes:
-        screen: (H, W, 3) uint8, RGB; in Pong (210, 160, 3).
-        observation: (C, h, w) uint8, or in Pong (C, 80, 80) int8 in {−1, 0, 1}, what the policy sees. The last screen
-            has the observation of the last decision.
-        action_names: a name for each action.
-        frame_rate: frames per second at natural speed.
-        step: number of earlier decisions.
-        score: sum of the earlier rewards.
-        probs: probability of each action; empty on the last screen.
-        action: the chosen one, None on the last screen.
-        frames: emulated for this decision.
-        finished: True on the last screen, unless the game was truncated.
-    """
-
-    screen: NDArray[np.uint8]
-    observation: NDArray[np.int8 | np.uint8]
+    screen: NDArray[np.uint8]  # (H, W, 3), RGB; in Pong (210, 160, 3)
+    observation: NDArray[np.int8 | np.uint8]  # (C, h, w), of the last decision; in Pong int8 in {−1, 0, 1}
     action_names: tuple[str, ...]
-    frame_rate: int
-    step: int = 0
-    score: float = 0.0
-    probs: tuple[float, ...] = ()
-    action: int | None = None
-    frames: int = 0
-    finished: bool = False
+    frame_rate: int  # frames per second at natural speed
+    step: int = 0  # number of earlier decisions
+    score: float = 0.0  # sum of the earlier rewards
+    probs: tuple[float, ...] = ()  # of each action; empty on the last screen
+    action: int | None = None  # the chosen one; None on the last screen
+    frames: int = 0  # emulated for this decision
+    finished: bool = False  # True on the last screen, unless the game was truncated
 
 
 def play_frames(

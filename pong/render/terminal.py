@@ -13,7 +13,6 @@ from pong.render.picture import signed
 
 CLEAR, ERASE_LINE, RESET = "\x1b[2J", "\x1b[2K", "\x1b[0m"  # RESET: the default colours
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", RESET + "\x1b[?25h\x1b[?1049l"  # the alternate screen, without a cursor
-BAR = 10  # characters of the bar of one of two actions
 EIGHTHS = " ▁▂▃▄▅▆▇█"  # bars of one character
 
 
@@ -82,20 +81,7 @@ def _line(upper: list[list[int]], lower: list[list[int]]) -> str:
 
 
 def _status(frame: RenderedFrame) -> str:
-    """Score, decision and step; a narrow terminal cuts the end off."""
-    decision = "the end"
-    if frame.action is not None:
-        decision = _bar_of_two(frame, frame.action) if len(frame.action_names) == 2 else _bars(frame)
+    """Score, each action's probability with the chosen action in brackets, and step; a narrow terminal cuts it off."""
+    bars = [f"{name} {EIGHTHS[round(8 * prob)]}" for name, prob in zip(frame.action_names, frame.probs, strict=False)]
+    decision = " ".join(f"[{bar}]" if k == frame.action else f" {bar} " for k, bar in enumerate(bars)) or "the end"
     return f"score {signed(frame.score):>3}   {decision}   step {frame.step:>6,}"
-
-
-def _bar_of_two(frame: RenderedFrame, action: int) -> str:
-    """The second action's probability as a bar, and the name of the chosen action."""
-    names, prob = frame.action_names, frame.probs[1]
-    return f"P({names[1]}) {prob:.2f} {'█' * round(BAR * prob):░<{BAR}} {names[action]:<{max(map(len, names))}}"
-
-
-def _bars(frame: RenderedFrame) -> str:
-    """Each action's name and probability, the chosen action in brackets."""
-    bars = [f"{name} {EIGHTHS[round(8 * prob)]}" for name, prob in zip(frame.action_names, frame.probs, strict=True)]
-    return " ".join(f"[{bar}]" if k == frame.action else f" {bar} " for k, bar in enumerate(bars))
