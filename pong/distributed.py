@@ -71,12 +71,12 @@ class Ranks:
         """This rank's part of something, such as the emulators of a run."""
         return shard(everything, self.rank, self.size)
 
-    def all_gather(self, mine: T) -> list[T]:
+    def all_gather(self, own: T) -> list[T]:
         """The objects of all ranks, in order of rank."""
-        gathered = [mine] * self.size
+        gathered = [own] * self.size
         if self.size > 1:
             with _all_alive():
-                dist.all_gather_object(gathered, mine)
+                dist.all_gather_object(gathered, own)
         return gathered
 
     def all_reduce(self, tensors: Iterable[Tensor]) -> None:

@@ -360,18 +360,18 @@ class Rollout:
         self.ranks = ranks or Ranks()
         self.started = False
         self.while_playing: Callable[[], None] = lambda: None
-        mine = self.ranks.shard(range(config.num_envs))
+        own = self.ranks.shard(range(config.num_envs))
         prepare(config)
         if config.is_compiled and actor.two_layers is not None:
             players = config.players or 1  # compiled play is many times as fast as learning
         else:
             players = config.players or max(self.ranks.cores - (purpose == TRAINING), 1)
-        players = min(players, len(mine))
+        players = min(players, len(own))
         self.players: list[Player] = []
         with contextlib.ExitStack() as stack:  # closes those already made if one fails
             stack.callback(self.close)
             for k in range(players):
-                self.players.append(Player(config, shard(mine, k, players), purpose, actor))
+                self.players.append(Player(config, shard(own, k, players), purpose, actor))
             stack.pop_all()
 
     def start(self, update: int, done: float = 0.0) -> None:
