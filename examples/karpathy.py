@@ -2,8 +2,8 @@
 
     make setup && .venv/bin/python examples/karpathy.py    # until Ctrl-C; resumes from save.pt
 
-The three nights of 2016 were 8,000 games. They take 14 million time steps, one at a time: expect hours. The score starts
-at −20 and is −19 after 8,000 games and −10 after 22,000. `make train CONFIG=configs/karpathy.toml` plays and learns the
+The three nights of 2016 were 8,000 games. They take 14 million time steps, one at a time: expect hours. The score is
+−20 at first, −19 after 8,000 games and −10 after 22,000. `make train CONFIG=configs/karpathy.toml` plays and learns the
 same in compiled Pong, 8,000 games in under two minutes. docs/from-karpathy.md compares this page with the original:
 https://karpathy.github.io/2016/05/31/rl/ and https://gist.github.com/karpathy/a4166c7fe253700972fcbc77e4ea32c5
 """
@@ -32,7 +32,7 @@ class Policy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.W1 = nn.Parameter(torch.randn(H, D) / D**0.5)  # divided by √inputs, so that activations start at a scale of about 1
+        self.W1 = nn.Parameter(torch.randn(H, D) / D**0.5)  # over √inputs: activations start at a scale of about 1
         self.W2 = nn.Parameter(torch.randn(H) / H**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
