@@ -17,16 +17,10 @@ F32 = torch.float32  # whatever torch's default is
 
 
 class Policy(nn.Module):
-    """What training needs of a policy.
+    """What training needs of a policy."""
 
-    Attributes:
-        noise_shape: of the uniform numbers that decide one action.
-        two_layers: W1 (inputs, hidden) and W2 (outputs, hidden) where the policy is a two-layer network; compiled code
-            then decides on sparse rows. None for others.
-    """
-
-    noise_shape: tuple[int, ...] = ()
-    two_layers: tuple[Tensor, Tensor] | None = None
+    noise_shape: tuple[int, ...] = ()  # of the uniform numbers that decide one action
+    two_layers: tuple[Tensor, Tensor] | None = None  # W1 (inputs, hidden), W2 (outputs, hidden): compiled code decides
 
     def distribution(self, x: Any) -> Distribution:
         """π(·|x) for each of the B rows of x."""
@@ -65,6 +59,17 @@ class DiscretePolicy(Policy):
     def logits(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B, n) of each action, or (B, 1) of action 1."""
         raise NotImplementedError
+
+    def distribution(self, x: Tensor | SparseFrames) -> torch.distributions.Bernoulli | torch.distributions.Categorical:
+        """π(·|x) for each of the B rows: a Bernoulli over {0, 1}, or a Categorical over {0, …, n − 1}."""
+        logits = self.logits(x)
+        if logits.shape[1] == 1:
+            return Bernoulli(logits=logits[:, 0], validate_args=False)
+        return torch.distributions.Categorical(logits=logits, validate_args=False)
+
+    def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
+        """The mean P(UP) of a Bernoulli."""
+        return {"prob_up": distribution.probs.mean()} if isinstance(distribution, Bernoulli) else {}
 
     @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
@@ -124,18 +129,10 @@ class KarpathyPolicy(DiscretePolicy):
         """Logits (B, 1) of UP."""
         return self(x)[:, None]  # type: ignore[no-any-return]
 
-    def distribution(self, x: Tensor | SparseFrames) -> Bernoulli:
-        """π(·|x): a Bernoulli over {DOWN 0, UP 1} for each of the B rows."""
-        return Bernoulli(logits=self(x), validate_args=False)
-
     @property
     def two_layers(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """W1, and W2 as the only row of a matrix."""
         return self.W1.detach(), self.W2.detach()[None]
-
-    def diagnostics(self, distribution: Bernoulli) -> dict[str, Tensor]:
-        """The mean P(UP)."""
-        return {"prob_up": distribution.probs.mean()}
 
 
 def first_layer(x: Tensor | SparseFrames, W1: Tensor) -> Tensor:
@@ -291,10 +288,6 @@ class CategoricalPolicy(DiscretePolicy):
     def logits(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B, n)."""
         return self.network(x)  # type: ignore[no-any-return]
-
-    def distribution(self, x: Tensor) -> torch.distributions.Categorical:
-        """π(·|x): a Categorical over {0, …, n − 1} for each of the B rows."""
-        return torch.distributions.Categorical(logits=self.network(x), validate_args=False)
 
     @property
     def two_layers(self) -> tuple[Tensor, Tensor] | None:  # type: ignore[override]
