@@ -28,7 +28,7 @@ def folders(monkeypatch, tmp_path):
 def in_process(monkeypatch):
     """Run the commands of pong in this process, which has imported torch already."""
 
-    def pong(log, core, *arguments):
+    def pong(log, *arguments, core):
         with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
             assert main([*map(str, arguments)]) == 0
 
@@ -116,15 +116,34 @@ def test_names_are_chosen_once_in_the_known_order_and_unknown_ones_refused():
         grid.chosen(("karpathy", "pnog"), known)
 
 
+@pytest.fixture
+def ending(monkeypatch, capsys):
+    """The exit status and the error of a script with some flags."""
+
+    def run(main, *flags):
+        monkeypatch.setattr("sys.argv", ["scripts/grid.py", *flags])
+        with pytest.raises(SystemExit) as ended:
+            common.run(main)
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(InputError("this is\nwrong"), 2), (RunError("this is wrong"), 1), (OSError("this is wrong"), 1)],
 )
-def test_error_of_a_script_is_one_line_with_its_status(monkeypatch, capsys, error, status):
+def test_error_of_a_script_is_one_line_with_its_status(ending, error, status):
     def main() -> None:
         raise error
 
-    monkeypatch.setattr("sys.argv", ["scripts/report.py"])
-    with pytest.raises(SystemExit) as ended:
-        common.run(main)
-    assert (ended.value.code, capsys.readouterr().err) == (status, "report: this is wrong\n")
+    assert ending(main) == (status, "grid: this is wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("x", "Error parsing --at-once: invalid"), ("-1", "at_once = -1: Input")]
+)
+def test_wrong_flag_of_a_script_is_one_line_with_status_2(ending, value, message):
+    status, error = ending(grid.main, "--at-once", value)
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith(f"grid: {message}")
