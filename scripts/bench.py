@@ -37,7 +37,6 @@ from rich.markdown import Markdown
 from pong.config import Config, load_config
 from pong.distributed import cores
 from pong.envs import make_fleet
-from pong.envs.doom import is_doom, make_game
 from pong.envs.pong.task import DOWN, UP
 from pong.policies import make_policy
 from pong.rollout import Rollout
@@ -110,8 +109,6 @@ def recipe(config: Config, rounds: int, seconds: float) -> dict[str, Any]:
         turns, training = {}, Training(config, stack)
         if config.is_pong:
             turns = {"raw": raw_pong(config, cores()), "2016 loop": loop_of_2016(config, stack)}
-        elif is_doom(config.env):
-            turns = {"raw": raw_doom(config, stack)}
         rollout, numbers = Rollout(config, make_policy(config)), itertools.count()
         stack.callback(rollout.close)
         turns["rollout"] = functools.partial(repeat, lambda: rollout.collect(next(numbers)).steps)
@@ -136,7 +133,6 @@ def in_turns(turns: dict[str, Turn], rounds: int, seconds: float, frames: int) -
     for name, values in speeds.items():
         report[name] = {
             "steps_per_second": round(np.median(values)),
-            "steps_per_second_range": [round(values.min()), round(values.max())],
             "frames_per_second": round(frames * np.median(values)),
         }
     for name, other in RATIOS:
@@ -163,17 +159,6 @@ def raw_pong(config: Config, threads: int) -> Turn:
     emulators = AtariVectorEnv("pong", config.num_envs, num_threads=threads, **screens, **start, **game)
     emulators.reset(seed=1)
     return lockstep(config.num_envs, emulators.step, UP)
-
-
-def raw_doom(config: Config, stack: contextlib.ExitStack) -> Turn:
-    """ViZDoom in gymnasium's environments, one process per core, without any code of ours."""
-    folder = stack.enter_context(tempfile.TemporaryDirectory())  # for ViZDoom's files
-    Path(folder, "_vizdoom").mkdir()  # games that start together would fail to create it
-    game = functools.partial(make_game, config.env, frame_skip=config.hold, screen_resolution="RES_160X120")
-    with contextlib.chdir(folder):
-        envs = stack.enter_context(contextlib.closing(gymnasium.vector.AsyncVectorEnv([game] * cores())))
-    envs.reset(seed=1)
-    return functools.partial(repeat, lambda: len(envs.step(envs.action_space.sample())[1]))
 
 
 def fleet(config: Config, method: str = "step") -> Turn:
@@ -208,7 +193,7 @@ class Training:
         self.trainer = stack.enter_context(contextlib.closing(Trainer(config)))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.tracker = stack.enter_context(Tracker(config, folder, Console(file=io.StringIO())))
-        self.learned: list[tuple[int, int, float, float]] = []  # steps, rows, seconds of learning and of tracking
+        self.learned: list[tuple[int, int, float]] = []  # steps, rows, seconds of learning
         self.updates = self.trainer.run()
         next(self.updates)
 
@@ -221,18 +206,16 @@ class Training:
 
     def update(self) -> int:
         """One update, tracked; its steps."""
-        update, start = next(self.updates), time.perf_counter()
+        update = next(self.updates)
         self.tracker.track(update, self.trainer.steps, self.trainer.policy)
-        tracking = time.perf_counter() - start
-        self.learned.append((update.batch.steps, len(update.batch.observations), update.learn_seconds, tracking))
+        self.learned.append((update.batch.steps, len(update.batch.observations), update.learn_seconds))
         return update.batch.steps
 
     def costs(self) -> dict[str, Any]:
-        """Of the learner and of tracking, by the clock, medians over the updates."""
-        steps, rows, learning, tracking = np.median(self.learned, axis=0)
-        each_step = {"learner": round(1e6 * learning / steps, 2), "tracking": round(1e6 * tracking / steps, 2)}
-        costs = {"learner_ms_per_update": round(1e3 * learning, 2), "rows_per_update": round(rows)}
-        return {**costs, "microseconds_per_step": each_step}
+        """Of the learner by the clock, medians over the updates."""
+        steps, rows, seconds = np.median(self.learned, axis=0)
+        costs = {"learner_ms_per_update": round(1e3 * seconds, 2), "rows_per_update": round(rows)}
+        return {**costs, "microseconds_per_step": {"learner": round(1e6 * seconds / steps, 2)}}
 
 
 def loop_of_2016(config: Config, stack: contextlib.ExitStack) -> Turn:
@@ -288,7 +271,10 @@ def tables(report: dict[str, Any]) -> str:
     about = report["machine"] | {"gpu": report["machine"]["gpu"] or "none"}
     where = "{cpu}, {cores} cores, GPU: {gpu}; torch {torch}, ale-py {ale_py}, Python {python}, {date}.\n"
     games = {name: column(speeds, "frames_per_second") for name, speeds in report["one core"].items()}
-    recipes = {f"{name}.toml": recipe_column(speeds) for name, speeds in report["recipes"].items()}
+    recipes = {
+        f"{name}.toml": column(speeds, "steps_per_second", ", agent steps/s")
+        for name, speeds in report["recipes"].items()
+    }
     title = f"frames/s on one core; ALE with {MOST_IN_ALE} games at most"
     return "\n".join(filter(None, (where.format(**about), table(title, games), table("", recipes))))
 
@@ -300,24 +286,20 @@ def table(title: str, columns: dict[str, dict[str, str]]) -> str:
 
 
 def column(speeds: dict[str, Any], key: str, unit: str = "") -> dict[str, str]:
-    """Speeds and ratios."""
+    """Speeds and ratios, and what an update costs."""
     cells = {}
     for name, value in speeds.items():
         if "÷" in name:
             digits = 2 if value["median"] < 100 else 0
             cells[name] = "{0:,.{3}f} ({1:,.{3}f} … {2:,.{3}f})".format(value["median"], *value["range"], digits)
-        elif isinstance(value, dict) and key in value:
+        elif name == "microseconds_per_step":
+            cells |= {f"{part}, µs per step": str(spent) for part, spent in value.items()}
+        elif name == "learner_ms_per_update":
+            cells["learner, ms per update"] = f"{value} ({speeds['rows_per_update']:,} rows)"
+        elif name == "peak_gpu_mb" and value:
+            cells["GPU memory, MiB"] = f"{value:,}"
+        elif isinstance(value, dict):
             cells[name + unit] = f"{value[key]:,}"
-    return cells
-
-
-def recipe_column(speeds: dict[str, Any]) -> dict[str, str]:
-    """A recipe's speeds and ratios, and what an update costs."""
-    cells = column(speeds, "steps_per_second", ", agent steps/s")
-    cells["learner, ms per update"] = f"{speeds['learner_ms_per_update']} ({speeds['rows_per_update']:,} rows)"
-    cells |= {f"{name}, µs per step": str(spent) for name, spent in speeds["microseconds_per_step"].items()}
-    if speeds["peak_gpu_mb"] is not None:
-        cells["GPU memory, MiB"] = f"{speeds['peak_gpu_mb']:,}"
     return cells
 
 

@@ -1,10 +1,9 @@
-"""What several scripts need: errors in one line, `pong` as a command, and Markdown tables."""
+"""What several scripts need: errors in one line, colours, and Markdown tables."""
 
 import contextlib
 import functools
 import io
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from pong.config import InputError, RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 BLUE, RED, GREEN, ORANGE, GREY = "#1f5fa8", "#c0392b", "#1e8449", "#b9770e", "#666666"
-WAYS = ("sampled", "greedy")  # of choosing actions
 
 
 def run(main: Callable[..., Any]) -> None:
@@ -50,15 +48,6 @@ def parse(main: Callable[..., Any]) -> Callable[[], Any]:
         text = output.getvalue().partition("\n")[2]  # tyro draws a box, in colour on a terminal, with a title
         text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯─]|\+?-{3,}\+?|^\||\|$", "", text, flags=re.MULTILINE)
         raise InputError(re.split("Argument helptext|For full helptext", text)[0]) from None
-
-
-def pong(log: Path, *arguments: object, core: int | None = None) -> None:
-    """Run a command of ``pong`` on one core, or on all if None, and append its output to a log."""
-    pinned = [] if core is None else ["taskset", "-c", str(core)]
-    command = [*pinned, sys.executable, "-m", "pong", *map(str, arguments)]
-    with log.open("a", encoding="utf-8") as file:
-        if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
-            raise RunError(f"{' '.join(command)} failed; see {log}")
 
 
 def markdown(rows: Sequence[dict[str, object]]) -> str:

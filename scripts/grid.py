@@ -11,6 +11,8 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import tomllib
 from collections.abc import Callable, Collection, Iterable
@@ -22,7 +24,7 @@ import common
 import tyro
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from pong.config import Config, InputError, load_config, nearest, to_toml, validate
+from pong.config import Config, InputError, RunError, load_config, nearest, to_toml, validate
 from pong.distributed import cores
 from pong.train import load_policy
 
@@ -167,8 +169,12 @@ def complete(study: Study, variant: str, seed: int, core: int | None = None) -> 
 
 
 def pong(place: Path, *arguments: object, core: int | None = None) -> None:
-    """Run a command of ``pong`` for a run, which prints to a log beside its folder."""
-    common.pong(RUNS / place.with_name(f"{place.name}.log"), *arguments, core=core)
+    """Run a command of ``pong`` for a run, on one core or on all if None, and append its output to the run's log."""
+    pinned = [] if core is None else ["taskset", "-c", str(core)]
+    command, log = [*pinned, sys.executable, "-m", "pong", *map(str, arguments)], RUNS / f"{place}.log"
+    with log.open("a", encoding="utf-8") as file:
+        if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
+            raise RunError(f"{' '.join(command)} failed; see {log}")
 
 
 def config_file(study: Study, variant: str) -> Path:

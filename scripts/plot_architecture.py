@@ -49,7 +49,9 @@ def draw_acting(axes: Sequence[Axes], policy: Any, frame: RenderedFrame) -> None
     colors = [ORANGE if action == frame.action else GREY for action in range(len(frame.action_names))]
     axes[4].bar(frame.action_names, frame.probs, color=colors)
     axes[4].set_ylim(0, 1)
-    style(axes[4], "π(a|s) and the action", "policies.py", labelsize=9)
+    title(axes[4], "π(a|s) and the action", "policies.py")
+    axes[4].tick_params(labelsize=9)
+    axes[4].spines[["top", "right"]].set_visible(False)
 
 
 def draw_learning(axes: Sequence[Axes], policy: Any, gamma: float, frames: list[RenderedFrame]) -> None:
@@ -74,13 +76,11 @@ def draw_learning(axes: Sequence[Axes], policy: Any, gamma: float, frames: list[
 
 def draw_arrows(figure: Figure, top: Sequence[Axes], bottom: Sequence[Axes]) -> None:
     """To the right, down, and to the left."""
-    ends = []
-    for row, direction in ((top, 1), (bottom, -1)):
-        height = row[0].get_position().y0 - 0.03
-        for left, right in itertools.pairwise(row):
-            ends.append([(left.get_position().x1, height), (right.get_position().x0, height)][::direction])
     corner = top[4].get_position()
-    ends.append([(corner.x1 + 0.004, corner.y0), (corner.x1 + 0.004, corner.y0 - 0.12)])
+    ends = [((corner.x1 + 0.004, corner.y0), (corner.x1 + 0.004, corner.y0 - 0.12))]
+    for row, direction in ((top, 1), (bottom, -1)):
+        for left, right in itertools.pairwise([panel.get_position() for panel in row]):
+            ends.append(((left.x1, left.y0 - 0.03), (right.x0, left.y0 - 0.03))[::direction])
     for start, end in ends:
         figure.add_artist(
             FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=18, color="black", linewidth=1.5)
@@ -89,13 +89,8 @@ def draw_arrows(figure: Figure, top: Sequence[Axes], bottom: Sequence[Axes]) -> 
 
 def title(axes: Axes, text: str, module: str) -> None:
     axes.set_title(f"{text}\n", fontsize=11)
+    axes.tick_params(labelsize=8)
     axes.text(0.5, 1.03, module, transform=axes.transAxes, ha="center", fontsize=10, color=GREY, family="monospace")
-
-
-def style(axes: Axes, text: str, module: str, labelsize: int = 8) -> None:
-    axes.tick_params(labelsize=labelsize)
-    axes.spines[["top", "right"]].set_visible(False)
-    title(axes, text, module)
 
 
 def image(axes: Axes, pixels: Any, text: str, module: str, limit: float | None = None) -> None:
@@ -106,9 +101,10 @@ def image(axes: Axes, pixels: Any, text: str, module: str, limit: float | None =
     title(axes, text, module)
 
 
-def curve(axes: Axes, values: torch.Tensor, text: str, module: str, colour: str) -> None:
-    axes.plot(values.numpy(), color=colour, linewidth=1.2)
-    style(axes, text, module)
+def curve(axes: Axes, values: torch.Tensor, text: str, module: str, color: str) -> None:
+    axes.plot(values.numpy(), color=color, linewidth=1.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    title(axes, text, module)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ import common
 import grid
 import numpy as np
 import pandas as pd
-from common import WAYS, markdown
+from common import markdown
 from grid import OWN, RESULTS, Study
 from matplotlib.figure import Figure
 
 from pong.config import PONG, Config, load_config
 from pong.envs.lqr import optimal_gain
+from pong.export import WAYS
 
 MEAN100 = "charts/episodic_return_mean100"
 AXES = (("step", 1e6, "agent steps, millions"), ("games", 1e3, "games, thousands"), ("minutes", 1, "minutes"))
@@ -46,8 +47,6 @@ CURVES = {  # pictures: study and variants (none: all) whose curves they show, a
     "doom/basic.png": ({"doom": ("doom_basic",)}, (0, 70)),
     "doom/health.png": ({"doom": ("doom_health",)}, (800, 1500)),
 }
-TABULATED = ("classroom/cartpole.png", "doom/basic.png", "doom/health.png")  # CURVES with tables of the same name
-SCORED = ("ceiling", "far")  # studies with a table of final scores
 BALLS = ("the first", "the second", "the third", "a later one")
 WIDTH = 5  # panels beside each other
 DPI = 130
@@ -60,14 +59,10 @@ class Run:
 
     config: Config
     curve: pd.DataFrame  # the rows of its metrics.csv
+    last: "pd.Series[float]"  # of them
     hardware: str
     own: Scores  # in the game that it was trained in
     versions: dict[str, Scores]  # and in every version of it that it played: "sticky", "plain"; "" if not Pong
-
-    @property
-    def last(self) -> "pd.Series[float]":
-        """The last row of its curve."""
-        return self.curve.iloc[-1]
 
     def reached(self, score: float, key: str) -> float:
         """The step, game or minute at which the mean of 100 games first was at least ``score``; infinity if never."""
@@ -100,7 +95,8 @@ def read(folder: Path) -> Run:
         scores = {way: evaluation[way] for way in WAYS if way in evaluation}
         versions["" if evaluation["env"] != PONG else "sticky" if evaluation["sticky"] else "plain"] = scores
         own = scores if path.name == OWN else own
-    return Run(config, pd.read_csv(folder / "metrics.csv"), hardware, own, versions)
+    curve = pd.read_csv(folder / "metrics.csv")
+    return Run(config, curve, curve.iloc[-1], hardware, own, versions)
 
 
 def read_json(file: Path) -> Any:
@@ -124,12 +120,12 @@ def chosen(runs: dict[str, Runs], variants: dict[str, tuple[str, ...]]) -> list[
 
 def update_page(page: Path) -> None:
     """Put each table between the comments that name its file."""
-
-    def table(match: re.Match[str]) -> str:
-        return f"{match[1]}{(RESULTS / match[2]).read_text(encoding='utf-8')}{match[3]}"
-
     text = page.read_text(encoding="utf-8")
-    page.write_text(re.sub(r"(<!-- results/(\S+) -->\n).*?(<!-- end -->)", table, text, flags=re.S), encoding="utf-8")
+    for start, file in re.findall(r"(<!-- results/(\S+) -->\n)", text):
+        before, _, after = text.partition(start)
+        table, end = (RESULTS / file).read_text(encoding="utf-8"), after.index("<!-- end -->")
+        text = before + start + table + after[end:]
+    page.write_text(text, encoding="utf-8")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -147,10 +143,10 @@ def tables(studies: dict[str, Study], runs: dict[str, Runs]) -> dict[str, str]:
         "ceiling/bound.md": bound_table(bound()),
         "ceiling/rallies.md": rallies_table(RESULTS / "ceiling/rallies.json"),
     }
-    for file in TABULATED:
-        variants, marks = CURVES[file]
-        texts[str(Path(file).with_suffix(".md"))] = seeds_tables(chosen(runs, variants), marks)
-    for name in SCORED:
+    for name in ("classroom/cartpole", "doom/basic", "doom/health"):
+        variants, marks = CURVES[f"{name}.png"]
+        texts[f"{name}.md"] = seeds_tables(chosen(runs, variants), marks)
+    for name in ("ceiling", "far"):
         texts[f"{name}/scores.md"] = study_table(studies[name], runs[name])
     return {file: text for file, text in texts.items() if text.strip()}
 
@@ -178,8 +174,7 @@ def rung_row(rung: str, seeds: list[Run]) -> dict[str, object]:
 def seeds_tables(runs: list[Run], marks: Sequence[float]) -> str:
     """Two tables with a row for each run: how it learned; and fresh games with its last weights."""
     versions = sorted({version for run in runs for version in run.versions}, reverse=True)
-    kinds = [(version, way) for version in versions for way in WAYS]
-    kinds = [(version, way) for version, way in kinds if any(way in run.versions.get(version, {}) for run in runs)]
+    kinds = [(v, way) for v in versions for way in WAYS if any(way in run.versions.get(v, {}) for run in runs)]
     learning, scores = [], []
     for run in runs:
         last, row = run.last, {"recipe": run.config.name, "seed": run.config.seed}
@@ -338,8 +333,7 @@ def mean_and_interval(values: list[float], form: Callable[[float], str]) -> str:
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """The range of 95 % of the bootstrap's means."""
     means = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    return tuple(np.quantile(means, (0.025, 0.975)).tolist())
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -390,12 +384,13 @@ def draw_curves(runs: list[Run], path: Path, marks: Sequence[float]) -> None:
         axis.set_xlim(left=0)
     axes[0].set_ylabel("score, mean of the last 100 games")
     axes[0].legend(frameon=False)
-    hardware, games = (" / ".join(sorted({run.hardware for run in runs})), ", ".join({run.config.env for run in runs}))
+    hardware, games = (
+        " / ".join(sorted({*names})) for names in zip(*[(r.hardware, r.config.env) for r in runs], strict=True)
+    )
     title = f"{games}: policy gradient on −log π·R ({hardware}); a line for each seed, bootstrap 95 % of their mean"
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=DPI)
-    columns = ["recipe", "axis", "at", "low", "mean", "high"]
-    table = pd.concat(bands)[columns]
+    table = pd.concat(bands)[["recipe", "axis", "at", "low", "mean", "high"]]
     table.to_csv(path.with_suffix(".csv"), index=False, lineterminator="\r\n", float_format="%.6g")
 
 

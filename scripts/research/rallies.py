@@ -28,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import run
 
 AGENT = Path("pretrained/pong_expert")
-MOST = 100  # returns in a rally that are counted separately
 
 
 def main(
@@ -38,27 +37,28 @@ def main(
     """Play and count rallies."""
     policy, loaded = load_policy(AGENT)
     won, lost = count(policy, MachineFleet(games, pong_task(loaded.config)))
-    longest = int(np.flatnonzero(won + lost)[-1]) + 1
-    counts = {"won": won[:longest].tolist(), "lost": lost[:longest].tolist()}
+    counts = {"won": won.tolist(), "lost": lost.tolist()}
     report = {"agent": AGENT.as_posix(), "games": games, **counts}
     results.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def count(policy: Policy, fleet: MachineFleet, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rallies won and lost after returning the ball never, once, twice, …, (MOST,) each, in a game of each emulator."""
+    """Rallies won and lost after returning the ball never, once, twice, …, in a game of each emulator."""
     N, random = fleet.num_envs, torch.Generator().manual_seed(seed)
     observations = fleet.reset(emulator_seeds(seed, 0, range(N), EVALUATION))
     active, returned = np.ones(N, np.bool_), np.zeros(N, np.int64)
-    won, lost = np.zeros((2, MOST), np.int64)
+    rallies: dict[int, list[int]] = {1: [], -1: []}  # returns in each rally, by its point
     while active.any():
         before = fleet.games["last"].copy()
         actions = policy.act(observations, torch.rand(N, generator=random)).numpy()
         observations, points, dones, _ = fleet.step(actions, active)
-        np.add.at(won, returned[points > 0], 1)
-        np.add.at(lost, returned[points < 0], 1)
+        for point, returns in rallies.items():
+            returns.extend(returned[points == point])
         returned += (fleet.games["last"] == PLAYER) & (before != PLAYER)
         returned[points != 0] = 0
         active &= ~dones
+    longest = max(map(max, rallies.values()))
+    won, lost = (np.bincount(returns, minlength=longest + 1) for returns in rallies.values())
     return won, lost
 
 
