@@ -84,16 +84,15 @@ verify-machine: setup ## compare the compiled Pong with ale-py in 20 million fra
 gpu-report: ## on a GPU machine, with its own python3: tests, a benchmark and two trainings, into OUT=results/gpu; takes ten minutes
 	mkdir -p "$(OUT)"
 	-$(PYTHON) -m pytest -m gpu -rs -p no:cacheprovider > "$(OUT)/gpu-tests.txt"; tail -1 "$(OUT)/gpu-tests.txt"
-	$(PYTHON) scripts/bench.py --rounds 2 --seconds 1 --watch-updates 0 --configs pong pong_conv_plain --json "$(OUT)/bench.json"
+	$(PYTHON) scripts/bench.py --rounds 2 --seconds 1 --configs pong pong_conv_plain --json "$(OUT)/bench.json"
 	for recipe in pong_conv_plain pong_expert; do \
 		timeout --signal=INT 150 $(PYTHON) -m pong train configs/$$recipe.toml --stop-at-mean100 18 --run-dir "$(OUT)/$$recipe" $(ARGS); \
 		$(PYTHON) -m pong eval "$(OUT)/$$recipe" --episodes 32 --json "$(OUT)/$$recipe/eval.json" || exit 1; \
 	done
 
 results: doom ## run whatever is missing from results/, then make the tables and pictures
-	test -f results/bench.json || $(BIN)/python scripts/bench.py --ranks 2 --json results/bench.json
+	test -f results/bench.json || $(BIN)/python scripts/bench.py --json results/bench.json
 	test -f results/machine/verify.json || $(BIN)/python scripts/verify_machine.py
-	$(BIN)/python scripts/research/best_response.py
 	test -f results/ceiling/rallies.json || $(BIN)/python scripts/research/rallies.py
 	$(BIN)/python scripts/grid.py recipes --only pong pong_plain pong_conv_plain --at-once 1 # alone, because their times are published
 	$(BIN)/python scripts/grid.py recipes ceiling far ladder --at-once 2

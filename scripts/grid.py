@@ -7,10 +7,13 @@ copies into results/ of each run: config.toml, run.json, eval.json and every few
 makes tables and pictures of them.
 """
 
+import itertools
 import json
-import queue
 import re
 import shutil
+import subprocess
+import sys
+import threading
 import tomllib
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,18 +22,19 @@ from typing import Annotated, Any
 
 import common
 import tyro
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from pong.config import Config, InputError, load_config, nearest, to_toml, validate
+from pong.config import Config, InputError, RunError, load_config, nearest, to_toml, validate
 from pong.distributed import cores
+from pong.train import load_policy
 
 STUDIES = common.ROOT / "configs/studies"
 RESULTS, RUNS = Path("results"), Path("runs/results")
 ROWS = 500  # of a metrics.csv that results/ gets, at least, if it has so many
 OWN = "eval.json"
 OTHER = {  # version of Pong that was not trained: file of its scores and flags of `pong eval`
-    "sticky": ("eval-sticky.json", "--sticky", 0.25, "--noop-max", 0),
-    "plain": ("eval-plain.json", "--sticky", 0.0, "--noop-max", 30),
+    "sticky": ("eval-sticky.json", "--sticky", "0.25", "--noop-max", "0"),
+    "plain": ("eval-plain.json", "--sticky", "0", "--noop-max", "30"),
 }
 
 
@@ -50,6 +54,11 @@ class Study(BaseModel):
     folder: str  # of the runs, in results/
     both_versions: list[str] = []  # variants whose median seed also plays the other version of Pong
     weights: list[str] = []  # variants whose weights are numbers to be tabulated
+
+    @property
+    def last_file(self) -> str:
+        """The last file that results/ gets of a run: with it the run is complete."""
+        return OWN if self.episodes else "run.json"
 
     def changes(self, variant: str) -> dict[str, Any]:
         """The keys in which a variant differs from its config."""
@@ -76,11 +85,16 @@ class Study(BaseModel):
         return Path(self.folder) / slug(variant) / f"s{seed}"
 
 
+def slug(variant: str) -> str:
+    """A variant's name for files."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", variant).strip("_")
+
+
 def main(
     studies: tyro.conf.Positional[tuple[str, ...]],
     *,
     only: Annotated[tuple[str, ...], tyro.conf.arg(help="these variants; none: all")] = (),
-    at_once: Annotated[int, tyro.conf.arg(help="runs at the same time, if not as the study has it")] = 0,
+    at_once: Annotated[NonNegativeInt, tyro.conf.arg(help="runs at the same time, if not as the study has it")] = 0,
     export: Annotated[bool, tyro.conf.arg(help="also refill pretrained/ with each variant's median seed")] = False,
 ) -> None:
     """Run what is missing of some studies.
@@ -94,10 +108,7 @@ def main(
         jobs.sort(key=lambda job: study.seeds_of(job[0]).index(job[1]))  # every variant's first seed first
         side_by_side(lambda job, core, study=study: complete(study, *job, core), jobs, at_once or study.at_once)
         for name in names:
-            if name in study.both_versions:
-                play_other_version(study, name)
-            if export:
-                export_median(study, name)
+            finish(study, name, export)
 
 
 def known() -> list[str]:
@@ -114,11 +125,6 @@ def load(name: str) -> Study:
         raise InputError(f"{path}: {error}") from None
 
 
-def slug(variant: str) -> str:
-    """A variant's name for files."""
-    return re.sub(r"[^A-Za-z0-9.]+", "_", variant).strip("_")
-
-
 def chosen(only: Collection[str], known: Collection[str]) -> list[str]:
     """The given names, each once and in the order of ``known``, or all; an InputError if there is no such name."""
     for name in only:
@@ -129,50 +135,46 @@ def chosen(only: Collection[str], known: Collection[str]) -> list[str]:
 
 def side_by_side(work: Callable[[Any, int | None], None], jobs: Iterable[Any], at_once: int) -> None:
     """Do several jobs at the same time, one core each; a single one at a time has all cores (None)."""
-    at_once = at_once or cores()
-    free: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    for core in range(at_once):
-        free.put(core % cores() if at_once > 1 else None)
+    thread, numbers, at_once = threading.local(), itertools.count(), at_once or cores()
 
-    def with_core(job: Any) -> None:
-        core = free.get()
-        try:
-            work(job, core)
-        finally:
-            free.put(core)
+    def choose_core() -> None:
+        thread.core = next(numbers) % cores() if at_once > 1 else None
 
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(with_core, jobs))
+    with ThreadPoolExecutor(at_once, initializer=choose_core) as pool:
+        list(pool.map(lambda job: work(job, thread.core), jobs))
 
 
 def complete(study: Study, variant: str, seed: int, core: int | None = None) -> None:
     """Train and evaluate a run, unless that is done, and copy what results/ needs of it."""
     place = study.place(variant, seed)
-    run, results, log = RUNS / place, RESULTS / place, log_of(place)
-    last = OWN if study.episodes else "run.json"  # the last file to be copied: with it the run is complete
-    if (results / last).exists():
+    run, results = RUNS / place, RESULTS / place
+    if (results / study.last_file).exists():
         return
     run.parent.mkdir(parents=True, exist_ok=True)
     if not (run / OWN).exists():
-        if (run / "config.toml").exists():
-            common.pong(log, core, "train", "--resume", run)
-        else:
-            common.pong(log, core, "train", config_file(study, variant), "--seed", seed, "--run-dir", run)
+        new_run = (config_file(study, variant), "--seed", seed, "--run-dir", run)
+        pong(place, "train", *(("--resume", run) if (run / "config.toml").exists() else new_run), core=core)
         if study.episodes:
             ways = () if study.greedy else ("--sampled",)
-            common.pong(log, core, "eval", run, "--episodes", study.episodes, *ways, "--json", run / OWN)
+            pong(place, "eval", run, "--episodes", study.episodes, *ways, "--json", run / OWN, core=core)
     results.mkdir(parents=True, exist_ok=True)
     thin(run / "metrics.csv", results / "metrics.csv")
     if variant in study.weights:
-        write_weights(run, results / "weights.json")
-    for file in dict.fromkeys(("config.toml", "run.json", last)):
+        policy = load_policy(run)[0].state_dict()
+        weights = {name: value.item() for name, value in policy.items()}  # single numbers all of them
+        (results / "weights.json").write_text(json.dumps(weights, indent=2) + "\n", encoding="utf-8")
+    for file in dict.fromkeys(("config.toml", "run.json", study.last_file)):
         shutil.copy(run / file, results / file)
     print(f"{place}: done", flush=True)
 
 
-def log_of(place: Path) -> Path:
-    """The file that a run's commands print to."""
-    return RUNS / place.with_name(f"{place.name}.log")
+def pong(place: Path, *arguments: object, core: int | None = None) -> None:
+    """Run a command of ``pong`` for a run, on one core or on all if None, and append its output to the run's log."""
+    pinned = [] if core is None else ["taskset", "-c", str(core)]
+    command, log = [*pinned, sys.executable, "-m", "pong", *map(str, arguments)], RUNS / f"{place}.log"
+    with log.open("a", encoding="utf-8") as file:
+        if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
+            raise RunError(f"{' '.join(command)} failed; see {log}")
 
 
 def config_file(study: Study, variant: str) -> Path:
@@ -191,15 +193,6 @@ def thin(source: Path, target: Path) -> None:
     target.write_text(head + "".join(rows[::-every][::-1]), encoding="utf-8")
 
 
-def write_weights(run: Path, file: Path) -> None:
-    """Write a policy's weights, single numbers all of them, as JSON."""
-    from pong.train import load_policy
-
-    policy, _ = load_policy(run)
-    weights = {name: value.item() for name, value in policy.state_dict().items()}
-    file.write_text(json.dumps(weights, indent=2) + "\n", encoding="utf-8")
-
-
 def median(study: Study, variant: str) -> int | None:
     """The seed in the middle by sampled score, the lower of two; None if some runs are missing."""
     files = {seed: RESULTS / study.place(variant, seed) / OWN for seed in study.seeds_of(variant)}
@@ -209,23 +202,18 @@ def median(study: Study, variant: str) -> int | None:
     return sorted(scores, key=lambda seed: scores[seed])[(len(scores) - 1) // 2]
 
 
-def play_other_version(study: Study, variant: str) -> None:
-    """Evaluate the median seed in the version of Pong, with or without sticky actions, that it was not trained in."""
+def finish(study: Study, variant: str, export: bool) -> None:
+    """Let the median seed play the version of Pong that it was not trained in, and export it, if that is asked for."""
     if (seed := median(study, variant)) is None:
         return
     place = study.place(variant, seed)
     name, *task = OTHER["plain" if study.variant(variant).sticky else "sticky"]
-    file = RESULTS / place / str(name)
-    if not file.exists():
-        common.pong(log_of(place), None, "eval", RUNS / place, "--episodes", study.episodes, *task, "--json", file)
-
-
-def export_median(study: Study, variant: str) -> None:
-    """Export the median seed into pretrained/."""
-    if (seed := median(study, variant)) is not None:
-        place, folder = study.place(variant, seed), Path("pretrained") / slug(variant)
+    if variant in study.both_versions and not (RESULTS / place / name).exists():
+        pong(place, "eval", RUNS / place, "--episodes", study.episodes, *task, "--json", RESULTS / place / name)
+    if export:
+        folder = Path("pretrained") / slug(variant)
         shutil.rmtree(folder, ignore_errors=True)
-        common.pong(log_of(place), None, "export", RUNS / place, folder, "--half")
+        pong(place, "export", RUNS / place, folder, "--half")
 
 
 if __name__ == "__main__":

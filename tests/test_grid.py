@@ -28,11 +28,11 @@ def folders(monkeypatch, tmp_path):
 def in_process(monkeypatch):
     """Run the commands of pong in this process, which has imported torch already."""
 
-    def pong(log, core, *arguments):
-        with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+    def pong(place, *arguments, core):
+        with (grid.RUNS / f"{place}.log").open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
             assert main([*map(str, arguments)]) == 0
 
-    monkeypatch.setattr(common, "pong", pong)
+    monkeypatch.setattr(grid, "pong", pong)
 
 
 def study(variants, common=TINY, **keys):
@@ -63,7 +63,7 @@ def test_grid_runs_what_is_missing_and_report_shows_every_seed(tmp_path):
     assert evaluation.stat().st_mtime_ns == time  # it was complete
     assert grid.median(plan, "plain") is None
     runs = report.finished(plan)
-    assert [(name, [run.config.seed for run in seeds]) for name, seeds in runs.items()] == [("three", [1, 2])]
+    assert {name: [run.config.seed for run in seeds] for name, seeds in runs.items()} == {"three": [1, 2]}
     report.draw_study(runs, tmp_path / "results/study")
     assert {file.name for file in (tmp_path / "results/study").glob("scores.*")} == {"scores.csv", "scores.png"}
     scores = report.study_scores(runs)
@@ -116,15 +116,24 @@ def test_names_are_chosen_once_in_the_known_order_and_unknown_ones_refused():
         grid.chosen(("karpathy", "pnog"), known)
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(InputError("this is\nwrong"), 2), (RunError("this is wrong"), 1), (OSError("this is wrong"), 1)],
-)
-def test_error_of_a_script_is_one_line_with_its_status(monkeypatch, capsys, error, status):
-    def main() -> None:
-        raise error
-
-    monkeypatch.setattr("sys.argv", ["scripts/report.py"])
+def ending(main, monkeypatch, capsys, *flags):
+    """The exit status and the error of a script with some flags."""
+    monkeypatch.setattr("sys.argv", ["scripts/grid.py", *flags])
     with pytest.raises(SystemExit) as ended:
         common.run(main)
-    assert (ended.value.code, capsys.readouterr().err) == (status, "report: this is wrong\n")
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "status"), [(InputError, 2), (RunError, 1), (OSError, 1)])
+def test_error_of_a_script_is_one_line_with_its_status(monkeypatch, capsys, error, status):
+    def main() -> None:
+        raise error("this is\nwrong")
+
+    assert ending(main, monkeypatch, capsys) == (status, "grid: this is wrong\n")
+
+
+@pytest.mark.parametrize(("value", "message"), [("x", "Error parsing --at-once"), ("-1", "at_once = -1: Input should")])
+def test_wrong_flag_of_a_script_is_one_line_with_status_2(monkeypatch, capsys, value, message):
+    status, error = ending(grid.main, monkeypatch, capsys, "--at-once", value)
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith(f"grid: {message}")

@@ -25,7 +25,7 @@ def at_the_root(monkeypatch):
 def test_tables_follow_from_the_runs():
     studies = {name: grid.load(name) for name in STUDIES}
     tables = report.tables(studies, {name: report.finished(study) for name, study in studies.items()})
-    tables["bench.md"] = bench.tables(json.loads((ROOT / "results/bench.json").read_text(encoding="utf-8")))
+    tables["bench.md"] = bench.tables(report.read_json(ROOT / "results/bench.json"))
     assert len(tables) == 13
     for file, text in tables.items():
         assert (ROOT / "results" / file).read_text(encoding="utf-8") == text
@@ -53,16 +53,12 @@ def test_page_gets_a_table_between_its_comments(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", STUDIES)
 def test_runs_of_a_study_are_its_variants_and_seeds_and_no_others(name):
     study = grid.load(name)
-    expected = {
-        study.place(variant, seed): (variant, seed) for variant in study.variants for seed in study.seeds_of(variant)
-    }
-    roots = [ROOT / "results" / place.parent for place in expected]
-    folders = {folder.relative_to(ROOT / "results") for root in roots for folder in root.glob("s*")}
-    assert folders == set(expected)
-    for place, (variant, seed) in expected.items():
-        config = load_config(ROOT / "results" / place / "config.toml")
-        assert config == study.variant(variant).replace(seed=seed)
-        command = json.loads((ROOT / "results" / place / "run.json").read_text(encoding="utf-8"))["command"]
+    jobs = [(variant, seed) for variant in study.variants for seed in study.seeds_of(variant)]
+    places = {report.RESULTS / study.place(*job): job for job in jobs}
+    assert {folder for place in places for folder in place.parent.glob("s*")} == set(places)
+    for place, (variant, seed) in places.items():
+        assert load_config(place / "config.toml") == study.variant(variant).replace(seed=seed)
+        command = report.read_json(place / "run.json")["command"]
         assert command[:2] == ["pong", "train"]
         assert command[command.index("--seed") + 1] == str(seed)
 
