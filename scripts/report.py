@@ -36,7 +36,7 @@ RECIPES = {  # of README's table: what it is, the scores whose first update coun
     "pong_plain": ("the same without sticky actions, NOOP starts", (0, 20), "minutes"),
     "pong_conv_plain": ("a small ConvNet, without sticky actions", (18, 20.5), "minutes"),
     "pong_expert": ("six actions, twice the input; with sticky actions", (10, 19), "minutes"),
-    "karpathy": ("the 2016 program, constant for constant", (-10, 0), "games"),
+    "karpathy": ("the 2016 program, down to every constant", (-10, 0), "games"),
 }
 CURVES = {  # pictures: study and variants (none: all) whose curves they show, and the scores that they mark
     "learning.png": ({"recipes": ("pong", "pong_plain")}, (0, 10, 18, 20)),
@@ -158,8 +158,8 @@ def recipe_row(name: str, seeds: list[Run]) -> dict[str, object]:
     unit = "" if key == "minutes" else " games"
     first, second = (f"{whole(mark)}: {passed(seeds, mark, key, form)}{unit}" for mark in marks)
     sampled, greedy = (spread([run.own[way]["mean"] for run in seeds], signed) for way in WAYS)
-    row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds), "to a first score": first}
-    return row | {"to a second": second, "in ALE, sampled": sampled, "greedy": greedy}
+    row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds), "time to an early score": first}
+    return row | {"time to a high score": second, "in ALE, sampled": sampled, "greedy": greedy}
 
 
 def rung_row(rung: str, seeds: list[Run]) -> dict[str, object]:
@@ -458,7 +458,7 @@ def draw_bound(players: pd.DataFrame, runs: list[Run], path: Path) -> None:
         dots = [run for run in runs if run.config.hold == hold and run.config.actions in x]
         for way, shift, filled in zip(WAYS, (-0.18, 0.18), ("C0", "none"), strict=True):
             bars = {"yerr": 2 * panel[f"{way}.standard_error"], "color": "0.85", "edgecolor": "0.6"}
-            axis.bar(np.arange(len(x)) + shift, panel[f"{way}.mean"], 0.34, label=f"told all, {way}", **bars)
+            axis.bar(np.arange(len(x)) + shift, panel[f"{way}.mean"], 0.34, label=f"oracle, {way}", **bars)
             places, scores = ([x[run.config.actions] + shift for run in dots], [run.own[way]["mean"] for run in dots])
             label = f"sees pixels, {way}: a dot for each seed"
             axis.plot(places, scores, "o", color="C0", markerfacecolor=filled, label=label)
