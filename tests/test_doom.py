@@ -39,10 +39,6 @@ FLAGS = ["--channels", "2", "--hidden", "4", "--num-envs", "2", "--max-frames", 
 RECIPES = {name: ROOT / "configs" / f"doom_{name}.toml" for name in ("basic", "health")}
 NOTHING, FORWARD, RIGHT, LEFT = range(4)
 ATTACK = 1  # in the basic task
-ACTIONS = {
-    HEALTH: ("NOTHING", "MOVE FORWARD", "TURN RIGHT", "TURN LEFT"),
-    BASIC: ("NOTHING", "ATTACK", "MOVE RIGHT", "MOVE LEFT"),
-}
 ONE, BOTH = np.ones(1, bool), np.ones(2, bool)
 
 
@@ -52,8 +48,8 @@ def fleet(config, num_envs=2):
         yield games, games.reset(np.arange(1, 1 + num_envs))
 
 
-def wait_for(condition, seconds=60.0):
-    end = time.monotonic() + seconds
+def wait_for(condition):
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
@@ -85,17 +81,17 @@ def temporary(tmp_path_factory, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("env", "decisions", "tics", "score"),
-    [
-        (HEALTH, 96, 384, 384 - 100),  # 100 health, less 8 every 32 tics; +1 a tic, −100 for dying
-        (BASIC, 75, 300, -300),  # −1 a tic; out of time, which ViZDoom calls terminated and truncated
+    ("env", "decisions", "tics", "score", "actions"),
+    [  # 100 health, less 8 every 32 tics; +1 a tic, −100 for dying | −1 a tic until the time is up
+        (HEALTH, 96, 384, 384 - 100, "NOTHING, MOVE FORWARD, TURN RIGHT, TURN LEFT"),
+        (BASIC, 75, 300, -300, "NOTHING, ATTACK, MOVE RIGHT, MOVE LEFT"),
     ],
 )
-def test_fleet_game_without_actions(env, decisions, tics, score):
+def test_fleet_game_without_actions(env, decisions, tics, score, actions):
     with fleet(Config(env=env, **SMALL), 1) as (games, _):
         steps = [games.step(np.array([NOTHING]), ONE) for _ in range(decisions)]
         assert games.finished
-        assert games.action_names == ACTIONS[env]
+        assert ", ".join(games.action_names) == actions
     assert [step.dones.item() for step in steps] == [False] * (decisions - 1) + [True]
     assert sum(step.frames.item() for step in steps) == tics
     assert sum(step.rewards.item() for step in steps) == score
@@ -232,7 +228,6 @@ def test_recipe_and_its_agent(name, tmp_path):
     if name == "health":
         shapes = [tuple(p.shape) for p in make_policy(config).network.parameters() if p.ndim > 1]
         assert shapes == [(32, 4, 8, 8), (64, 32, 4, 4), (128, 64, 4, 4), (512, 128 * 3 * 3), (4, 512)]
-    assert sum(file.stat().st_size for file in agent.iterdir()) < 6e6
     scores = tmp_path / "scores.json"
     assert main(["eval", str(agent), "--episodes", "2", "--greedy", "--json", str(scores)]) == 0
     fresh, saved = (json.loads(file.read_text())["greedy"]["scores"] for file in (scores, agent / "eval.json"))
@@ -259,8 +254,7 @@ def test_fleet_games_survive_ctrl_c(temporary):
 def test_train_ends_its_games(tmp_path, temporary, number, status):
     """Ctrl-C, or kill -9, which leaves temporary files and shared memory."""
     flags = [*FLAGS, "--eval-episodes", "0", "--players", "2", "--checkpoint-every", "1", "--total-steps", "1000000"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    run = pong("train", RECIPES["health"], *flags, "--run-dir", tmp_path / "run", cwd=tmp_path, **pipes)
+    run = pong("train", RECIPES["health"], *flags, "--run-dir", "run", cwd=tmp_path, stderr=subprocess.PIPE)
     try:
         wait_for(lambda: list(tmp_path.glob("run/checkpoints/*.safetensors")))
         games = games_of(run.pid)
