@@ -164,15 +164,15 @@ def test_fleet_games_depend_only_on_seeds():
 
 
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
-    with contextlib.closing(Trainer(TINY)) as whole:
-        for update in whole.run():
+    with contextlib.closing(Trainer(TINY)) as uninterrupted:
+        for update in uninterrupted.run():
             if update.number == 2:
-                counters = checkpoint.Counters(whole.updates, whole.steps)
-                checkpoint.save(tmp_path, TINY, counters, whole.policy, whole.optimizer)
+                counters = checkpoint.Counters(uninterrupted.updates, uninterrupted.steps)
+                checkpoint.save(tmp_path, TINY, counters, uninterrupted.policy, uninterrupted.optimizer)
     with contextlib.closing(Trainer(TINY)) as resumed:
         resumed.restore(checkpoint.load(tmp_path / checkpoint.file_name(2)))
         assert [update.number for update in resumed.run()] == [3, 4]
-    for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
+    for a, b in zip(uninterrupted.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
