@@ -273,7 +273,7 @@ def test_train_ranks_equal_a_single_process(tmp_path, size, config, flags):
         assert (tmp_path / f"ranks/{rank}/out").read_text() == ""
 
 
-SIX = ["--num-envs", "6", "--horizon", "40", "--checkpoint-every", "2", "--total-steps", "20000"]
+SIX = ["--num-envs", "6", "--horizon", "40", "--checkpoint-every", "2", "--total-steps", "14000"]
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_train_resumes_with_another_number_of_ranks(tmp_path, single_run, first,
     assert_same_run(run, single_run)
 
 
-LONG = command("pong", "--num-envs", "2", "--horizon", "40", "--checkpoint-every", "3", "--total-steps", "4000")
+LONG = command("pong", "--num-envs", "2", "--horizon", "40", "--checkpoint-every", "3", "--total-steps", "2400")
 
 
 def wait_for(path, seconds=60):

@@ -22,7 +22,7 @@ import json
 print(json.dumps({
     "by arithmetic": [knowing_all, with_log, without_log],
     "logistic": [by_autograd.tolist(), by_hand.tolist()],
-    "difference": bool((difference == frames[-1].seen[0]).all()), "moved": int(abs(difference).sum()),
+    "difference": bool((difference == frames[-1].observation[0]).all()), "moved": int(abs(difference).sum()),
     "prob_up": [prob_up, frames[-1].probs[1]],
     "steps": [trainer.steps, plain.steps], "games": [len(games), len(plain_games)],
     "fresh": fresh.n, "two games": [in_copy.scores, in_ale.scores],
