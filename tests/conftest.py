@@ -1,4 +1,4 @@
-"""Shared by the tests: the original environment, and one recorded update of configs/karpathy.toml."""
+"""Fixtures: signals, compiled code, gymnasium's Pong-v0, and a recorded update of configs/karpathy.toml."""
 
 import multiprocessing
 import os
@@ -24,18 +24,18 @@ from pong.rollout import emulator_seeds
 from pong.train import Trainer, Update
 
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
-    mine = sorted(os.sched_getaffinity(0))  # each of pytest's workers has a core, or they wait for each other
-    os.sched_setaffinity(0, {mine[int(worker.removeprefix("gw")) % len(mine)]})
+    cores = sorted(os.sched_getaffinity(0))  # one for each of pytest's workers
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
-multiprocessing.set_forkserver_preload(PRELOADED)  # before anybody starts it: see warm.py
-torch.set_num_threads(1)  # the tests' matrices are small: more threads wait longer for each other than they compute
+multiprocessing.set_forkserver_preload(PRELOADED)  # before the server starts, see warm.py
+torch.set_num_threads(1)  # for these small matrices more threads would be slower
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture(scope="module")
 def hangups():
-    """SIGHUP is heard, also where the tests themselves run under nohup."""
+    """SIGHUP has its default effect, also where the tests run under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -43,7 +43,7 @@ def hangups():
 
 @pytest.fixture
 def ctrl_c():
-    """SIGINT raises a KeyboardInterrupt, also where the tests themselves run in pytest's workers."""
+    """SIGINT raises a KeyboardInterrupt, also in pytest's workers."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -51,7 +51,7 @@ def ctrl_c():
 
 @pytest.fixture(scope="session")
 def compiled():
-    """The game is compiled, so that no test of what is said hears of it."""
+    """Pong is compiled, so that nothing is printed about it."""
     compile_once()
 
 
@@ -61,7 +61,7 @@ def pong_v0():
     gymnasium.register_envs(ale_py)
 
     def make(**settings: Any) -> gymnasium.Env[Any, Any]:
-        with warnings.catch_warnings(action="ignore"):  # it says that v4 and v5 are newer; we know, and want v0
+        with warnings.catch_warnings(action="ignore"):  # that v4 and v5 are newer
             return gymnasium.make("Pong-v0", disable_env_checker=True, **settings)
 
     return make
@@ -86,52 +86,33 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Game:
-    """One emulator's game, T steps from its first screen to 21 points, as gymnasium's own Pong-v0 shows it.
+    """One emulator's game of T steps, from its first screen to 21 points, replayed by gymnasium's own Pong-v0."""
 
-    Attributes:
-        x: (T, 6400) int8, the network's inputs, from the colour screens by karpathy_numpy.
-        y: (T,) int64, the actions of the recorded game, 1 = UP.
-        rewards: (T,) float64, as Pong-v0 pays them.
-        over: whether Pong-v0's game ends with the last step and with no other.
-        holds: (T,) int64, frames each action was held in the recorded game.
-        rows: (T,) int64, this game's rows of the recorded batch, in time.
-    """
-
-    x: NDArray[np.int8]
-    y: NDArray[np.int64]
-    rewards: NDArray[np.float64]
-    over: bool
-    holds: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    x: NDArray[np.int8]  # (T, 6400), the network's inputs, from the colour screens by karpathy_numpy
+    y: NDArray[np.int64]  # (T,), the recorded actions, 1 = UP
+    rewards: NDArray[np.float64]  # (T,), of Pong-v0
+    over: bool  # whether Pong-v0's game ends with the last step and no earlier
+    holds: NDArray[np.int64]  # (T,), frames of each recorded action
+    rows: NDArray[np.int64]  # (T,), of the recorded batch, in time
 
 
 @dataclass(frozen=True)
 class RecordedUpdate:
-    """The first update of a training by configs/karpathy.toml, from the outside.
-
-    Attributes:
-        config: karpathy.toml with three games per update instead of ten.
-        before: W1 (H, D) and W2 (H,) float32, the weights that played.
-        update: what the trainer yielded.
-        after: (W1, W2) float32, the weights after the step.
-        rewards: (T, N) float32, as the emulators gave them.
-        active: (T, N) bool, which emulators had a decision.
-        games: one per emulator.
-    """
+    """The first update of a training by configs/karpathy.toml, with three games instead of ten."""
 
     config: Config
-    before: tuple[NDArray[np.float32], NDArray[np.float32]]
+    before: tuple[NDArray[np.float32], NDArray[np.float32]]  # W1 (H, D) and W2 (H,), the weights that played
     update: Update
-    after: tuple[NDArray[np.float32], NDArray[np.float32]]
-    rewards: NDArray[np.float32]
-    active: NDArray[np.bool_]
-    games: list[Game]
+    after: tuple[NDArray[np.float32], NDArray[np.float32]]  # the weights after the step
+    rewards: NDArray[np.float32]  # (T, N), of the emulators
+    active: NDArray[np.bool_]  # (T, N), which emulators had a decision
+    games: list[Game]  # one per emulator
 
 
 @pytest.fixture(scope="session")
 def recorded(pong_v0) -> RecordedUpdate:
-    """Three games and one step, played and learned once for all tests."""
-    changes = {"num_envs": 3, "players": 1, "device": "cpu", "emulator": "ale"}  # the machine plays the same
+    """Three games and one step, shared by all tests."""
+    changes = {"num_envs": 3, "players": 1, "device": "cpu", "emulator": "ale"}
     config = load_config(CONFIGS / "karpathy.toml").model_copy(update=changes)
     trainer = Trainer(config)
     (player,) = trainer.rollout.players
@@ -141,10 +122,10 @@ def recorded(pong_v0) -> RecordedUpdate:
     after = weights_of(trainer.policy)
     trainer.close()
 
-    T = max(episode.length for episode in update.batch.episodes)  # what follows belongs to the next rollout
+    T = max(episode.length for episode in update.batch.episodes)  # later steps belong to the next rollout
     actions, holds, rewards = (np.stack(x[:T]) for x in (recorder.actions, recorder.holds, recorder.rewards))  # (T, N)
     active = actions >= 0
-    owners = np.nonzero(active.T)[0]  # (B,): a batch holds each emulator's rows together
+    owners = np.nonzero(active.T)[0]  # (B,): a batch is ordered by emulator
     games = []
     for i, seed in enumerate(emulator_seeds(config.seed, 0, range(config.num_envs))):
         played = active[:, i]

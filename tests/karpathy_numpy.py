@@ -1,9 +1,9 @@
 """The 2016 agent's arithmetic in plain NumPy, derived by hand: the reference that the PyTorch code is tested against.
 
-It shares no line with ``pong`` and knows no autograd. The formulas are those of Karpathy 2016, "Deep Reinforcement
+It shares no code with ``pong`` and uses no autograd. The formulas are those of Karpathy 2016, "Deep Reinforcement
 Learning: Pong from Pixels" (https://karpathy.github.io/2016/05/31/rl/). Shapes: T steps, D inputs (6400 in Pong), H
-hidden units (200 in Pong). Arrays keep the dtype they come in; where nothing decides it, it is float64. To stay in
-float32, give ``y`` and ``advantages`` as float32 too.
+hidden units (200 in Pong). Arrays keep their dtype; the default is float64. To stay in float32, give ``y`` and
+``advantages`` as float32, too.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""AleFleet plays gymnasium's Pong-v0, frame for frame and hold for hold, from the seeds that it was given."""
+"""AleFleet plays gymnasium's Pong-v0 from the same seeds, frame for frame."""
 
 import sys
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ def actions_from(seed, *shape):
 
 
 def step(fleet, *actions):
-    """One decision; −1 stands for none."""
+    """One decision; −1: none."""
     actions = np.array(actions)
     return fleet.step(actions, actions >= 0)
 
@@ -34,13 +34,12 @@ def screens_of(fleet):
     return np.stack([emulator.ale.getScreenGrayscale() for emulator in fleet.emulators])
 
 
-# --- the same game as gymnasium's -------------------------------------------------------------------------------------
+# --- gymnasium's games ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("hold", "changes"), [("2-4", {}), (4, {"frameskip": 4})], ids=str)
-def test_ale_fleet_sticky_game_is_that_of_pong_v0(hold, changes, pong_v0):
-    # From one seed, with the stickiness and (for "2-4") the holds of the unmodified environment: the same game to its
-    # end, the same next game, and the same again after a reset that lets the random streams run on.
+def test_ale_fleet_game_equals_pong_v0(hold, changes, pong_v0):
+    # The game from a seed, the next one, and one after a reset without a seed.
     original = pong_v0(obs_type="grayscale", **changes)
     screen, _ = original.reset(seed=1)
     frame, ends = 0, []
@@ -51,7 +50,7 @@ def test_ale_fleet_sticky_game_is_that_of_pong_v0(hold, changes, pong_v0):
         result = step(fleet, action)
         screen, reward, terminated, _, info = original.step(GYM_ACTION[int(action)])
         assert (result.rewards[0], result.dones[0]) == (reward, terminated)
-        assert result.frames[0] == info["frame_number"] - frame  # those that were really played
+        assert result.frames[0] == info["frame_number"] - frame
         frame = info["frame_number"]
         if terminated:
             ends.append(t)
@@ -65,8 +64,8 @@ def test_ale_fleet_sticky_game_is_that_of_pong_v0(hold, changes, pong_v0):
     assert len(ends) == 1
 
 
-def test_ale_fleet_noops_are_those_of_atari_preprocessing(pong_v0, monkeypatch):
-    # which needs OpenCV to resize screens that keep their size here
+def test_ale_fleet_noops_equal_atari_preprocessing(pong_v0, monkeypatch):
+    # AtariPreprocessing imports OpenCV, but does not resize here
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(resize=lambda image, *_, **__: image, INTER_AREA=None))
     original = AtariPreprocessing(
         pong_v0(frameskip=1, max_num_frames_per_episode=80, obs_type="grayscale"),
@@ -94,27 +93,6 @@ def test_ale_fleet_noops_are_those_of_atari_preprocessing(pong_v0, monkeypatch):
 # --- holds, NOOP starts and truncation --------------------------------------------------------------------------------
 
 
-def test_ale_fleet_holds_are_uniform_and_independent(recorded):
-    # Pearson's χ² of the counts, and of the pairs of consecutive holds: with 2 degrees of freedom a fair source exceeds
-    # 20 in one game of e^10 = 22,000, and with about 8 it exceeds 35 as seldom.
-    for game in recorded.games:
-        holds = game.holds[:-1]  # the last may be cut short by the end of the game
-        assert len(holds) > 1000
-        assert set(holds.tolist()) == {2, 3, 4}
-        counts = np.bincount(holds - 2)
-        expected = len(holds) / 3
-        assert ((counts - expected) ** 2 / expected).sum() < 20
-        pairs = np.bincount(3 * (holds[:-1] - 2) + holds[1:] - 2, minlength=9)
-        expected = (len(holds) - 1) / 9
-        assert ((pairs - expected) ** 2 / expected).sum() < 35
-
-
-def test_ale_fleet_emulators_have_holds_of_their_own(recorded):
-    first, second, third = (game.holds[:1000] for game in recorded.games)
-    for a, b in ((first, second), (first, third), (second, third)):
-        assert (a == b).mean() == pytest.approx(1 / 3, abs=0.06)  # ± 4·√(⅓·⅔/1000)
-
-
 def frames_of_games(fleet, seeds, games):
     """Frames of each emulator's first games, (games, N)."""
     fleet.reset(seeds)
@@ -128,13 +106,13 @@ def frames_of_games(fleet, seeds, games):
     return np.array([frames[:games] for frames in played]).T
 
 
-def test_ale_fleet_starts_with_1_to_noop_max_noops_uniformly_and_truncates():
-    # They count as frames of the game, though of no decision: of 12 that a game may last, they leave fewer to play.
+def test_ale_fleet_noops_are_uniform_and_games_truncated():
+    # NOOPs count as frames of the game but not of a decision: of 12 frames they leave fewer to play.
     noops = 12 - frames_of_games(fleet_of(2, hold="2-4", noop_max=4, max_frames=12), np.array([1, 2]), 100)
     assert set(noops.ravel().tolist()) == {1, 2, 3, 4}
     # Pearson's χ² with 3 degrees of freedom: a fair source exceeds 25 once in 65,000
     assert ((np.bincount(noops.ravel())[1:] - 50) ** 2 / 50).sum() < 25
-    assert (noops[:, 0] == noops[:, 1]).mean() == pytest.approx(1 / 4, abs=0.17)  # each its own; ± 4·√(¼·¾/100)
+    assert (noops[:, 0] == noops[:, 1]).mean() == pytest.approx(1 / 4, abs=0.17)  # independent; ± 4·√(¼·¾/100)
     assert (frames_of_games(fleet_of(2, max_frames=80), np.array([1, 2]), 4) == 80).all()
 
 
@@ -151,11 +129,11 @@ def play(fleet, seeds, actions):
     return np.stack(screens), np.stack(frames)
 
 
-def test_ale_fleet_game_depends_on_its_seed_and_actions_alone():
-    # Not on earlier games, nor on the number of emulators, their order or what the others do.
+def test_ale_fleet_game_depends_only_on_seed_and_actions():
+    # Not on earlier games, the number and order of emulators, or the others' actions.
     actions = actions_from(2, 120)
     screens, frames = play(fleet_of(2, hold="2-4"), np.array([11, 12]), np.stack([actions, actions], axis=1))
-    assert (screens[:, 0] != screens[:, 1]).any()  # the seed does decide
+    assert (screens[:, 0] != screens[:, 1]).any()
     assert (frames[:, 0] != frames[:, 1]).any()
     others = np.stack([actions_from(3, 120) - 1, actions, actions_from(4, 120)], axis=1)
     fleet = fleet_of(3, hold="2-4")
@@ -165,9 +143,9 @@ def test_ale_fleet_game_depends_on_its_seed_and_actions_alone():
         np.testing.assert_array_equal(frames_again[:, 1], frames[:, i])
 
 
-def test_ale_fleet_inactive_emulator_waits_and_draws_nothing():
-    # Two emulators with one seed: while one plays 60 steps the other waits, then the other way round. Both must play
-    # the same game; a frame, a hold or a draw of stickiness spent on waiting would set them apart.
+def test_ale_fleet_inactive_emulator_waits():
+    # Two emulators with one seed take turns: 60 steps each. A frame, a hold or a random number spent on waiting would
+    # make their games differ.
     fleet = fleet_of(2, hold="2-4")
     fleet.reset(np.array([31, 31]))
     games = []
@@ -196,7 +174,7 @@ def paddle(fleet):
     return rows.mean()
 
 
-def test_ale_fleet_action_1_moves_the_paddle_up_and_action_0_down():
+def test_ale_fleet_actions_0_and_1_move_the_paddle():
     rows = []
     fleet = fleet_of(1)
     fleet.reset(np.array([1]))
@@ -211,22 +189,22 @@ def test_ale_fleet_action_1_moves_the_paddle_up_and_action_0_down():
     assert up_again < down - 40
 
 
-def test_ale_fleet_action_2_leaves_the_paddle_where_it_is():
+def test_ale_fleet_action_2_stops_the_paddle():
     fleet = fleet_of(1, sticky=0, actions=3)
     fleet.reset(np.array([1]))
     rows = []
     for action in (1, *[2] * 12, 0, *[2] * 12):
         step(fleet, action)
         rows.append(paddle(fleet))
-    assert rows[4:13] == [rows[4]] * 9  # it comes to rest, and stays
+    assert rows[4:13] == [rows[4]] * 9  # it has come to rest
     assert rows[17:] == [rows[17]] * 9
     assert rows[17] > rows[4]  # a decision of DOWN later
 
 
-def test_ale_fleet_observes_the_difference_of_preprocessed_screens():
+def test_ale_fleet_observes_differences_of_screens():
     fleet = make_fleet(Config(hold="2-4", noop_max=5, max_frames=90, emulator="ale"), 2)
     moving = []
-    for seeds in (np.array([1, 2]), None):  # then new games with the random streams running on
+    for seeds in (np.array([1, 2]), None):  # None continues the random streams
         assert not fleet.reset(seeds).dense().any()
         for actions in actions_from(9, 80, 2):
             before = preprocess(screens_of(fleet)).astype(int)
@@ -254,4 +232,4 @@ def test_make_fleet_follows_the_config(emulator):
     rows = step(fleet, 2, 1, 0, -1, 2).observations.dense()
     assert rows[:3, -3:].tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
     endless = make_fleet(config.replace(max_frames=0), 1)
-    assert endless.task.max_frames == 65_209  # as long as the console's clock runs
+    assert endless.task.max_frames == 65_209  # the console's clock ends a game

@@ -42,18 +42,18 @@ def policies():
     return copy.deepcopy(policy).cuda(), policy.double()
 
 
-def relative_error(found, expected):
+def relative_error(actual, expected):
     """Largest error over the largest value."""
-    return ((found.double().cpu() - expected).abs().max() / expected.abs().max()).item()
+    return ((actual.double().cpu() - expected).abs().max() / expected.abs().max()).item()
 
 
-def test_logits(batch, policies):
+def test_policy_logits(batch, policies):
     gpu, cpu = policies
     with torch.no_grad():
         assert relative_error(gpu(batch.observations.to("cuda")), cpu(batch.observations.dense(torch.float64))) < 1e-5
 
 
-def test_gradients(batch, policies):
+def test_policy_gradients(batch, policies):
     for policy in policies:
         like = policy.W2
         x = batch.observations.dense(like.dtype).to(like.device)
@@ -64,14 +64,14 @@ def test_gradients(batch, policies):
         assert relative_error(getattr(gpu, name).grad, getattr(cpu, name).grad) < 1e-5
 
 
-def test_sparse_rows_give_the_gradient_of_dense_ones(batch, policies):
+def test_policy_gradients_of_sparse_rows(batch, policies):
     gpu, cpu = policies
     gpu(batch.observations.to("cuda")).sum().backward()
     cpu(batch.observations.dense(torch.float64)).sum().backward()
     assert relative_error(gpu.W1.grad, cpu.W1.grad) < 1e-5
 
 
-def test_actions(batch, policies):
+def test_policy_act(batch, policies):
     gpu, cpu = policies
     noise = torch.rand(len(batch.observations), generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_actions(batch, policies):
 
 
 @pytest.mark.parametrize("config", [PONG, PONG.model_copy(update={"baseline": "network"}), KARPATHY])
-def test_an_update_is_the_cpus(config):
+def test_trainer_updates_equal_the_cpus(config):
     moved = []
     for device in ("cuda", "cpu"):
         trainer = Trainer(config.model_copy(update={"device": device}))
@@ -91,26 +91,26 @@ def test_an_update_is_the_cpus(config):
         stats = [next(updates).stats for _ in range(2)]
         moved.append({name: (after - before[name]).cpu() for name, after in trainer.policy.state_dict().items()})
         assert all(torch.equal(trainer.actor.state_dict()[k], v.cpu()) for k, v in trainer.policy.state_dict().items())
-        moved[-1]["stats"] = torch.tensor([[one.policy_loss, one.entropy, one.grad_norm] for one in stats])
+        moved[-1]["stats"] = torch.tensor([[s.policy_loss, s.entropy, s.grad_norm] for s in stats])
         trainer.close()
     gpu, cpu = moved
     for name, expected in cpu.items():
         assert (gpu[name] - expected).norm() < 1e-3 * expected.norm(), name
 
 
-def test_training_on_a_gpu_learns_what_pays():
-    """Two updates more on the same recipe make won points likelier: `make gpu-report` shows the score."""
+def test_trainer_step_raises_the_objective():
+    """A step on a batch makes its won points likelier."""
     trainer = Trainer(PONG.model_copy(update={"learning_rate": 3e-3}))
     updates = trainer.run()
     batch = next(updates).batch
     observations, actions = batch.observations.to("cuda"), batch.actions.cuda()
     advantages = standardize(batch.returns).cuda()
 
-    def worth():
+    def objective():
         with torch.no_grad():
             return (trainer.policy.log_prob(observations, actions) * advantages).mean().item()
 
-    before = worth()
+    before = objective()
     trainer._step(replace(batch, observations=observations, actions=actions), advantages)
     trainer.close()
-    assert worth() > before
+    assert objective() > before

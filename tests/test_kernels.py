@@ -1,4 +1,4 @@
-"""Compiled play: decisions have torch's probabilities, and a segment equals single steps to the last bit."""
+"""Compiled play: decisions have torch's probabilities, and segments equal single steps bit for bit."""
 
 import ast
 import contextlib
@@ -48,7 +48,7 @@ def make_policy(W1, W2):
 
 
 def edges(act, rows, outputs, action=0):
-    """How many of the 2²⁴ numbers that noise can be lead to this action or one before it, for each of B rows: (B,).
+    """How many of the 2²⁴ possible noise values give this action or one before it, for each of B rows: (B,).
 
     ``act`` makes actions (B,) of noise (B,). They grow with the noise; of a single output UP (1) comes before DOWN (0).
     """
@@ -63,15 +63,15 @@ def edges(act, rows, outputs, action=0):
 
 @pytest.mark.parametrize("spread", [0.1, 1, 5])
 @pytest.mark.parametrize(("hidden", "outputs"), [(1, 1), (7, 1), (200, 1), (1, 3), (7, 2), (7, 3), (200, 3), (200, 6)])
-def test_sample_rows_has_the_probabilities_of_torch(frames, hidden, outputs, spread):
+def test_sample_rows_has_torchs_probabilities(frames, hidden, outputs, spread):
     network = make_network(hidden, outputs, spread)
     W1, W2 = (weights.double() for weights in network)
     logits = torch.relu(frames.dense(torch.float64) @ W1) @ W2.T
     sums = torch.sigmoid(logits) if outputs == 1 else torch.softmax(logits, -1).cumsum(-1)[:, :-1]
     assert sums.std() > spread / 200
     for action, expected in enumerate(sums.T):
-        reached = edges(lambda noise: sample_rows(network, frames, noise), len(frames), outputs, action) / 2**24
-        torch.testing.assert_close(reached.double(), expected, rtol=0, atol=1e-6)
+        limits = edges(lambda noise: sample_rows(network, frames, noise), len(frames), outputs, action) / 2**24
+        torch.testing.assert_close(limits.double(), expected, rtol=0, atol=1e-6)
     assert sample_rows(network, frames, torch.full((97,), LAST)).max() == outputs - 1
 
 
@@ -84,7 +84,7 @@ def test_sample_rows_by_hand(outputs):
     assert sample_rows(make_network(4, outputs), x, noise).tolist() == expected[outputs]
 
 
-def test_sample_rows_with_extreme_logits_is_certain():
+def test_sample_rows_with_extreme_logits():
     """Logits of ±800, whose exponentials overflow float32."""
     x = SparseFrames.from_dense(np.eye(2, PIXELS, dtype=np.int8))
     W1 = torch.zeros(PIXELS, 2)
@@ -97,8 +97,8 @@ def test_sample_rows_with_extreme_logits_is_certain():
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_decision_does_not_depend_on_other_rows(frames, outputs):
-    """Players of any number of emulators find the same limits, to the last bit."""
+def test_decisions_ignore_other_rows(frames, outputs):
+    """Batches of any size have the same limits, bit for bit."""
     policy, rows = make_policy(*make_network(200, outputs, 2.0)), torch.arange(len(frames))
     logits, likeliest = logits_of_rows(policy.two_layers, frames), policy.act_greedily(frames)
     assert torch.equal(likeliest, logits.argmax(-1) if outputs > 1 else (logits[:, 0] > 0).long())
@@ -138,7 +138,7 @@ def test_policy_acts_by_its_two_layers(frames, outputs):
 BASE = Config(device="cpu", num_envs=3, horizon=70, hidden=8)
 SHORT = {"max_frames": 100, "noop_max": 30, "hold": "2-4"}
 EVERYTHING = {"actions": 3, "frames": "both", "last_action": True}
-PLAYS = {  # what is played, and how many games end in it at least
+PLAYS = {  # changes of the config, and the least number of games that end
     "two actions and a difference": ({}, 0),
     "all six actions": ({**EVERYTHING, "actions": 6, "horizon": 300}, 0),
     "three frames": ({"frames": "three", **SHORT}, 25),
@@ -157,7 +157,7 @@ PLAYS = {  # what is played, and how many games end in it at least
 def make_players():
     """Makes two players of a config: the first plays in compiled code, the second one decision at a time.
 
-    Their random weights make them about as decided as a trained policy.
+    Their random weights give logits about as large as a trained policy's.
     """
     with contextlib.ExitStack() as stack:
 
@@ -175,7 +175,7 @@ def make_players():
 
 
 def bits(x):
-    """Sparse rows, tensors, batches and states, to compare to the last bit."""
+    """Sparse rows or arrays, to compare bit for bit."""
     if isinstance(x, SparseFrames):
         return [*map(bits, (x.columns, x.signs, x.offsets)), x.width]
     x = x.numpy() if isinstance(x, torch.Tensor) else x
@@ -203,7 +203,7 @@ def play_both(players, updates):
 
 
 @pytest.mark.parametrize(("changes", "episodes"), PLAYS.values(), ids=PLAYS)
-def test_compiled_play_equals_single_steps(make_players, changes, episodes):
+def test_play_equals_single_steps(make_players, changes, episodes):
     config = BASE.model_copy(update=changes)
     _, batches = play_both(make_players(config), range(4))
     assert sum(len(batch.episodes) for batch in batches) >= episodes
@@ -213,14 +213,14 @@ def test_compiled_play_equals_single_steps(make_players, changes, episodes):
 
 @pytest.mark.parametrize("changes", [{}, {"until": "episodes", "max_frames": 300, "hold": "2-4"}], ids=str)
 @pytest.mark.parametrize("most", [1, 7, 31])
-def test_short_segments_equal_single_steps(monkeypatch, make_players, changes, most):
+def test_play_short_segments_equal_single_steps(monkeypatch, make_players, changes, most):
     """Of one time step, two, or ten of three emulators."""
     monkeypatch.setattr(machine_fleet, "MOST_ROWS", most)
     play_both(make_players(BASE.model_copy(update=changes)), range(3))
 
 
-def test_continued_rollout_equals_single_steps(make_players):
-    """The noise goes on in the middle of a block."""
+def test_play_continued_rollout_equals_single_steps(make_players):
+    """The noise continues in the middle of a block."""
     players = make_players(BASE.model_copy(update={**SHORT, "horizon": 100}))
     play_both(players, [0])
     for _ in range(4):
@@ -230,7 +230,7 @@ def test_continued_rollout_equals_single_steps(make_players):
 
 
 @pytest.mark.parametrize("changes", [{}, {**SHORT, **EVERYTHING}], ids=str)
-def test_compiled_play_and_single_steps_resume_each_other(make_players, changes):
+def test_play_and_single_steps_resume_each_other(make_players, changes):
     config = BASE.model_copy(update=changes)
     first, second = make_players(config), make_players(config)
     play_both(first, range(2))
@@ -242,7 +242,7 @@ def test_compiled_play_and_single_steps_resume_each_other(make_players, changes)
 # --- the cache of compiled code ---------------------------------------------------------------------------------------
 
 
-def test_kernel_names_change_with_every_source(tmp_path):
+def test_kernel_names_change_with_their_sources(tmp_path):
     digests = set()
     for changed in ("none", *compiled.SOURCES):
         for name in ("compiled.py", *compiled.SOURCES):
@@ -254,7 +254,7 @@ def test_kernel_names_change_with_every_source(tmp_path):
         assert kernel.py_func.__qualname__ == f"{kernel.py_func.__name__}-{compiled.DIGEST}"
 
 
-def test_sources_are_all_files_with_compiled_functions():
+def test_kernel_sources_are_complete():
     def has_compiled(path):
         functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
         return {"rule", "kernel"} & {d.id for node in functions for d in node.decorator_list if isinstance(d, ast.Name)}

@@ -17,11 +17,11 @@ from pong.toy.gradients import episodes, estimates, finite_difference, mean_and_
 DOCS = Path(__file__).parents[1] / "docs"
 FILE = (DOCS / "log-derivative-trick.md").read_text(encoding="utf-8")
 TEXT = FILE[: FILE.index("## Sources")]
-PAGE = " ".join(re.sub(r"^> ?", "", TEXT, flags=re.MULTILINE).split())  # on one line, without the quotes' marks
+PAGE = " ".join(re.sub(r"^> ?", "", TEXT, flags=re.MULTILINE).split())  # on one line, without quotation marks
 
 
 class Number(float):
-    """Formats itself as the page does, −0.16, and rounds only where the sentence gives digits."""
+    """Formatted as on the page, −0.16; only rounded where the sentence gives digits."""
 
     def __format__(self, spec):
         number = round(self, 8) + 0.0  # finite differences are good to 1e-9; + 0.0: −0 is 0
@@ -31,8 +31,8 @@ class Number(float):
 
 def row(title, label):
     (example,) = (example for example in EXAMPLES if example.title.startswith(title))
-    (found,) = (entry for entry in example.estimators + example.numbers if entry.label == label)
-    return found
+    (entry,) = (entry for entry in example.estimators + example.numbers if entry.label == label)
+    return entry
 
 
 def mean(title, label):
@@ -141,9 +141,3 @@ def test_page_code_is_the_surrogate_loss():
     exec(text, names)
     assert names["loss"] == loss
     assert torch.equal(theta.grad, gradient)
-
-
-def test_page_links_lead_to_files():
-    links = re.findall(r"\]\(([^)]+)\)", FILE)
-    assert len(links) == 4
-    assert all((DOCS / link).is_file() for link in links)

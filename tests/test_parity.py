@@ -1,7 +1,7 @@
-"""The heart: on real games, ``pong`` and the hand-derived NumPy agent see, compute and learn the same.
+"""On real games ``pong`` and the hand-derived NumPy agent have the same inputs, gradients and weights.
 
-The games are one update of configs/karpathy.toml, played by the project's own trainer (three games instead of ten).
-gymnasium's unmodified Pong-v0 replays them from the same seeds; NumPy learns from its colour screens and its rewards.
+The games are one update of configs/karpathy.toml, played by the project's trainer (three games instead of ten).
+gymnasium's unmodified Pong-v0 replays them from the same seeds; NumPy learns from its colour screens and rewards.
 Differences are relative: ‖ours − NumPy's‖ / ‖NumPy's‖. NumPy always computes in float64.
 """
 
@@ -60,10 +60,10 @@ def gradient(recorded):
     return numpy_gradient_of_games(float64(recorded.before), recorded)
 
 
-# --- what was played --------------------------------------------------------------------------------------------------
+# --- games ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_game_is_played_to_its_end(recorded):
+def test_batch_holds_whole_games(recorded):
     batch = recorded.update.batch
     assert sorted(episode.emulator for episode in batch.episodes) == [0, 1, 2]  # one game per emulator
     assert all(game.over for game in recorded.games)
@@ -73,14 +73,14 @@ def test_every_game_is_played_to_its_end(recorded):
         assert episode.score == rewards.sum()
         assert max((rewards > 0).sum(), (rewards < 0).sum()) == 21
     lengths = [episode.length for episode in batch.episodes]
-    assert len(set(lengths)) == 3  # so that two emulators did wait for the last
+    assert len(set(lengths)) == 3  # so two emulators waited for the last
     assert batch.steps == sum(lengths) == len(batch.observations) == len(batch.actions) == len(batch.returns)
     assert batch.points == sum(np.count_nonzero(game.rewards) for game in recorded.games)
-    assert batch.frames == sum(game.holds.sum() for game in recorded.games)  # nothing for those that waited
+    assert batch.frames == sum(game.holds.sum() for game in recorded.games)  # none while an emulator waited
 
 
-def test_observations_are_what_pong_v0_shows_bit_for_bit(recorded):
-    # A colour screen through karpathy_numpy on the one side, our luminance screen through observations.py on the other.
+def test_observations_equal_pong_v0s(recorded):
+    # NumPy's are from colour screens, ours from luminance screens.
     observations = recorded.update.batch.observations
     for game in recorded.games:
         ours = observations[torch.from_numpy(game.rows)].dense(torch.int8).numpy()
@@ -89,7 +89,7 @@ def test_observations_are_what_pong_v0_shows_bit_for_bit(recorded):
         assert game.x.any(axis=1).mean() > 0.9  # most others are not
 
 
-def test_actions_and_rewards_are_those_of_pong_v0(recorded):
+def test_actions_and_rewards_equal_pong_v0s(recorded):
     for i, game in enumerate(recorded.games):
         np.testing.assert_array_equal(recorded.update.batch.actions.numpy()[game.rows], game.y)
         np.testing.assert_array_equal(recorded.rewards[recorded.active[:, i], i], game.rewards)
@@ -101,9 +101,9 @@ def draw(noise):
     return block
 
 
-def test_all_games_are_played_with_the_weights_from_before_the_update(recorded):
-    # UP where u < p, with p from NumPy and the weights that the update began with. Only where u and p are closer than
-    # float32 tells apart, 1e-6 at most, could the two disagree: 0.004 of these 4,180 decisions are expected there.
+def test_actions_follow_the_weights_before_the_update(recorded):
+    # UP where u < p, with p from NumPy and the weights before the update. The two could only disagree where u and p
+    # differ by less than float32's rounding, 1e-6 at most: 0.004 of these 4,180 decisions are expected there.
     noise = ActionNoise(recorded.config.seed, 0, range(recorded.config.num_envs))
     u = np.concatenate([draw(noise) for _ in range(0, len(recorded.active), noise.BLOCK)])  # (T or more, N)
     for i, game in enumerate(recorded.games):
@@ -112,7 +112,7 @@ def test_all_games_are_played_with_the_weights_from_before_the_update(recorded):
         assert 0.3 < game.y.mean() < 0.7  # an untrained policy does both
 
 
-def test_returns_are_discounted_within_points_and_standardised_over_each_game(recorded):
+def test_returns_equal_numpys(recorded):
     for game in recorded.games:
         ours = recorded.update.batch.returns.numpy()[game.rows]
         # float32 has 24 bits; |returns| of standardised points are below 10
@@ -122,7 +122,7 @@ def test_returns_are_discounted_within_points_and_standardised_over_each_game(re
 # --- the gradient -----------------------------------------------------------------------------------------------------
 
 
-def test_gradient_in_float64(recorded, gradient):
+def test_gradient_equals_numpys_in_float64(recorded, gradient):
     policy = policy_with(recorded.before, torch.float64)
     for game in recorded.games:
         observations = recorded.update.batch.observations[torch.from_numpy(game.rows)]
@@ -134,7 +134,7 @@ def test_gradient_in_float64(recorded, gradient):
     assert relative(-policy.W2.grad, gradient[1]) < 1e-12
 
 
-def test_gradient_in_float32_from_the_batch_as_it_is(recorded, gradient):
+def test_gradient_of_the_batch_equals_numpys_in_float32(recorded, gradient):
     batch, policy = recorded.update.batch, policy_with(recorded.before, torch.float32)
     surrogate_loss(policy.log_prob(batch.observations, batch.actions), batch.returns).backward()
     assert relative(-policy.W1.grad.T, gradient[0]) < 1e-5
@@ -150,7 +150,7 @@ UPDATES = 30
 
 
 def rows_of(k):
-    """The steps that update k learns from: every 30th of all games, other ones each time."""
+    """The steps of update k: every 30th of all games, starting with k."""
     return slice(k, None, UPDATES)
 
 
@@ -172,13 +172,13 @@ def trained_by_numpy(recorded, steps):
     return weights
 
 
-# Two distances from NumPy's weights: against their size, and, stricter, against how far they have moved. RMSProp's
-# first step is lr·g/(√0.01·|g| + eps), nearly a sign: a gradient that is small beside its own rounding moves a float32
-# weight by chance. Hence the looser second number in float32.
+# Distances from NumPy's weights, relative to their size and to the distance that they moved. RMSProp's first step is
+# lr·g/(√0.01·|g| + eps), nearly a sign: where rounding decides the sign of a gradient, a float32 weight moves either
+# way. Hence the looser second number in float32.
 @pytest.mark.parametrize(
-    ("dtype", "of_the_weights", "of_the_way"), [(torch.float64, 1e-12, 1e-12), (torch.float32, 1e-6, 1e-4)]
+    ("dtype", "of_weights", "of_distance"), [(torch.float64, 1e-12, 1e-12), (torch.float32, 1e-6, 1e-4)]
 )
-def test_thirty_updates_give_the_same_weights(recorded, steps, trained_by_numpy, dtype, of_the_weights, of_the_way):
+def test_weights_equal_numpys_after_thirty_updates(recorded, steps, trained_by_numpy, dtype, of_weights, of_distance):
     rewards = [torch.from_numpy(game.rewards).to(dtype) for game in recorded.games]
     gamma = recorded.config.gamma
     returns = torch.cat([standardize(discounted_returns(r, gamma, reset_on_reward=True)) for r in rewards])  # (B,)
@@ -193,12 +193,12 @@ def test_thirty_updates_give_the_same_weights(recorded, steps, trained_by_numpy,
 
     for ours, numpys, start in zip((policy.W1.T, policy.W2), trained_by_numpy, recorded.before, strict=True):
         assert ours.dtype == dtype
-        assert relative(ours, numpys) < of_the_weights
-        assert relative(ours.detach().double().numpy() - start, numpys - start) < of_the_way
+        assert relative(ours, numpys) < of_weights
+        assert relative(ours.detach().double().numpy() - start, numpys - start) < of_distance
         assert np.linalg.norm(numpys - start) > 0.01 * np.linalg.norm(start)  # they did move
 
 
-def test_a_whole_update_of_the_trainer(recorded, gradient):
+def test_trainer_update_equals_numpys(recorded, gradient):
     weights = float64(recorded.before)
     karpathy_numpy.RMSProp(weights, lr=1e-4, decay=0.99, eps=1e-5).step(gradient)
     for trained, theta, start in zip(recorded.after, weights, recorded.before, strict=True):

@@ -1,6 +1,6 @@
-"""KarpathyPolicy: logits by hand, two forms of one input, the initial weights, and how noise becomes actions."""
+"""Policies: logits and log-probabilities by hand, sparse and dense inputs, initial weights, and sampled actions."""
 
-from math import e, exp, log, log1p, sqrt
+from math import e, exp, log, log1p, pi, sqrt
 
 import numpy as np
 import pytest
@@ -10,19 +10,23 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pong import policies
+from pong.config import Config
+from pong.losses import surrogate_loss
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import (
-    Bernoulli,
     CategoricalPolicy,
     ConvNet,
+    GaussianPolicy,
     KarpathyPolicy,
     SparseProduct,
     TwoLayers,
     contrast,
     make_policy,
+    make_value_network,
+    mlp,
 )
 
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}  # dense and sparse add up in different orders
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}  # dense and sparse sums have different orders
 
 
 def assert_near(actual, expected, tolerance=1e-12):
@@ -65,7 +69,7 @@ LOGITS = [1, 1, 2, 0]
 
 
 def with_logits(values):
-    """A float64 policy and inputs whose logits are ``values``: one unit per sign, one pixel per value."""
+    """A float64 policy and inputs with these logits: one unit per sign, one pixel per value."""
     values = torch.tensor(values, dtype=torch.float64)
     policy = KarpathyPolicy(2).double()
     with torch.no_grad():
@@ -79,31 +83,15 @@ def with_logits(values):
 # --- forward ----------------------------------------------------------------------------------------------------------
 
 
-def test_logits_by_hand():
+def test_karpathy_policy_logits_by_hand():
     policy, x = by_hand()
     assert_near(policy(x), LOGITS)
     assert_near(policy(SparseFrames.from_dense(x.numpy().astype(np.int8))), LOGITS)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-def test_sparse_and_dense_give_the_same_logits_and_gradients(frames, dtype):
-    policy = KarpathyPolicy(generator=generator()).to(dtype)
-    weights = torch.linspace(-1, 1, len(frames), dtype=dtype)  # what each row's logit counts for
-    results = []
-    for x in (torch.from_numpy(frames).to(dtype), SparseFrames.from_dense(frames)):
-        logits = policy(x)
-        assert logits.dtype == dtype
-        assert logits.shape == (50,)
-        gradients = torch.autograd.grad((logits * weights).sum(), list(policy.parameters()))
-        results.append((logits.detach(), *gradients))
-    for dense, sparse in zip(*results, strict=True):
-        assert dense.abs().max() > 0.01  # not the agreement of zeros
-        assert_near(sparse, dense, TOLERANCES[dtype])
-
-
 @st.composite
 def narrow_frames(draw):
-    """Rows of 6 numbers, some without any, among which no row may have some column; B may be 0."""
+    """(B, 6) int8 and the same rows as ``SparseFrames``; rows and columns may be empty, and B may be 0."""
     rows = draw(st.lists(st.lists(st.sampled_from([0, 0, 0, 1, -1]), min_size=6, max_size=6), max_size=5))
     x = np.array(rows, np.int8).reshape(-1, 6)
     offsets = np.count_nonzero(x, 1).cumsum() - np.count_nonzero(x, 1)
@@ -113,8 +101,7 @@ def narrow_frames(draw):
 
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(narrow_frames())
-def test_a_sparse_product_and_its_gradient_are_the_dense_ones(frames):
-    """Also of a row without a pixel, and in the columns of pixels that are in no row."""
+def test_sparse_product_equals_the_dense_product(frames):
     x, sparse = frames
     dense = torch.from_numpy(x).double()
     W1 = torch.randn(6, 4, dtype=torch.float64, generator=generator()).requires_grad_()
@@ -131,34 +118,26 @@ def test_a_sparse_product_and_its_gradient_are_the_dense_ones(frames):
     assert_near(gradient, dense.sum(0)[:, None].expand(6, 4), 1e-14)
 
 
-def test_rows_without_a_change_and_no_rows_at_all():
+def test_karpathy_policy_empty_rows_and_no_rows():
     policy = KarpathyPolicy(generator=generator())
     for rows in (3, 0):
         frames = np.zeros((rows, PIXELS), np.int8)
         for x in (torch.from_numpy(frames).float(), SparseFrames.from_dense(frames)):
-            assert torch.equal(policy(x), torch.zeros(rows))  # no biases: nothing in, nothing out, p = ½
+            assert torch.equal(policy(x), torch.zeros(rows))  # no biases, so p = ½
             assert policy.act(x, torch.full((rows,), 0.4)).tolist() == [1] * rows
-
-
-def test_an_all_zero_input_teaches_nothing():
-    # The ReLU's slope at 0 is taken as 0, as NumPy's h > 0 does: ∂/∂W1 = 0 and ∂/∂W2 = h = 0.
-    policy = KarpathyPolicy(generator=generator())
-    policy.log_prob(SparseFrames.from_dense(np.zeros((2, PIXELS), np.int8)), torch.tensor([1, 0])).sum().backward()
-    assert not policy.W1.grad.any()
-    assert not policy.W2.grad.any()
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
-def test_two_matrices_and_no_biases():
+def test_karpathy_policy_parameters():
     shapes = {name: tuple(parameter.shape) for name, parameter in KarpathyPolicy().named_parameters()}
     assert shapes == {"W1": (6400, 200), "W2": (200,)}
     assert list(KarpathyPolicy().buffers()) == []
     assert {name: tuple(p.shape) for name, p in KarpathyPolicy(7).named_parameters()} == {"W1": (6400, 7), "W2": (7,)}
 
 
-def test_initial_weights_are_normal_with_variance_one_over_fan_in():
+def test_karpathy_policy_initial_variance():
     # The deviation of n draws is within 4/√(2n) of the true one, relatively; their mean within 4/√n deviations of 0;
     # and 68.27 % of them lie within one deviation, ± 4·√(0.68·0.32/n).
     policy = KarpathyPolicy(generator=generator())
@@ -171,27 +150,20 @@ def test_initial_weights_are_normal_with_variance_one_over_fan_in():
         assert (unit.abs() < 1).double().mean().item() == pytest.approx(0.6827, abs=4 * sqrt(0.68 * 0.32 / n))
 
 
-def test_initial_weights_come_from_the_generator_alone(recorded):
+@pytest.mark.parametrize("changes", [{}, {"policy": "conv"}, {"env": "CartPole-v1", "policy": "mlp"}], ids=str)
+def test_make_policy_depends_only_on_the_seed(changes):
     torch.manual_seed(1)
-    first = KarpathyPolicy(generator=generator(5))
-    state = torch.get_rng_state()
+    policy = make_policy(Config(**changes))
     torch.manual_seed(2)
-    second, other = KarpathyPolicy(generator=generator(5)), KarpathyPolicy(generator=generator(6))
-    assert torch.equal(first.W1, second.W1)
-    assert torch.equal(first.W2, second.W2)
-    assert not torch.equal(first.W1, other.W1)
-    assert not torch.equal(first.W2, other.W2)
-    torch.manual_seed(1)
-    assert torch.equal(torch.get_rng_state(), state)  # the global stream was not touched
-    made = make_policy(recorded.config)  # the config's seed decides
-    np.testing.assert_array_equal(made.W1.detach().numpy().T, recorded.before[0])
-    np.testing.assert_array_equal(made.W2.detach().numpy(), recorded.before[1])
+    again, other = make_policy(Config(**changes)), make_policy(Config(**changes, seed=2))
+    assert all(torch.equal(*pair) for pair in zip(policy.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(next(policy.parameters()), next(other.parameters()))
 
 
 # --- log π(a|x) -------------------------------------------------------------------------------------------------------
 
 
-def test_log_prob_is_the_log_sigmoid_of_the_signed_logit():
+def test_log_prob_by_hand():
     # log σ(z) = −log(1 + e^−z) for UP, log σ(−z) = −log(1 + e^z) for DOWN
     policy, x = by_hand()
     up, down = (policy.log_prob(x, torch.full((4,), action)) for action in (1, 0))
@@ -202,28 +174,20 @@ def test_log_prob_is_the_log_sigmoid_of_the_signed_logit():
     assert_near(up.exp() + down.exp(), [1] * 4)
 
 
-def test_log_prob_stays_finite_where_the_probability_rounds_to_0_or_1():
-    # log σ(±800) is −e^−800 = 0 and −800: σ(−800) is no float64 other than 0, its logarithm is one
+def test_log_prob_of_extreme_logits():
+    # log σ(±800) is −e^−800 = 0 and −800: σ(−800) underflows in float64, but its logarithm does not
     policy, x = with_logits([800, -800, 40, -40])
     assert_near(policy.log_prob(x, torch.tensor([1, 1, 1, 1])), [0, -800, -exp(-40), -40])
     assert_near(policy.log_prob(x, torch.tensor([0, 0, 0, 0])), [-800, 0, -40, -exp(-40)])
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool, torch.float32, torch.float64])
-def test_actions_may_be_integers(dtype):
+def test_log_prob_takes_integer_actions(dtype):
     policy, x = by_hand()
     actions = torch.tensor([1, 0, 0, 1])
     log_probs = policy.log_prob(x, actions.to(dtype))
     assert log_probs.dtype == torch.float64
     assert_near(log_probs, [-log1p(exp(-1)), -log1p(exp(1)), -log1p(exp(2)), log(0.5)])
-
-
-def test_score_is_y_minus_p():
-    # ∂/∂z log π(y|x) = y − σ(z), Karpathy's "y - aprob"
-    logits = torch.tensor([1.0, 1.0, 2.0, 0.0], dtype=torch.float64, requires_grad=True)
-    y = torch.tensor([1, 0, 0, 1])
-    (score,) = torch.autograd.grad(Bernoulli(logits=logits).log_prob(y).sum(), logits)
-    assert_near(score, [value - 1 / (1 + exp(-z)) for value, z in zip([1, 0, 0, 1], LOGITS, strict=True)])
 
 
 def test_distribution_is_a_bernoulli_over_up():
@@ -238,18 +202,17 @@ def test_distribution_is_a_bernoulli_over_up():
 # --- actions ----------------------------------------------------------------------------------------------------------
 
 
-def test_up_where_the_noise_lies_below_p():
+def test_act_is_up_where_the_noise_is_below_p():
     policy, x = by_hand()
     p = torch.sigmoid(policy(x)).detach()
     above, below = torch.nextafter(p, torch.tensor(1.0)), torch.nextafter(p, torch.tensor(0.0))
-    one, zero = [1] * 4, [0] * 4
-    assert policy.act(x, below).tolist() == one
-    assert policy.act(x, p).tolist() == zero  # strictly below: u on [0, 1) lies below p with probability p exactly
-    assert policy.act(x, above).tolist() == zero
+    assert policy.act(x, below).tolist() == [1] * 4
+    assert policy.act(x, p).tolist() == [0] * 4  # strictly below: u on [0, 1) lies below p with probability p exactly
+    assert policy.act(x, above).tolist() == [0] * 4
     assert policy.act(x, torch.tensor([0.7, 0.8, 0.8, 0.4])).tolist() == [1, 0, 1, 1]  # p = 0.73, 0.73, 0.88, 0.5
 
 
-def test_noise_at_the_edges():
+def test_act_with_extreme_noise():
     policy, x = with_logits([800, -800, 0])  # p = 1, 0, ½
     last = 1 - 2**-24  # the largest float32 below 1
     assert policy.act(x, torch.zeros(3)).tolist() == [1, 0, 1]
@@ -257,48 +220,28 @@ def test_noise_at_the_edges():
     assert policy.act(x, torch.full((3,), 0.5)).tolist() == [1, 0, 0]
 
 
-def test_act_greedily_takes_the_likelier_action_and_down_on_a_tie():
+def test_act_greedily_is_the_likelier_action():
     policy, x = with_logits([1e-9, -1e-9, 0, 5, -5])
     assert policy.act_greedily(x).tolist() == [1, 0, 0, 1, 0]
 
 
-def test_actions_are_integers_without_a_gradient(frames):
-    policy = KarpathyPolicy(generator=generator())
-    x = SparseFrames.from_dense(frames)
-    for actions in (policy.act(x, torch.rand(50, generator=generator())), policy.act_greedily(x)):
-        assert actions.dtype == torch.int64
-        assert actions.shape == (50,)
-        assert not actions.requires_grad
-        assert set(actions.tolist()) == {0, 1}
-
-
-def test_actions_follow_p():
-    # 20,000 uniform numbers on p = σ(1) = 0.7311: the share of UP is within 4·√(p(1 − p)/n) = 0.0125
-    policy = KarpathyPolicy(1, inputs=1)
-    with torch.no_grad():
-        policy.W1.fill_(1)
-        policy.W2.fill_(1)
-    actions = policy.act(torch.ones(20_000, 1), torch.rand(20_000, generator=generator()))
-    assert actions.double().mean().item() == pytest.approx(1 / (1 + exp(-1)), abs=0.0125)
-
-
-# --- several outputs, and convolutions --------------------------------------------------------------------------------
+# --- several outputs and convolutions ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-def test_two_layers_are_karpathys_network_for_each_output(frames, dtype):
+def test_two_layers_equal_karpathys_network(frames, dtype):
     network = TwoLayers(PIXELS, 7, 3, generator(1)).to(dtype)
-    assert not network.W2.any()  # indifferent at first
+    assert not network.W2.any()  # uniform at first
     nn.init.normal_(network.W2, generator=generator(2))
     for k in range(3):
-        one = KarpathyPolicy(7).to(dtype)
-        one.load_state_dict({"W1": network.W1.detach(), "W2": network.W2[k].detach()})
+        single = KarpathyPolicy(7).to(dtype)
+        single.load_state_dict({"W1": network.W1.detach(), "W2": network.W2[k].detach()})
         for x in (SparseFrames.from_dense(frames), torch.from_numpy(frames).to(dtype)):
-            torch.testing.assert_close(network(x)[:, k], one(x), rtol=0, atol=TOLERANCES[dtype])
+            torch.testing.assert_close(network(x)[:, k], single(x), rtol=0, atol=TOLERANCES[dtype])
 
 
-def test_a_convolution_by_hand():
-    """16 × 16 pixels, a filter of ones: at every fourth pixel the sum of 8 × 8, 3 × 3 places; sparse ones count 10."""
+def test_conv_net_by_hand():
+    """16 × 16 pixels and a filter of ones: sums of 8 × 8 pixels at 3 × 3 places; sparse ones are scaled by 10."""
     network = ConvNet((1, 16, 16), [1], hidden=1, outputs=2, extra=1)
     for parameter in network.parameters():
         nn.init.ones_(parameter)
@@ -307,10 +250,10 @@ def test_a_convolution_by_hand():
     nn.init.zeros_(network.outputs.bias)
     picture = torch.full((1, 1, 16, 16), 10.0)
     assert network.hidden.in_features == 9 + 1
-    # each place sees 640 − 639 = 1: nine of them; and one more number, of which a picture alone has none
+    # each of nine places gives 640 − 639 = 1; the extra number is scaled by 10, too
     row = SparseFrames.from_dense(np.ones((1, 256 + 1), np.int8))
     assert network(row).tolist() == [[9.0 + 10.0] * 2]
-    picture[0, 0, 0, 0] = 0  # seen by the first place alone, which is now 0
+    picture[0, 0, 0, 0] = 0  # only covered by the first place, which is now 0
     bare = ConvNet((1, 16, 16), [1], hidden=1, outputs=2)
     bare.load_state_dict(network.state_dict() | {"hidden.weight": torch.ones(1, 9)})
     assert bare(picture).tolist() == [[8.0, 8.0]]
@@ -318,8 +261,8 @@ def test_a_convolution_by_hand():
     assert torch.equal(bare(grey), bare(contrast(grey)))
 
 
-def test_bytes_are_seen_in_contrast():
-    """A bright line and a dark one that differ by as much are the same; a picture of even lines shows nothing."""
+def test_contrast_by_hand():
+    """Each line's mean is subtracted; an image of uniform lines becomes 0."""
     bright, dark = [51, 51, 51, 55, 55, 55], [1, 1, 1, 5, 5, 5]
     pictures = torch.tensor([[bright, dark], [[10 * p for p in dark]] * 2, [[7] * 6, [9] * 6]], dtype=torch.uint8)
     ones = [[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]] * 2
@@ -327,18 +270,18 @@ def test_bytes_are_seen_in_contrast():
     assert contrast(pictures[:, None]).tolist() == [[ones], [ones], [[[0.0] * 6] * 2]]
 
 
-def test_a_convolutional_policy_begins_indifferent_whatever_it_sees(frames):
+def test_conv_policy_starts_uniform(frames):
     network = ConvNet((1, 80, 80), [4, 8], 16, 3, generator=generator(1))
     policy = CategoricalPolicy(network)
     sparse, dense = SparseFrames.from_dense(frames), torch.from_numpy(frames).float().view(-1, 1, 80, 80)
     torch.testing.assert_close(policy.distribution(sparse).probs, torch.full((50, 3), 1 / 3))
     nn.init.normal_(network.outputs.weight, generator=generator(2))
     moved = policy.distribution(sparse).probs
-    assert moved.std(0).min() > 0.01  # and then sees
+    assert moved.std(0).min() > 0.01
     torch.testing.assert_close(policy.distribution(10 * dense).probs, moved)
 
 
-def test_convolutions_of_many_rows_at_a_time_are_those_of_each(frames, monkeypatch):
+def test_conv_net_ignores_the_size_of_parts(frames, monkeypatch):
     network = ConvNet((1, 80, 80), [4, 8], 16, 3, generator=generator(1))
     nn.init.normal_(network.outputs.weight, generator=generator(2))
     x = SparseFrames.from_dense(frames)
@@ -348,16 +291,71 @@ def test_convolutions_of_many_rows_at_a_time_are_those_of_each(frames, monkeypat
     assert at_once.shape == (50, 3)
 
 
-def test_initial_convolutions_come_from_the_generator_alone():
-    def made(seed):
-        return ConvNet((2, 80, 80), [4, 8, 8], 16, 3, generator=generator(seed)).state_dict()
-
-    torch.manual_seed(5)
-    first = made(1)
-    torch.manual_seed(6)
-    again, other = made(1), made(2)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["convolutions.0.weight"], other["convolutions.0.weight"])
-    # ReLU halves the variance, so the weights have twice one over the inputs: He et al. 2015, equation 10
-    weights = made(3)["hidden.weight"]
+def test_conv_net_initial_weights():
+    """ReLU halves the variance, so the weights have twice one over the inputs: He et al. 2015, equation 10."""
+    weights = ConvNet((2, 80, 80), [4, 8, 8], 16, 3, generator=generator(1)).hidden.weight
     assert weights.var().item() == pytest.approx(2 / weights.shape[1], rel=0.05)
+
+
+# --- policies of other environments -----------------------------------------------------------------------------------
+
+
+def constant_network(*values):
+    """A network with these outputs for every row."""
+    network = nn.Linear(1, len(values), dtype=torch.float64)
+    nn.init.zeros_(network.weight)
+    network.bias.data = torch.tensor(values, dtype=torch.float64)
+    return network
+
+
+X = torch.zeros(3, 1, dtype=torch.float64)
+
+
+def test_categorical_policy_by_hand():
+    """π = (1/6, 1/3, 1/2): noise below 1/6 is action 0, below 1/2 action 1, the rest action 2."""
+    policy = CategoricalPolicy(constant_network(0.0, log(2), log(3)))
+    noise = torch.tensor([0.0, 0.16, 0.17, 0.49, 0.51, 0.999])
+    assert policy.act(torch.zeros(6, 1, dtype=torch.float64), noise).tolist() == [0, 0, 1, 1, 2, 2]
+    assert policy.act_greedily(X).tolist() == [2, 2, 2]
+    assert policy.log_prob(X, torch.tensor([0, 1, 2])).tolist() == pytest.approx([log(1 / 6), log(1 / 3), log(1 / 2)])
+
+
+def test_gaussian_policy_act_samples_quantiles():
+    """Φ(1) = .8413447: one σ above the mean."""
+    policy = GaussianPolicy(constant_network(1.0, -2.0), 2).double()
+    policy.log_std.data = torch.tensor([0.0, log(3)], dtype=torch.float64)
+    noise = torch.tensor([[0.5, 0.5], [0.8413447, 0.5], [0.5, 0.8413447]], dtype=torch.float64)
+    expected = torch.tensor([[1, -2], [2, -2], [1, 1]], dtype=torch.float64)
+    torch.testing.assert_close(policy.act(X, noise), expected, rtol=0, atol=2e-6)  # act shifts the noise by half a bit
+    assert policy.act_greedily(X).tolist() == [[1, -2]] * 3
+    extremes = policy.act(X[:2], torch.tensor([[0.0, 0.0], [1 - 2**-24, 1 - 2**-24]]))
+    assert extremes.isfinite().all()
+
+
+def test_gaussian_policy_gradient_by_hand():
+    """σ = (½, 1), a − μ = (1, −2), R = 3: ∂μ = (a−μ)/σ²·R = (12, −6), ∂log σ = ((a−μ)²/σ² − 1)·R = (9, 9)."""
+    policy = GaussianPolicy(constant_network(0.25, 1.0), 2).double()
+    policy.log_std.data = torch.tensor([log(0.5), 0.0], dtype=torch.float64)
+    log_probs = policy.log_prob(X[:1], torch.tensor([[1.25, -1.0]], dtype=torch.float64))
+    # −½·4 − log ½ − ½·4 − log 1 − log 2π
+    assert log_probs.tolist() == pytest.approx([-2 + log(2) - 2 - log(2 * pi)], abs=1e-12)
+    surrogate_loss(log_probs, torch.tensor([3.0], dtype=torch.float64)).backward()
+    assert policy.network.bias.grad.tolist() == pytest.approx([-12, 6], abs=1e-12)
+    assert policy.log_std.grad.tolist() == pytest.approx([-9, -9], abs=1e-12)
+    assert policy.diagnostics(policy.distribution(X))["std"].item() == pytest.approx(0.75, abs=1e-12)
+
+
+def test_mlp_layers():
+    network, again = (mlp((4, 10, 2, 3), generator(1)) for _ in range(2))
+    assert [tuple(p.shape) for p in network.parameters()] == [(10, 4), (10,), (2, 10), (2,), (3, 2), (3,)]
+    assert [type(layer).__name__ for layer in network] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    assert 0 < network[0].weight.abs().max() <= 1 / 2  # 1/√4
+    assert torch.equal(network(torch.randn(5, 4)), torch.zeros(5, 3))  # uniform at first
+    assert all(torch.equal(*pair) for pair in zip(network.parameters(), again.parameters(), strict=True))
+
+
+def test_make_value_network_layers():
+    config = Config(env="CartPole-v1", policy="mlp", hidden=8, baseline="network", baseline_hidden=[5, 3])
+    network = make_value_network(config)
+    assert [tuple(p.shape) for p in network.parameters()] == [(5, 4), (5,), (3, 5), (3,), (1, 3), (1,)]
+    assert torch.equal(network(torch.randn(7, 4)), torch.zeros(7))

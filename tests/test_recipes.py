@@ -1,6 +1,6 @@
-"""Six updates of every recipe give the committed numbers: a change of any number of the learner shows here.
+"""Six updates of every recipe give the numbers in recipes.json.
 
-``python tests/test_recipes.py`` writes recipes.json again, after a change that is meant to alter what a run computes.
+``python tests/test_recipes.py`` writes that file again, after a change that is meant to alter what a run computes.
 """
 
 import contextlib
@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 
 from pong.config import load_config
+from pong.envs.doom import is_doom
 from pong.train import Trainer
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 NUMBERS = Path(__file__).with_name("recipes.json")
 SMALL: dict[str, Any] = {"num_envs": 3, "device": "cpu", "players": 1}
+PONG, DOOM = {"max_frames": 600}, {"max_frames": 120, "num_envs": 2}  # shorter games
 
 
 def six_updates(path: Path) -> dict[str, Any]:
     config = load_config(path)
-    short = {"max_frames": 600} if config.env in ("Pong", "VizdoomHealthGathering-v1") else {}
-    config = config.replace(**SMALL, **short, **({"horizon": 40} if config.until == "steps" else {}))
+    short = PONG if config.is_pong else DOOM if is_doom(config.env) else {}
+    config = config.replace(**{**SMALL, **short, **({"horizon": 40} if config.until == "steps" else {})})
     with contextlib.closing(Trainer(config)) as trainer:
         updates = list(itertools.islice(trainer.run(), 6))
         weights = [p.detach().double() for p in trainer.policy.parameters()]
@@ -45,8 +47,8 @@ def test_recipe_six_updates(path):
     assert computed["rows"] == expected["rows"]
     for name in ("grad_norm", "entropy", "return"):
         assert computed[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
-    for weights, known in zip(computed["weights"], expected["weights"], strict=True):
-        assert weights == pytest.approx(known, rel=1e-5, abs=1e-5)
+    for weights, committed in zip(computed["weights"], expected["weights"], strict=True):
+        assert weights == pytest.approx(committed, rel=1e-5, abs=1e-5)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pong.config import Config, InputError, RunError
 from pong.envs import make_fleet
-from pong.evaluate import Greedy, evaluate
+from pong.evaluate import Greedy
 from pong.observations import preprocess
 from pong.policies import make_policy
 from pong.render import terminal
@@ -34,14 +34,14 @@ def game():
     return list(play_frames(make_policy(TINY), TINY))
 
 
-def made_up(screen=None, **fields):
+def make_frame(screen=None, **fields):
     screen = np.zeros((210, 160, 3), np.uint8) if screen is None else screen
     values = {"step": 12, "score": -3, "probs": (0.75, 0.25), "action": 0, "frames": 4, "action_names": NAMES[:2]}
     values |= {"observation": np.zeros((1, 80, 80), np.int8), "frame_rate": 60}
     return RenderedFrame(screen, **{**values, **fields})
 
 
-def drawn(frame, caption=""):
+def draw(frame, caption=""):
     return np.asarray(draw_picture(frame, caption))
 
 
@@ -54,7 +54,7 @@ TASKS = [
 
 
 @pytest.mark.parametrize(("task", "greedy"), TASKS, ids=str)
-def test_play_frames_are_the_steps_of_a_fleet(task, greedy):
+def test_play_frames_equal_the_steps_of_a_fleet(task, greedy):
     config = TINY.model_copy(update=task)
     policy = make_policy(config)
     actor = Greedy(policy) if greedy else policy
@@ -82,7 +82,7 @@ def test_play_frames_are_the_steps_of_a_fleet(task, greedy):
     assert not last.finished  # max_frames truncated it
 
 
-def test_play_frames_observation_is_the_difference_of_two_screens(game):
+def test_play_frames_observe_differences_of_screens(game):
     frames = [preprocess(frame.screen).astype(np.int8) for frame in game]
     assert not game[0].observation.any()
     for before, after, frame in zip(frames, frames[1:], game[1:-1], strict=False):
@@ -91,24 +91,16 @@ def test_play_frames_observation_is_the_difference_of_two_screens(game):
     assert (frames[-1] != frames[-2]).any()  # the last screen is not that of the last decision
 
 
-def test_play_frames_is_the_first_game_of_evaluate():
-    config = TINY.model_copy(update={"players": 1, "hold": "2-4"})
-    episodes = evaluate(make_policy(config), config, 2, seed=5).episodes
-    (first,) = (episode for episode in episodes if episode.emulator == 0)
-    *_, last = play_frames(make_policy(config), config, 5)
-    assert (last.score, last.step) == (first.score, first.length)
-
-
-def test_play_frames_of_a_whole_game_are_finished():
+def test_play_frames_of_a_whole_game():
     config = TINY.model_copy(update={"max_frames": 0, "hold": 8})
     *_, last = play_frames(make_policy(config), config, greedy=True)
     assert (last.finished, last.score) == (True, -21)  # an untrained greedy policy wins no point
 
 
-def test_picture_has_the_screen_and_the_difference_beside_its_play_field(game):
+def test_draw_picture_screen_and_observation(game):
     frame = game[50]
     assert frame.observation.any()
-    image = drawn(frame, "a run")
+    image = draw(frame, "a run")
     assert (image.shape, image.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     np.testing.assert_array_equal(image[:, :SIDE], frame.screen.repeat(SCALE, 0).repeat(SCALE, 1))
     greys = np.select([frame.observation[0] > 0, frame.observation[0] < 0], [255, 0], 112)
@@ -117,54 +109,54 @@ def test_picture_has_the_screen_and_the_difference_beside_its_play_field(game):
 
 
 @pytest.mark.parametrize(("prob_up", "height"), [(0.0, 0), (0.25, 100), (1.0, 400)])
-def test_picture_bar_is_as_high_as_prob_up(prob_up, height):
+def test_draw_picture_bar_height(prob_up, height):
     """The bar is 400 pixels high: SIDE = 480, less 40 for each action's name."""
-    column = drawn(made_up(probs=(1 - prob_up, prob_up)))[TOP + 40 : BOTTOM - 40, CENTER - 10]
+    column = draw(make_frame(probs=(1 - prob_up, prob_up)))[TOP + 40 : BOTTOM - 40, CENTER - 10]
     green = (column == GREEN).all(-1)
     assert green[len(green) - height :].sum() >= height - 2  # the mark at ½ covers 2 pixels
     assert not green[: len(green) - height].any()
 
 
 @pytest.mark.parametrize(("action", "lit"), [(0, 1), (1, 0), (2, 2), (None, None)])
-def test_picture_lights_the_chosen_action(action, lit):
-    image = drawn(made_up(action=action, action_names=NAMES[:3], probs=(0.5, 0.25, 0.25)))
+def test_draw_picture_action(action, lit):
+    image = draw(make_frame(action=action, action_names=NAMES[:3], probs=(0.5, 0.25, 0.25)))
     up, down, noop = TOP + 16, BOTTOM - 16, BOTTOM + 22
     assert [tuple(image[y, CENTER - 35]) == GREEN for y in (up, down, noop)] == [k == lit for k in range(3)]
 
 
-def test_picture_of_two_observations_has_them_side_by_side():
+def test_draw_picture_two_observations():
     observation = np.stack([np.ones((80, 80), np.int8), np.full((80, 80), -1, np.int8)])
-    image = drawn(made_up(observation=observation))
+    image = draw(make_frame(observation=observation))
     assert (image[TOP : TOP + 236, RIGHT : RIGHT + 236] == 255).all()
     assert (image[TOP : TOP + 236, RIGHT + 240 : RIGHT + 476] == 0).all()
 
 
-def test_picture_of_six_actions_has_a_bar_for_each():
+def test_draw_picture_six_actions():
     probs = (0.5, 0.0, 0.125, 0.25, 0.0625, 0.0625)
-    column = (drawn(made_up(action_names=NAMES, probs=probs, action=3))[:, SIDE:RIGHT] == GREEN).all(-1)
+    column = (draw(make_frame(action_names=NAMES, probs=probs, action=3))[:, SIDE:RIGHT] == GREEN).all(-1)
     tops = [TOP + 24 + 74 * k for k in range(6)]
     assert [bool(column[top + 4, 20]) for top in tops] == [False, False, False, True, False, False]
     lengths = [int(column[top + 40].sum()) for top in tops]
     assert lengths == [pytest.approx(prob * (RIGHT - SIDE - 12), abs=1.5) if prob else 0 for prob in probs]
 
 
-def test_picture_caption_that_is_too_long_is_cut():
-    image = drawn(made_up(), "pong-with-a-name " * 10)
+def test_draw_picture_long_caption():
+    image = draw(make_frame(), "pong-with-a-name " * 10)
     assert (image[:TOP, WIDTH - 16 :] == image[0, -1]).all()
     assert (image[:35, RIGHT : RIGHT + SIDE] != image[0, -1]).any()
 
 
-def test_picture_font_has_every_letter(monkeypatch):
+def test_draw_picture_font_has_every_letter(monkeypatch):
     texts, draw = [], ImageDraw.ImageDraw.text
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *args, **keys: texts.append(args[2]) or draw(*args, **keys))
-    draw_picture(made_up(score=-3), "a run · sampled · seed 0")
+    draw_picture(make_frame(score=-3), "a run · sampled · seed 0")
     font = ImageFont.load_default(26)
     missing = bytes(font.getmask("\N{BULLSEYE}"))
     assert all(bytes(font.getmask(letter)) != missing for letter in "".join(texts))
 
 
 @pytest.mark.parametrize(("score", "text"), [(3.2, "+3"), (0, "0"), (-0.2, "0"), (-21, "−21")])
-def test_signed_scores(score, text):
+def test_signed(score, text):
     assert signed(score) == text
 
 
@@ -176,16 +168,16 @@ def read(file):
     return pictures, imageio_ffmpeg.count_frames_and_secs(str(file))[1]
 
 
-# Browsers slow gifs down that are faster than 50 pictures per second.
+# Browsers slow down gifs of more than 50 pictures per second.
 @pytest.mark.parametrize(("ending", "fps", "actual"), [(".mp4", 15, 15), (".gif", 60, 50), (".GIF", 15, 15)])
-def test_film_has_every_picture_at_its_speed(tmp_path, game, ending, fps, actual):
-    file = tmp_path / f"12:30{ending}"  # to ffmpeg a colon ends a protocol's name
+def test_write_film_frames_and_speed(tmp_path, game, ending, fps, actual):
+    file = tmp_path / f"12:30{ending}"  # ffmpeg would read a protocol before the colon
     write_film(game[:21], file, fps, "a run")
     pictures, seconds = read(file)
     assert pictures.shape == (21, HEIGHT, WIDTH, 3)
     assert seconds == pytest.approx(21 / actual, abs=0.02)
     for k in (0, 20):
-        error = np.abs(pictures[k] - drawn(game[k], "a run").astype(int))
+        error = np.abs(pictures[k] - draw(game[k], "a run").astype(int))
         assert error.mean() < 1.5  # H.264 is lossy
         if ending != ".mp4":
             assert error[:, :SIDE].max() == error[TOP:BOTTOM, RIGHT : RIGHT + SIDE].max() == 0
@@ -193,7 +185,7 @@ def test_film_has_every_picture_at_its_speed(tmp_path, game, ending, fps, actual
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_film_mp4_plays_everywhere(tmp_path, game):
+def test_write_film_mp4_codec(tmp_path, game):
     write_film(game[:3], tmp_path / "game.mp4", 15.0, "")
     metadata = next(imageio_ffmpeg.read_frames(str(tmp_path / "game.mp4")))
     assert (metadata["codec"], metadata["pix_fmt"][:7]) == ("h264", "yuv420p")
@@ -201,18 +193,18 @@ def test_film_mp4_plays_everywhere(tmp_path, game):
     assert data.index(b"moov") < data.index(b"mdat")  # faststart: the index is before the pictures
 
 
-def test_film_gif_has_pongs_exact_colours(tmp_path):
+def test_write_film_gif_colours(tmp_path):
     screen = np.zeros((210, 160, 3), np.uint8)
     screen[:, :] = (144, 72, 17)
     for k, colour in enumerate(PONG_COLOURS):
         screen[20 * k : 20 * k + 20, :40] = colour
-    write_film([made_up(screen)] * 2, tmp_path / "game.gif", 15.0, "")
+    write_film([make_frame(screen)] * 2, tmp_path / "game.gif", 15.0, "")
     picture = read(tmp_path / "game.gif")[0][0]
     np.testing.assert_array_equal(picture[:, :SIDE], screen.repeat(SCALE, 0).repeat(SCALE, 1))
 
 
 @pytest.mark.parametrize(("hold", "fps"), [(1, 60), (4, 15), ("2-4", 20)])
-def test_fps_of_natural_speed(hold, fps):
+def test_fps_of(hold, fps):
     assert fps_of(Config(hold=hold)) == fps
 
 
@@ -222,7 +214,7 @@ def broken(frames, error):
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".gif"])
-def test_film_of_an_interrupted_game_leaves_the_older_file(tmp_path, game, ending):
+def test_write_film_interrupted_keeps_the_old_file(tmp_path, game, ending):
     file = tmp_path / f"game{ending}"
     file.write_bytes(b"a film")
     with pytest.raises(KeyboardInterrupt):
@@ -239,7 +231,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-def test_film_with_a_failing_ffmpeg_leaves_nothing(tmp_path, monkeypatch, capfd, game, script):
+def test_write_film_with_a_failing_ffmpeg(tmp_path, monkeypatch, capfd, game, script):
     ffmpeg = tmp_path / "ffmpeg"
     ffmpeg.write_text(f"#!/bin/sh\n{script}\n")
     ffmpeg.chmod(0o755)
@@ -250,12 +242,12 @@ def test_film_with_a_failing_ffmpeg_leaves_nothing(tmp_path, monkeypatch, capfd,
     assert capfd.readouterr().err == ""
 
 
-def test_film_in_a_folder_that_takes_no_file(tmp_path, game):
+def test_write_film_rejects_a_missing_folder(tmp_path, game):
     with pytest.raises(InputError, match=r"nowhere/game.mp4 cannot be written: No such file or directory$"):
         write_film(game, tmp_path / "nowhere/game.mp4", 15.0, "")
 
 
-def test_game_summary_is_an_animated_gif():
+def test_game_summary():
     config = TINY.model_copy(update={"max_frames": 40, "hold": 3})
     (value,) = game_summary("play/game", make_policy(config), config, 1).value
     assert (value.tag, value.image.width, value.image.height) == ("play/game", 160, 210)
@@ -267,7 +259,7 @@ def test_game_summary_is_an_animated_gif():
 RED, BLUE, BLACK = (255, 0, 0), (0, 0, 255), (0, 0, 0)
 
 
-def test_half_blocks_set_a_colour_only_where_it_changes():
+def test_half_blocks_by_hand():
     """4 rows of 3 pixels are 2 lines of 3 characters."""
     pixels = np.array([[RED, RED, BLUE], [BLUE, BLUE, BLUE], [BLACK] * 3, [BLACK, RED, RED]], np.uint8)
     assert terminal.half_blocks(pixels) == [
@@ -276,7 +268,7 @@ def test_half_blocks_set_a_colour_only_where_it_changes():
     ]
 
 
-def test_shrink_keeps_the_brightest_pixel():
+def test_shrink_by_hand():
     screen = np.full((210, 160, 3), (144, 72, 17), np.uint8)
     screen[101:105, 77:79] = 236  # a ball of 2 × 4
     small = terminal.shrink(screen, 42, 32)  # a fifth: blocks of 5 × 5
@@ -289,8 +281,8 @@ SIZES = [(80, 24, 46, 35), (60, 100, 78, 59), (1000, 106, 210, 160), (1, 1, 2, 1
 
 
 @pytest.mark.parametrize(("columns", "rows", "height", "width"), SIZES)
-def test_layout_fits_the_terminal_in_the_aspect_ratio(columns, rows, height, width):
-    *lines, status = terminal.layout(made_up(), columns, rows)
+def test_layout_size(columns, rows, height, width):
+    *lines, status = terminal.layout(make_frame(), columns, rows)
     assert len(lines) == height // 2
     for row, line in enumerate(lines, start=1):
         assert line.startswith(f"\x1b[{row};{(columns - width) // 2 + 1}H\x1b[38;2;0;0;0m")
@@ -299,8 +291,8 @@ def test_layout_fits_the_terminal_in_the_aspect_ratio(columns, rows, height, wid
 
 
 def test_layout_status_line():
-    three = made_up(action_names=NAMES[:3], probs=(0.5, 0.25, 0.25), action=2)
-    lines = [terminal.layout(f, 80, 24)[-1] for f in (made_up(), made_up(probs=(), action=None, score=21), three)]
+    three = make_frame(action_names=NAMES[:3], probs=(0.5, 0.25, 0.25), action=2)
+    lines = [terminal.layout(f, 80, 24)[-1] for f in (make_frame(), make_frame(probs=(), action=None, score=21), three)]
     assert lines[0] == "\x1b[24;20H\x1b[2Kscore  −3   [DOWN ▆]  UP ▂    step     12"
     assert lines[1] == "\x1b[24;24H\x1b[2Kscore +21   the end   step     12"
     assert lines[2].endswith("\x1b[2Kscore  −3    DOWN ▄   UP ▂  [NOOP ▂]   step     12")
@@ -315,37 +307,37 @@ def pauses(monkeypatch):
     return pauses
 
 
-def test_show_prints_only_what_changed(monkeypatch, pauses):
+def test_show_prints_changes(monkeypatch, pauses):
     sizes = iter([(80, 24), (80, 24), (81, 24)])
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size(next(sizes)))
-    out, frames = io.StringIO(), [made_up(), made_up(step=13), made_up(step=13)]
+    out, frames = io.StringIO(), [make_frame(), make_frame(step=13), make_frame(step=13)]
     terminal.show(frames, out)
     first, second, third = (
         terminal.layout(f, *size) for f, size in zip(frames, [(80, 24)] * 2 + [(81, 24)], strict=True)
     )
     text = ["\x1b[?1049h\x1b[?25l", "\x1b[2J", *first, second[-1], "\x1b[2J", *third, "\x1b[0m\x1b[?25h\x1b[?1049l"]
-    assert out.getvalue() == "".join(text)  # all of it again after a change of size
+    assert out.getvalue() == "".join(text)  # everything after a change of size
 
 
 def test_show_restores_the_terminal(pauses):
     out = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        terminal.show(broken([made_up()] * 3, KeyboardInterrupt()), out)
+        terminal.show(broken([make_frame()] * 3, KeyboardInterrupt()), out)
     assert out.getvalue().endswith("\x1b[0m\x1b[?25h\x1b[?1049l")
 
 
 @pytest.mark.parametrize("speed", [1, 2])
-def test_show_waits_for_the_frames_of_a_decision(pauses, speed):
-    terminal.show([made_up(frames=4), made_up(frames=2), made_up(frames=0)], io.StringIO(), speed)
+def test_show_speed(pauses, speed):
+    terminal.show([make_frame(frames=4), make_frame(frames=2), make_frame(frames=0)], io.StringIO(), speed)
     assert pauses == pytest.approx([4 / 60 / speed, 2 / 60 / speed, 1])  # the last one for a second
 
 
-def test_show_does_not_make_up_for_lost_time(pauses):
+def test_show_after_a_delay(pauses):
     def slow():
-        yield made_up(frames=6)
+        yield make_frame(frames=6)
         pauses.append(10.0)
-        yield made_up(frames=6)
-        yield made_up(frames=6)
+        yield make_frame(frames=6)
+        yield make_frame(frames=6)
 
     terminal.show(slow(), io.StringIO())
     assert pauses == pytest.approx([0.1, 10.0, 0.0, 0.1])

@@ -1,4 +1,4 @@
-"""Rollouts against scripted play: which rows a batch holds, their returns, random streams, snapshots and threads."""
+"""Rollouts on scripted play: the rows of a batch, returns, random streams, snapshots and players."""
 
 import contextlib
 import itertools
@@ -31,8 +31,8 @@ TIMES = 10  # the first pixel that encodes a time step; those before it encode e
 class Script(Fleet):
     """N emulators with given rewards and ends of games, (T, N), which repeat after T time steps.
 
-    An observation encodes its emulator and time step, so that every row of a batch can be told from the others. An
-    emulator without a decision reports a won point and an end, which a rollout must ignore.
+    An observation encodes its emulator and time step. An emulator without a decision reports a won point and an end,
+    which a rollout must ignore.
     """
 
     rewards: Any
@@ -71,13 +71,13 @@ class Script(Fleet):
         return SparseFrames.from_dense(frames)
 
 
-def names(x):
+def decode(x):
     """(emulator, time step) of each row, decoded from its two pixels."""
     return [tuple((row.nonzero().flatten() - torch.tensor([0, TIMES])).tolist()) for row in x.dense()]
 
 
-class Namer:
-    """Answers each observation with an action that follows from its name, and ignores the noise."""
+class KeyActor:
+    """Its action depends on the emulator and time step of an observation, not on the noise."""
 
     noise_shape = ()
     two_layers = None
@@ -87,10 +87,10 @@ class Namer:
         return (emulator + time_step // 2) % 2
 
     def act(self, x, noise):
-        return torch.tensor([self.action(*name) for name in names(x)])
+        return torch.tensor([self.action(*key) for key in decode(x)])
 
 
-class Coin(Namer):
+class NoiseActor(KeyActor):
     """Acts by the noise alone, and counts its decisions."""
 
     decisions = 0
@@ -101,7 +101,7 @@ class Coin(Namer):
 
 
 def play(script, updates, actor=None, purpose=TRAINING, **changes):
-    """The batches of this many updates by one player; a script that can be saved is resumed by a new one each time.
+    """The batches of some updates by one player; a script that can be saved is resumed by a new rollout each time.
 
     γ = ½ is exact in binary; nothing is standardised or restarted.
     """
@@ -112,7 +112,7 @@ def play(script, updates, actor=None, purpose=TRAINING, **changes):
         patch.setattr("pong.rollout.make_fleet", lambda config, n: script)
         for update in range(updates):
             if states or not update:
-                rollout = stack.enter_context(contextlib.closing(Rollout(config, actor or Namer(), purpose)))
+                rollout = stack.enter_context(contextlib.closing(Rollout(config, actor or KeyActor(), purpose)))
             if states:
                 rollout.restore(states)
             rollout.start(update, update / updates)
@@ -123,18 +123,18 @@ def play(script, updates, actor=None, purpose=TRAINING, **changes):
 
 def rows(batch):
     """{(emulator, time step): return} of a batch, whose rows must be aligned, distinct and in order."""
-    keys = names(batch.observations)
+    keys = decode(batch.observations)
     assert len(keys) == len(batch.actions) == len(batch.returns)
     assert keys == sorted(set(keys))  # emulator by emulator, and then in time
-    assert batch.actions.tolist() == [Namer.action(*key) for key in keys]
+    assert batch.actions.tolist() == [KeyActor.action(*key) for key in keys]
     assert (batch.actions.dtype, batch.returns.dtype) == (torch.int64, torch.float32)
     assert batch.weight == 1
     return dict(zip(keys, batch.returns.tolist(), strict=True))
 
 
 @pytest.fixture(autouse=True)
-def nothing_left():
-    """No thread and no emulator outlives its test."""
+def no_leaks():
+    """Tests leave no threads and emulators."""
     before = {*threading.enumerate()}
     yield
     assert {*threading.enumerate()} <= before
@@ -156,12 +156,12 @@ def test_batch_carries_unfinished_rallies_over():
     }
     # step 5 of emulator 0 waited: 1/8 of step 8; emulator 1 lost at once, and its steps 7 and 8 wait
     assert rows(third) == {(0, 5): 1 / 8, (0, 6): 1 / 4, (0, 7): 1 / 2, (0, 8): 1, (1, 6): -1}
-    # what was played is counted, not what is learned from: 3 steps of 2 emulators, 4 frames each
+    # played steps and frames, not rows: 3 steps of 2 emulators, 4 frames each
     counts = [(batch.points, batch.steps, batch.frames, batch.episodes) for batch in (first, second, third)]
     assert counts == [(1, 6, 24, []), (2, 6, 24, []), (2, 6, 24, [])]
 
 
-def test_returns_without_reset_at_points_wait_for_the_end_of_the_game():
+def test_returns_without_reset_at_points():
     # time steps   0  1  2 | 3  4  5
     emulator_0 = [0, 1, 0, 0, -1, 0], [0, 0, 0, 0, 1, 0]  # rewards, ends
     emulator_1 = [0, 0, 1, 1, 1, 1], [0, 0, 1, 0, 0, 1]
@@ -178,12 +178,12 @@ def test_returns_without_reset_at_points_wait_for_the_end_of_the_game():
 
 def test_horizon_grows_linearly_with_progress():
     batches = play(Script(np.ones((40, 1))), 4, horizon=2, horizon_end=12)
-    assert [batch.steps for batch in batches] == [2, 4, 7, 10]  # 2 + 10 · (0, ¼, ½, ¾), a half to the even number
+    assert [batch.steps for batch in batches] == [2, 4, 7, 10]  # 2 + 10 · (0, ¼, ½, ¾), rounded half to even
 
 
 @exact
 @given(data=st.data(), n=st.integers(1, 3), horizon=st.integers(1, 6), at_points=st.booleans(), is_saved=st.booleans())
-def test_batch_holds_every_row_once_when_its_return_is_known(data, n, horizon, at_points, is_saved):
+def test_batch_holds_every_row_once(data, n, horizon, at_points, is_saved):
     T = 12
     points, last_steps = st.sampled_from([0, 0, 0, 0, 1, -1]), st.sampled_from([0, 0, 0, 0, 0, 1])
     rewards, ends = (
@@ -209,7 +209,7 @@ def test_batch_holds_every_row_once_when_its_return_is_known(data, n, horizon, a
                 episodes.append((i, rewards[start : t + 1, i].sum(), length, 4 * length))
         assert rows(batch) == expected
         assert list(map(astuple, batch.episodes)) == episodes
-        # whole horizons, and none more than it takes until a return is known
+        # as many whole horizons as it takes until a return is known
         assert (last - first) % horizon == 0
         assert not closing[first : last - horizon].any()
         assert (batch.steps, batch.frames) == ((last - first) * n, 4 * (last - first) * n)
@@ -224,7 +224,7 @@ def play_games(updates=1, actor=None, **changes):
     return script, play(script, updates, actor, until="episodes", **changes)
 
 
-def test_whole_games_are_played_to_their_ends():
+def test_batch_of_whole_games():
     script, (batch, second) = play_games(updates=2)
     assert list(map(astuple, batch.episodes)) == [(0, 0.0, 5, 20), (1, -1.0, 2, 8)]
     assert (batch.steps, batch.frames, batch.points) == (7, 28, 3)
@@ -238,27 +238,27 @@ def test_whole_games_are_played_to_their_ends():
     assert script.seeds == [emulator_seeds(1, 0, range(2)).tolist(), None]
 
 
-def test_waiting_game_costs_no_decision_and_shifts_no_noise():
-    coin = Coin()
-    script, (batch,) = play_games(actor=coin)
+def test_waiting_game_uses_no_noise():
+    actor = NoiseActor()
+    script, (batch,) = play_games(actor=actor)
     expected = (draw(emulators=range(2), time_steps=5) < 0.5).long()
     expected[2:, 1] = -1
     assert script.actions == expected.tolist()
-    assert coin.decisions == batch.steps == 7
+    assert actor.decisions == batch.steps == 7
 
 
-def test_returns_are_standardized_over_each_game():
+def test_returns_standardized_by_game():
     _, (batch,) = play_games(gamma=0.0, standardize="episode")  # γ = 0 makes returns of rewards
     # 0 1 0 0 −1: mean 0, variance 2/5 | 0 −1: mean −½, variance ¼; the population's, not n − 1
     expected = {(0, 0): 0, (0, 1): sqrt(2.5), (0, 2): 0, (0, 3): 0, (0, 4): -sqrt(2.5), (1, 0): 1, (1, 1): -1}
     assert rows(batch) == pytest.approx(expected, abs=1e-6)
-    assert rows(play_games(standardize="batch")[1][0]) == rows(play_games()[1][0])  # left to the trainer
+    assert rows(play_games(standardize="batch")[1][0]) == rows(play_games()[1][0])  # by the trainer
 
 
 # --- random streams ---------------------------------------------------------------------------------------------------
 
 
-def test_restarts_drop_what_they_cut_short():
+def test_restarts_drop_unfinished_rows():
     """Environments that can't be saved restart every ``checkpoint_every`` updates."""
     #          0  1 | 2  3 | 4  5 | 6  7   restarted before step 4
     rewards = [0, 1, 0, 1, 1, 0, 0, -1]
@@ -278,11 +278,11 @@ def test_restarts_drop_what_they_cut_short():
 
 @exact
 @given(seed=st.integers(0, 2**64), update=st.integers(0, 10**7), n=st.integers(1, 20))
-def test_emulator_seeds_belong_to_seed_update_emulator_and_purpose(seed, update, n):
+def test_emulator_seeds_depend_on_all_arguments(seed, update, n):
     seeds = emulator_seeds(seed, update, range(n)).tolist()
     assert len(set(seeds)) == n  # of 2³¹ numbers
     assert 1 <= min(seeds) <= max(seeds) < 2**31  # ale-py's range
-    assert seeds[n // 2 :] == emulator_seeds(seed, update, range(n // 2, n)).tolist()  # whoever plays the others
+    assert seeds[n // 2 :] == emulator_seeds(seed, update, range(n // 2, n)).tolist()  # independent of the others
     for others in ((seed, update + 1, range(n)), (seed + 1, update, range(n)), (seed, update, range(n), EVALUATION)):
         assert not {*seeds} & {*emulator_seeds(*others).tolist()}
 
@@ -296,7 +296,7 @@ def draw(seed=1, update=0, emulators=range(3), purpose=TRAINING, time_steps=300)
     return torch.stack(numbers)  # (time_steps, n)
 
 
-def test_noise_is_uniform_and_is_used_once():
+def test_noise_is_uniform():
     numbers = draw(time_steps=2000)
     assert (numbers.shape, numbers.dtype) == ((2000, 3), torch.float32)
     assert 0 <= numbers.min() <= numbers.max() < 1
@@ -306,12 +306,12 @@ def test_noise_is_uniform_and_is_used_once():
     noise = ActionNoise(1, 0, range(3))
     noise.ahead()
     noise.use(100)
-    assert torch.from_numpy(noise.ahead()).equal(numbers[100 : noise.BLOCK])  # it stays until it is used
+    assert torch.from_numpy(noise.ahead()).equal(numbers[100 : noise.BLOCK])  # unused numbers stay
 
 
-def test_noise_belongs_to_seed_update_emulator_and_purpose():
+def test_noise_depends_on_all_arguments():
     noise = draw()
-    assert draw(emulators=range(5))[:, :3].equal(noise)  # the others make no difference
+    assert draw(emulators=range(5))[:, :3].equal(noise)  # independent of the others
     for other in ({"seed": 2}, {"update": 1}, {"purpose": EVALUATION}, {"emulators": range(1, 4)}):
         assert (draw(**other) == noise).sum() < 5  # of 900 float32 numbers a few may coincide
 
@@ -319,7 +319,7 @@ def test_noise_belongs_to_seed_update_emulator_and_purpose():
 @pytest.mark.parametrize("purpose", [TRAINING, EVALUATION])
 def test_rollout_plays_the_streams_of_each_update(purpose):
     script, emulators = Script([[0, 0]] * 599 + [[1, 1]]), range(2)
-    play(script, 2, Coin(), purpose, horizon=150, seed=7)  # each rollout continues for three more horizons
+    play(script, 2, NoiseActor(), purpose, horizon=150, seed=7)  # each rollout continues for three more horizons
     expected = torch.cat([draw(7, update, emulators, purpose, 600) for update in range(2)]) < 0.5
     assert script.actions == expected.long().tolist()
     assert script.seeds == [emulator_seeds(7, 0, emulators, purpose).tolist()]
@@ -339,7 +339,7 @@ KINDS = {
 
 
 def make_random_policy(config):
-    """A policy that is no coin toss."""
+    """A policy with random weights."""
     policy, generator = make_policy(config), torch.Generator().manual_seed(3)
     for parameter in policy.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=generator)
@@ -359,7 +359,7 @@ def content(batch):
 
 
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
-def test_number_of_players_and_a_resumed_snapshot_change_nothing(changes):
+def test_rollout_ignores_players_and_resuming(changes):
     """Three rollouts by one player equal those by two, and by three that resume in the middle."""
     rollouts = []
     with contextlib.ExitStack() as stack:
@@ -378,13 +378,13 @@ def test_number_of_players_and_a_resumed_snapshot_change_nothing(changes):
         for update in (1, 2):
             batches = [rollout.collect(update) for rollout in rollouts]
             assert all(content(batch) == content(batches[0]) for batch in batches[1:])
-        assert len(batches[0].returns.unique()) > 2  # something happens
+        assert len(batches[0].returns.unique()) > 2
         assert bits(three.state()) == bits(alone.state()) != bits(states)
 
 
 @pytest.mark.parametrize("kind", ["steps", "whole games"])
-def test_state_of_a_started_rollout_is_from_before_its_start(monkeypatch, kind):
-    """A resumed run plays it again, however far it was, or whether it failed."""
+def test_state_is_from_before_a_start(monkeypatch, kind):
+    """A resumed run repeats the rollout, also one that failed."""
     with contextlib.closing(Rollout(TINY.model_copy(update=KINDS[kind]), KarpathyPolicy(8))) as rollout:
         assert rollout.state() is None  # before the first one
         rollout.collect(0)
@@ -402,7 +402,7 @@ def test_state_of_a_started_rollout_is_from_before_its_start(monkeypatch, kind):
 
 SHARDS = [  # players in the config, purpose, cores, ranks on this machine, emulators; how many each player has
     (3, TRAINING, 8, 1, 4, [1, 1, 2]),
-    (8, TRAINING, 1, 1, 2, [1, 1]),  # none without an emulator
+    (8, TRAINING, 1, 1, 2, [1, 1]),  # each player has an emulator
     (0, TRAINING, 1, 1, 5, [5]),
     (0, TRAINING, 2, 1, 5, [5]),  # one core is the learner's
     (0, TRAINING, 3, 1, 5, [2, 3]),
@@ -413,14 +413,14 @@ SHARDS = [  # players in the config, purpose, cores, ranks on this machine, emul
 
 
 @pytest.mark.parametrize(("players", "purpose", "cores", "ranks", "emulators", "shards"), SHARDS)
-def test_emulators_are_sharded_over_players(monkeypatch, players, purpose, cores, ranks, emulators, shards):
+def test_players_share_the_emulators(monkeypatch, players, purpose, cores, ranks, emulators, shards):
     monkeypatch.setattr("pong.distributed.cores", lambda: cores)
     monkeypatch.setattr("pong.rollout.Player", lambda config, shard, *_: shard)
     config = TINY.model_copy(update={"players": players, "num_envs": emulators})
-    made = Rollout(config, Coin(), purpose, Ranks(local_size=ranks)).players
+    made = Rollout(config, NoiseActor(), purpose, Ranks(local_size=ranks)).players
     assert [len(shard) for shard in made] == shards
     assert [i for shard in made for i in shard] == list(range(emulators))
-    if not players:  # compiled play is many times as fast as learning
+    if not players:  # compiled play is fast
         assert len(Rollout(config, KarpathyPolicy(8), purpose, Ranks(local_size=ranks)).players) == 1
 
 
@@ -431,7 +431,7 @@ ON_PURPOSE = RunError("the emulator failed on purpose")
 
 
 class Faulty(Script):
-    """Emulators with the same reward after every decision, which are slow, or fail in the second decision."""
+    """Emulators with the same reward after every decision, which may be slow or fail in the second decision."""
 
     open = 0
 
@@ -451,7 +451,7 @@ class Faulty(Script):
 
 
 def playing(monkeypatch, fleet, **changes):
-    """A rollout by two players, of one and of two emulators, which is closed in the end."""
+    """A rollout by two players with one and two emulators."""
     monkeypatch.setattr("pong.rollout.make_fleet", fleet)
     return contextlib.closing(Rollout(TINY.model_copy(update={"horizon": 1, **changes}), KarpathyPolicy(8)))
 
@@ -466,8 +466,8 @@ def test_players_use_the_newest_weights(monkeypatch):
 
 
 @pytest.mark.parametrize("broken", [1, 2])
-def test_failing_emulator_ends_the_run_with_its_own_error(monkeypatch, broken):
-    """One of two players is enough, and the error comes again if the rollout is asked again."""
+def test_finish_raises_the_error_of_an_emulator(monkeypatch, broken):
+    """Each call of ``finish`` raises it."""
     with playing(monkeypatch, lambda config, n: Faulty(config, n, seconds=0.1, fails=n == broken)) as rollout:
         assert rollout.collect(0).steps == 3
         rollout.start(1)
@@ -479,7 +479,7 @@ def test_failing_emulator_ends_the_run_with_its_own_error(monkeypatch, broken):
         assert rollout.state() is None  # these can't be saved
 
 
-def test_emulators_that_do_not_start_close_the_others(monkeypatch):
+def test_rollout_closes_fleets_if_one_fails_to_start(monkeypatch):
     fleets = iter([Faulty, None])  # the second player's can't be called
     with pytest.raises(TypeError):
         playing(monkeypatch, lambda config, n: next(fleets)(config, n))
@@ -490,7 +490,7 @@ ENDLESS = partial(Faulty, reward=0, seconds=0.1)
 
 @pytest.mark.parametrize(("fleet", "until"), [(make_fleet, "steps"), (ENDLESS, "steps"), (ENDLESS, "episodes")])
 def test_close_ends_a_rollout(monkeypatch, fleet, until):
-    """Between two compiled segments, or two decisions; the rollout itself would hardly end."""
+    """Between two compiled segments, or two decisions, of a rollout that would not end."""
     with playing(monkeypatch, fleet, horizon=10**9, until=until) as rollout:
         rollout.start(0)
         time.sleep(0.05)

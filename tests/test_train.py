@@ -1,4 +1,4 @@
-"""Training: one step recomputed in NumPy, its settings, that a run is a function of its config, and that it learns."""
+"""Training: steps recomputed in NumPy, schedules, reproducibility, resuming, interrupts, and learning."""
 
 import contextlib
 import copy
@@ -36,13 +36,13 @@ TINY = Config(
     entropy_bonus=0.003,
     total_steps=240,
 )
-PIXELS_A, PIXELS_B = range(25), range(1000, 1025)  # two situations that share no pixel
+PIXELS_A, PIXELS_B = range(25), range(1000, 1025)  # two situations without common pixels
 
 
 class Choice(Fleet):
     """N emulators whose every step is a point: UP wins in situation A and loses in B, DOWN the other way round.
 
-    The situations take turns, and half of the emulators begin with B.
+    The situations alternate; half of the emulators start with B.
     """
 
     def __init__(self, config, num_envs):
@@ -73,7 +73,7 @@ def choice(monkeypatch):
     monkeypatch.setattr("pong.rollout.make_fleet", Choice)
 
 
-def choosing(ranks=None, **changes):
+def make_trainer(ranks=None, **changes):
     return Trainer(TINY.model_copy(update={"num_envs": 4, "horizon": 5, **changes}), ranks)
 
 
@@ -85,11 +85,11 @@ def weights(policy):
 # --- one step, by hand ------------------------------------------------------------------------------------------------
 
 
-def in_numpy(before, batch):
-    """x (B, 6400), h (B, hidden), p (B,), y (B,), standardised returns (B,) under some weights, in float64."""
+def in_numpy(weights, batch):
+    """x (B, 6400), h (B, hidden), p (B,), y (B,) and standardised returns (B,) under these weights, in float64."""
     x, returns = batch.observations.dense(torch.float64).numpy(), batch.returns.double().numpy()
     returns = (returns - returns.mean()) / returns.std()
-    return x, *karpathy_numpy.forward(*before, x), batch.actions.numpy(), returns
+    return x, *karpathy_numpy.forward(*weights, x), batch.actions.numpy(), returns
 
 
 def log_prob(p, y):
@@ -97,8 +97,8 @@ def log_prob(p, y):
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_a_step_is_what_numpy_makes_of_it(choice, reduction):
-    trainer = choosing(reduction=reduction, entropy_bonus=0.0)
+def test_step_equals_numpys(choice, reduction):
+    trainer = make_trainer(reduction=reduction, entropy_bonus=0.0)
     before = weights(trainer.policy)
     update = next(trainer.run())
     batch, stats = update.batch, update.stats
@@ -114,12 +114,12 @@ def test_a_step_is_what_numpy_makes_of_it(choice, reduction):
     norm = sqrt(sum((g**2).sum() for g in gradients)) * scale
     assert stats.grad_norm == pytest.approx(norm, rel=1e-5)
     # Adam's first step is lr·g/(|g| + eps), whatever its betas
-    for moved, theta, g in zip(weights(trainer.policy), before, gradients, strict=True):
-        np.testing.assert_allclose(moved - theta, 1e-3 * g * scale / (abs(g * scale) + 1e-5), rtol=1e-2, atol=1e-7)
+    for after, theta, g in zip(weights(trainer.policy), before, gradients, strict=True):
+        np.testing.assert_allclose(after - theta, 1e-3 * g * scale / (abs(g * scale) + 1e-5), rtol=1e-2, atol=1e-7)
 
 
-def test_approx_kl_compares_before_the_step_with_after(choice):
-    trainer = choosing(learning_rate=0.01)
+def test_run_approx_kl_by_hand(choice):
+    trainer = make_trainer(learning_rate=0.01)
     before = weights(trainer.policy)
     update = next(trainer.run())
     *_, p, y, _ = in_numpy(before, update.batch)
@@ -129,14 +129,14 @@ def test_approx_kl_compares_before_the_step_with_after(choice):
     assert update.stats.approx_kl == pytest.approx((np.exp(log_ratio) - 1 - log_ratio).mean(), rel=1e-3)
 
 
-def test_the_entropy_bonus_adds_its_gradient(choice):
+def test_step_entropy_bonus_by_hand(choice):
     """∂H/∂z of a Bernoulli with logit z: H = log(1 + e^z) − z·p, so ∂H/∂z = p − p − z·p(1 − p) = −z·p(1 − p)."""
     bonus = 0.7
-    plain, bonused = choosing(entropy_bonus=0.0), choosing(entropy_bonus=bonus)
+    plain, bonused = make_trainer(entropy_bonus=0.0), make_trainer(entropy_bonus=bonus)
     before = weights(plain.policy)
     update, other = next(plain.run()), next(bonused.run())
-    assert other.batch.actions.equal(update.batch.actions)  # the same weights met the same noise
-    assert other.stats.policy_loss == update.stats.policy_loss  # it is reported without the bonus
+    assert other.batch.actions.equal(update.batch.actions)  # the same weights and noise
+    assert other.stats.policy_loss == update.stats.policy_loss  # reported without the bonus
 
     x, h, p, *_ = in_numpy(before, update.batch)
     slope = -np.log(p / (1 - p)) * p * (1 - p) / len(p)  # of the mean entropy, (B,)
@@ -148,11 +148,11 @@ def test_the_entropy_bonus_adds_its_gradient(choice):
         assert abs(expected).max() > 1e-4
 
 
-def test_the_entropy_bonus_falls_in_a_line(choice):
-    """Half-way from 0.6 to 0.2 a step is that of 0.4, and half-way from 0.6 to nowhere it's still that of 0.6."""
+def test_step_entropy_bonus_schedule(choice):
+    """Half-way from 0.6 to 0.2 the bonus is 0.4; without an end it stays 0.6."""
     steps = []
     for bonus in ((0.6, 0.2), (0.4, None), (0.6, None)):
-        trainer = choosing(entropy_bonus=bonus[0], entropy_bonus_end=bonus[1], total_steps=40)
+        trainer = make_trainer(entropy_bonus=bonus[0], entropy_bonus_end=bonus[1], total_steps=40)
         trainer.steps = 20
         next(trainer.run())
         steps.append(trainer.policy.W1.grad.clone())
@@ -160,9 +160,9 @@ def test_the_entropy_bonus_falls_in_a_line(choice):
     assert (steps[0] - steps[2]).abs().max() > 1e-4
 
 
-def test_every_step_starts_from_a_zero_gradient(choice):
+def test_step_starts_from_a_zero_gradient(choice):
     """The second update's gradient is its own, not the sum of both."""
-    trainer = choosing(entropy_bonus=0.0, reduction="sum")
+    trainer = make_trainer(entropy_bonus=0.0, reduction="sum")
     run = trainer.run()
     next(run)
     before = weights(trainer.policy)
@@ -174,23 +174,25 @@ def test_every_step_starts_from_a_zero_gradient(choice):
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_learning_rate_falls_in_a_line(choice):
-    # 20 decisions an update: 0, 20, 40 and 60 of 80 are behind it
-    trainer = choosing(total_steps=80, learning_rate=0.4, learning_rate_end=0.2)
-    rates, used = [], []
+@pytest.mark.parametrize(("end", "expected"), [(0.2, [0.4, 0.35, 0.3, 0.25]), (None, [0.4] * 4)])
+def test_run_learning_rate_schedule(choice, end, expected):
+    """20 decisions an update: steps are taken at 0, ¼, ½ and ¾ of the run."""
+    trainer = make_trainer(total_steps=80, learning_rate=0.4, learning_rate_end=end)
+    rates, applied = [], []
     for update in trainer.run():
         rates.append(update.stats.learning_rate)
-        used.append(trainer.optimizer.param_groups[0]["lr"])
-    assert rates == used == pytest.approx([0.4, 0.35, 0.3, 0.25])
+        applied.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates == applied == pytest.approx(expected)
 
 
-def test_the_learning_rate_stays_where_no_end_is_set(choice):
-    trainer = choosing(total_steps=60, learning_rate=0.4)
-    assert [update.stats.learning_rate for update in trainer.run()] == [0.4] * 3
+def test_run_ignores_torchs_random_stream(choice):
+    state = torch.get_rng_state()
+    list(make_trainer(total_steps=40).run())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_run_ends_with_the_first_update_past_total_steps(choice):
-    trainer = choosing(total_steps=41)
+def test_run_ends_after_total_steps(choice):
+    trainer = make_trainer(total_steps=41)
     assert [(update.number, trainer.updates, trainer.steps) for update in trainer.run()] == [
         (1, 1, 20),
         (2, 2, 40),
@@ -199,123 +201,112 @@ def test_a_run_ends_with_the_first_update_past_total_steps(choice):
     assert list(trainer.run()) == []
 
 
-def test_run_starts_the_next_rollout_before_it_yields_an_update(choice, monkeypatch):
-    """So that players in other threads play while the caller looks at it; after the last one nothing is begun."""
-    trainer = choosing(total_steps=60)
+def test_run_starts_the_next_rollout_before_it_yields(choice, monkeypatch):
+    """Players play while the caller handles an update; after the last one no rollout starts."""
+    trainer = make_trainer(total_steps=60)
     start, started = trainer.rollout.start, []
     monkeypatch.setattr(trainer.rollout, "start", lambda *args: (started.append(args), start(*args)))
     first, second, third = (0, 0), (1, 1 / 3), (2, 2 / 3)  # the update's number, and the run's progress
     assert [list(started) for _ in trainer.run()] == [[first, second], [first, second, third], [first, second, third]]
 
 
-def test_a_gradient_that_is_not_finite_is_said_aloud(choice):
-    trainer = choosing()
+def test_run_rejects_a_gradient_that_is_not_finite(choice):
+    trainer = make_trainer()
     with torch.no_grad():
-        trainer.policy.W2[0] = torch.nan  # as a far too large step leaves it
+        trainer.policy.W2[0] = torch.nan  # as after a far too large step
     with pytest.raises((FloatingPointError, InputError), match=r"(?i)nan|finite"):
         next(trainer.run())
 
 
 @pytest.mark.parametrize(("policy", "learns"), [("karpathy", 1), ("conv", 3)])
-def test_convolutions_learn_on_every_core_and_play_on_one(monkeypatch, policy, learns):
+def test_trainer_threads_of_torch(monkeypatch, policy, learns):
     monkeypatch.setattr("pong.distributed.cores", lambda: 3)
     threads = {"act": [], "distribution": []}
     with contextlib.closing(Trainer(TINY.model_copy(update={"policy": policy, "channels": [2]}))) as trainer:
         for name, used in threads.items():
-            whole = getattr(trainer.policy, name)
+            method = getattr(trainer.policy, name)
             monkeypatch.setattr(
                 trainer.policy,
                 name,
-                lambda *x, whole=whole, used=used: used.append(torch.get_num_threads()) or whole(*x),
+                lambda *x, method=method, used=used: used.append(torch.get_num_threads()) or method(*x),
             )
         next(trainer.run())
-    assert set(threads["act"]) == ({1} if policy == "conv" else set())  # compiled code does not ask
-    assert threads["distribution"] == [learns, 1]  # the step, and what it changed, while others play
+    assert set(threads["act"]) == ({1} if policy == "conv" else set())  # compiled code instead
+    assert threads["distribution"] == [learns, 1]  # the step, and the statistics while others play
 
 
-def test_closing_a_trainer_closes_its_emulators(choice):
-    trainer = choosing()
+def test_close_closes_the_emulators(choice):
+    trainer = make_trainer()
     trainer.close()
     (player,) = trainer.rollout.players
     assert player.fleet.closed
 
 
-@pytest.fixture(scope="module")
-def trained():
-    """Two runs of one config and one of another seed, on real Pong: (batches, weights) of each."""
+def test_run_depends_only_on_its_config():
+    """On real Pong."""
 
     def train(seed):
         with contextlib.closing(Trainer(TINY.model_copy(update={"seed": seed}))) as trainer:
             return [update.batch for update in trainer.run()], trainer.policy.state_dict()
 
-    return train(1), train(1), train(2)
-
-
-def test_a_run_is_a_function_of_its_config(trained):
-    (batches, policy), (batches_again, policy_again), _ = trained
+    (batches, weights), (batches_again, weights_again), (other_batches, other_weights) = map(train, (1, 1, 2))
     assert len(batches) == len(batches_again) >= 2
     for batch, again in zip(batches, batches_again, strict=True):
         assert torch.equal(batch.actions, again.actions)
         assert torch.equal(batch.returns, again.returns)
         assert torch.equal(batch.observations.columns, again.observations.columns)
-    assert all(torch.equal(policy[name], policy_again[name]) for name in ("W1", "W2"))
+    initial = make_policy(TINY)
+    for name in ("W1", "W2"):
+        assert torch.equal(weights[name], weights_again[name])
+        assert not torch.equal(weights[name], other_weights[name])
+        assert not torch.equal(weights[name], getattr(initial, name))
+    n = min(len(batches[0].actions), len(other_batches[0].actions))
+    assert not torch.equal(batches[0].actions[:n], other_batches[0].actions[:n])
 
 
-def test_another_seed_is_another_run(trained):
-    (batches, policy), _, (others, other) = trained
-    assert not torch.equal(policy["W1"], other["W1"])
-    n = min(len(batches[0].actions), len(others[0].actions))
-    assert not torch.equal(batches[0].actions[:n], others[0].actions[:n])
-
-
-def test_the_run_moved_the_weights(trained):
-    (_, policy), *_ = trained
-    assert not torch.equal(policy["W1"], make_policy(TINY).W1)
-
-
-# --- taking a run up again --------------------------------------------------------------------------------------------
+# --- resuming and interrupts ------------------------------------------------------------------------------------------
 
 RECIPES = {
     "adam": {"learning_rate_end": 1e-4, "entropy_bonus_end": 1e-3, "baseline": "network"},
     "rmsprop": {"optimizer": "rmsprop", "reduction": "sum", "until": "episodes", "hold": "2-4", "max_frames": 400},
     "conv": {
         **{"policy": "conv", "channels": [4], "hidden": 8, "actions": 3, "frames": "both", "last_action": True},
-        **{"baseline": "network", "baseline_channels": [], "horizon_end": 400, "total_steps": 4_000},
+        **{"baseline": "network", "baseline_channels": [], "horizon_end": 80, "total_steps": 1_600},
     },
 }
 
 
-def saved(trainer, folder):
+def save_and_load(trainer, folder):
     counters = checkpoint.Counters(trainer.updates, trainer.steps)
     parts = trainer.policy, trainer.optimizer, trainer.baseline
     return checkpoint.load(checkpoint.save(folder, trainer.config, counters, *parts, trainer.rollout.state()))
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_run_taken_up_is_the_run_never_interrupted(tmp_path, recipe):
-    """On real Pong, bit for bit, after any update."""
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, recipe):
+    """On real Pong, bit for bit."""
     config = TINY.model_copy(update={"total_steps": 10**6, **recipe})
     with contextlib.closing(Trainer(config)) as trainer:
         run = trainer.run()
         next(run), next(run)
-        half = saved(trainer, tmp_path)
-        whole = [next(run), next(run)]
-        expected = saved(trainer, tmp_path)
-    with contextlib.closing(Trainer(config)) as again:
-        again.restore(copy.deepcopy(half))  # the optimizer goes on in the tensors it is given
-        run = again.run()
-        for update in whole:
+        half = save_and_load(trainer, tmp_path)
+        later = [next(run), next(run)]
+        expected = save_and_load(trainer, tmp_path)
+    with contextlib.closing(Trainer(config)) as resumed:
+        resumed.restore(copy.deepcopy(half))  # the optimizer continues in the tensors that it is given
+        run = resumed.run()
+        for update in later:
             other = next(run)
             assert (other.number, other.stats) == (update.number, update.stats)
             assert torch.equal(other.batch.actions, update.batch.actions)
-        found = saved(again, tmp_path)
-    assert (found.counters, expected.counters.updates) == (expected.counters, 4)
+        actual = save_and_load(resumed, tmp_path)
+    assert (actual.counters, expected.counters.updates) == (expected.counters, 4)
     assert len(expected.optimizer) == len(expected.policy)
     for part in ("policy", "optimizer", "baseline", "baseline_optimizer"):
-        expected_, found_, half_ = (flat(getattr(one, part)) for one in (expected, found, half))
-        assert found_.keys() == expected_.keys()
-        assert all(torch.equal(found_[name], tensor) for name, tensor in expected_.items())
-        assert [name for name, tensor in expected_.items() if torch.equal(half_[name], tensor)] == []  # all went on
+        tensors, actual_tensors, half_tensors = (flat(getattr(state, part)) for state in (expected, actual, half))
+        assert actual_tensors.keys() == tensors.keys()
+        assert all(torch.equal(actual_tensors[name], tensor) for name, tensor in tensors.items())
+        assert not any(torch.equal(half_tensors[name], tensor) for name, tensor in tensors.items())  # all changed
 
 
 PIECES = {**RECIPES, "cartpole": {"env": "CartPole-v1", "policy": "mlp", "until": "episodes"}}
@@ -323,17 +314,17 @@ PIECES = {**RECIPES, "cartpole": {"env": "CartPole-v1", "policy": "mlp", "until"
 
 @pytest.mark.parametrize("players", [1, 2])
 @pytest.mark.parametrize("recipe", PIECES.values(), ids=PIECES)
-def test_run_in_pieces_is_run_in_one(recipe, players):
-    """A notebook's cells: a break, a generator thrown away, an exception, an evaluation in between."""
+def test_run_in_pieces_equals_one_run(recipe, players):
+    """As in a notebook: a break, a dropped generator, an exception, an evaluation; for any number of players."""
     config = TINY.model_copy(update={"num_envs": 4, "players": players, "total_steps": 10**6, **recipe})
-    with contextlib.closing(Trainer(config)) as whole:
-        expected = [update.stats for update in itertools.islice(whole.run(), 7)]
+    with contextlib.closing(Trainer(config.model_copy(update={"players": 1}))) as uninterrupted:
+        expected = [update.stats for update in itertools.islice(uninterrupted.run(), 7)]
     with contextlib.closing(Trainer(config)) as trainer:
         stats = [next(trainer.run()).stats]
         for update in trainer.run():
             stats.append(update.stats)
             break
-        evaluate(trainer.policy, config, 1)
+        evaluate(trainer.policy, config if "env" in recipe else config.replace(max_frames=100), 1)
         with contextlib.suppress(ZeroDivisionError):
             for update in trainer.run():
                 stats.append(update.stats)
@@ -346,13 +337,13 @@ def test_run_in_pieces_is_run_in_one(recipe, players):
 @pytest.mark.parametrize("players", [1, 2])
 @pytest.mark.parametrize("recipe", PIECES.values(), ids=PIECES)
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_anywhere_changes_nothing(recipe, players):
-    """A notebook's stop button, at a random moment of each of some calls: the updates are those of a run in one."""
+def test_run_continues_after_ctrl_c_anywhere(recipe, players):
+    """As a notebook's stop button, at random moments: the weights equal those of an uninterrupted run."""
     config = TINY.model_copy(update={"num_envs": 4, "players": players, "total_steps": 10**6, **recipe})
-    with contextlib.closing(Trainer(config)) as whole:
-        for _ in itertools.islice(whole.run(), 6):
+    with contextlib.closing(Trainer(config)) as uninterrupted:
+        for _ in itertools.islice(uninterrupted.run(), 6):
             pass
-        expected = {name: weights.clone() for name, weights in whole.policy.state_dict().items()}
+        expected = {name: weights.clone() for name, weights in uninterrupted.policy.state_dict().items()}
     random, stops = np.random.default_rng(players), 0
     with contextlib.closing(Trainer(config)) as trainer:
         while trainer.updates < 6:
@@ -367,13 +358,13 @@ def test_ctrl_c_anywhere_changes_nothing(recipe, players):
                 stops += 1
         with contextlib.suppress(KeyboardInterrupt):
             button.join()
-            time.sleep(0.1)  # the button is heard a little after it was pressed
+            time.sleep(0.1)  # the signal arrives a little later
         for name, weights in trainer.policy.state_dict().items():
             assert torch.equal(weights, expected[name])
     assert stops
 
 
-def test_nothing_is_left_of_how_many_threads_torch_had():
+def test_trainer_keeps_the_callers_number_of_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -386,7 +377,7 @@ def test_nothing_is_left_of_how_many_threads_torch_had():
         torch.set_num_threads(before)
 
 
-def test_games_of_other_emulators_do_not_fit():
+def test_restore_rejects_games_that_do_not_fit():
     with contextlib.closing(Trainer(TINY.model_copy(update={"num_envs": 3}))) as three:
         next(three.run())
         state = three.rollout.state()
@@ -403,41 +394,35 @@ def flat(states):
     return {(key, name): tensor for key, state in named.items() for name, tensor in state.items()}
 
 
-def first(**parts):
-    """A checkpoint after one update, with those parts as given."""
-    trainer = choosing()
+ADAM = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts", "message"),
+    [
+        ({"hidden": 7}, {}, r"(?s)^the checkpoint does not fit its config: [^\n]*W1[^\n]*$"),
+        ({}, {"optimizer": {0: ADAM, 1: ADAM}}, "does not fit"),
+        ({"optimizer": "rmsprop"}, {}, "does not fit"),
+    ],
+    ids=["shape of weights", "shape of optimizer", "kind of optimizer"],
+)
+def test_restore_rejects_a_checkpoint_that_does_not_fit(choice, changes, parts, message):
+    trainer = make_trainer()
     next(trainer.run())
     state = {number: dict(values) for number, values in trainer.optimizer.state_dict()["state"].items()}
-    whole = {"policy": dict(trainer.policy.state_dict()), "optimizer": state}
-    return checkpoint.Checkpoint(trainer.config, checkpoint.Counters(1, 20), **{**whole, **parts})
-
-
-def test_weights_of_another_shape_are_refused(choice):
-    trainer = choosing(hidden=7)
-    with pytest.raises(InputError, match=r"(?s)^the checkpoint does not fit its config: [^\n]*W1[^\n]*$"):
-        trainer.restore(first())
-
-
-def test_an_optimizer_state_of_another_shape_is_refused(choice):
-    state = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
-    trainer = choosing()
-    with pytest.raises(InputError, match="does not fit"):
-        trainer.restore(first(optimizer={0: state, 1: state}))
-
-
-def test_the_state_of_another_optimizer_is_refused(choice):
-    trainer = choosing(optimizer="rmsprop")
-    with pytest.raises(InputError, match="does not fit"):
-        trainer.restore(first())
+    parts = {"policy": dict(trainer.policy.state_dict()), "optimizer": state, **parts}
+    saved = checkpoint.Checkpoint(trainer.config, checkpoint.Counters(1, 20), **parts)
+    with pytest.raises(InputError, match=message):
+        make_trainer(**changes).restore(saved)
 
 
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rank", range(3))
-def test_too_few_emulators_for_the_ranks_are_refused_by_all_of_them(choice, rank):
+def test_trainer_rejects_too_few_emulators_for_its_ranks(choice, rank):
     with pytest.raises(InputError, match=r"^num_envs = 2 is too few for 3 ranks[^\n]*$"):
-        choosing(num_envs=2, ranks=Ranks(rank, 3))
+        make_trainer(num_envs=2, ranks=Ranks(rank, 3))
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
@@ -449,15 +434,15 @@ def probs_up(policy):
     return policy.distribution(SparseFrames.from_dense(x)).probs.tolist()
 
 
-PAYING = {
+WINNING = {
     "adam, batch, mean": {"learning_rate": 3e-3},
     "rmsprop, none, sum": {"optimizer": "rmsprop", "standardize": "none", "reduction": "sum"},
 }
 
 
-@pytest.mark.parametrize("recipe", PAYING.values(), ids=PAYING)
-def test_what_pays_becomes_likely(choice, recipe):
-    trainer = choosing(num_envs=16, hidden=32, total_steps=16 * 5 * 40, **recipe)
+@pytest.mark.parametrize("recipe", WINNING.values(), ids=WINNING)
+def test_run_learns_to_win(choice, recipe):
+    trainer = make_trainer(num_envs=16, hidden=32, total_steps=16 * 5 * 40, **recipe)
     up_a, up_b = probs_up(trainer.policy)
     assert 0.3 < up_a < 0.7
     assert 0.3 < up_b < 0.7
@@ -466,14 +451,14 @@ def test_what_pays_becomes_likely(choice, recipe):
     up_a, up_b = probs_up(trainer.policy)
     assert up_a > 0.9
     assert up_b < 0.1
-    assert entropies[0] == pytest.approx(log(2), abs=0.03)  # it began with a coin toss
+    assert entropies[0] == pytest.approx(log(2), abs=0.03)  # a coin toss at first
     assert entropies[-1] < 0.4
 
 
 # --- devices, policies, optimisers ------------------------------------------------------------------------------------
 
 
-DEVICES = [  # name, GPUs, rank on this machine, what is chosen
+DEVICES = [  # name, GPUs, rank on this machine, expected device
     ("cpu", 0, 0, "cpu"),
     ("cpu", 2, 1, "cpu"),
     ("auto", 0, 1, "cpu"),
@@ -484,25 +469,16 @@ DEVICES = [  # name, GPUs, rank on this machine, what is chosen
 
 
 @pytest.mark.parametrize(("name", "gpus", "number", "device"), DEVICES)
-def test_devices(monkeypatch, name, gpus, number, device):
+def test_choose_device(monkeypatch, name, gpus, number, device):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert choose_device(name, number) == torch.device(device)
 
 
-def test_a_missing_gpu_is_an_error_not_a_fallback(monkeypatch):
+def test_choose_device_rejects_a_missing_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match=r"device = 'cuda'.*--device auto or cpu"):
         choose_device("cuda")
-
-
-def test_initial_weights_come_from_the_seed_alone():
-    torch.manual_seed(0)
-    first = make_policy(TINY)
-    torch.manual_seed(1)
-    assert torch.equal(make_policy(TINY).W1, first.W1)
-    assert torch.rand(1).equal(torch.rand(1, generator=torch.Generator().manual_seed(1)))  # and take nothing from it
-    assert not torch.equal(make_policy(TINY.model_copy(update={"seed": 2})).W1, first.W1)
 
 
 def steps(gradients, **changes):
@@ -511,22 +487,22 @@ def steps(gradients, **changes):
     module = torch.nn.Module()
     module.theta = theta
     optimizer = make_optimizer(TINY.model_copy(update=changes), module)
-    seen = []
+    values = []
     for gradient in gradients:
         theta.grad = torch.tensor(gradient, dtype=torch.float64)
         optimizer.step()
-        seen.append(theta.item())
-    return optimizer, seen
+        values.append(theta.item())
+    return optimizer, values
 
 
-def test_rmsprop_is_that_of_2016():
+def test_make_optimizer_rmsprop_by_hand():
     optimizer, (first, second) = steps([1e-4, 1e-4], optimizer="rmsprop", learning_rate=1e-4)
     assert isinstance(optimizer, torch.optim.RMSprop)
-    # cache = 0.01·1e-8, its root 1e-5: the step is 1e-4·1e-4/(1e-5 + 1e-5). With eps inside the root it were 3e-6
+    # cache = 0.01·1e-8, its root 1e-5: the step is 1e-4·1e-4/(1e-5 + 1e-5); eps inside the root would give 3e-6
     assert first == pytest.approx(-5e-4, rel=1e-12)
     # cache = 0.99·1e-10 + 1e-10
     assert second - first == pytest.approx(-1e-8 / (1e-5 * sqrt(1.99) + 1e-5), rel=1e-12)
-    # and so says the reference
+    # the reference agrees
     theta = np.zeros(())
     reference = karpathy_numpy.RMSProp([theta], lr=1e-4, decay=0.99, eps=1e-5)
     reference.step([np.array(-1e-4)])
@@ -534,13 +510,13 @@ def test_rmsprop_is_that_of_2016():
     assert second == pytest.approx(float(theta), rel=1e-12)
 
 
-def test_rmsprop_takes_its_decay_from_the_config():
+def test_make_optimizer_rmsprop_decay():
     # cache = ½·g²: the step is lr·g/(g·√½ + eps)
     _, (first,) = steps([1.0], optimizer="rmsprop", learning_rate=1.0, rmsprop_decay=0.5, epsilon=1e-3)
     assert first == pytest.approx(-1 / (sqrt(0.5) + 1e-3), rel=1e-12)
 
 
-def test_adam_takes_its_betas_and_eps_from_the_config():
+def test_make_optimizer_adam_by_hand():
     settings = {"optimizer": "adam", "learning_rate": 1.0, "adam_beta1": 0.5, "adam_beta2": 0.75, "epsilon": 0.1}
     optimizer, (first, second) = steps([1.0, 3.0], **settings)
     assert isinstance(optimizer, torch.optim.Adam)
@@ -548,9 +524,3 @@ def test_adam_takes_its_betas_and_eps_from_the_config():
     assert first == pytest.approx(-1 / 1.1, rel=1e-12)
     # m = ¼ + 3/2 over 1 − ¼ = 7/3; v = 3/16 + 9/4 over 1 − 9/16 = 39/7
     assert second - first == pytest.approx(-(7 / 3) / (sqrt(39 / 7) + 0.1), rel=1e-12)
-
-
-def test_training_leaves_the_callers_random_stream_alone(choice):
-    state = torch.get_rng_state()
-    list(choosing(total_steps=40).run())
-    assert torch.equal(torch.get_rng_state(), state)
