@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
-from pong.envs.pong.actions import NOOP
 
 from pong.envs.pong import machine
+from pong.envs.pong.task import NOOP
 
 PLAYERS, OPPONENTS = "#5cba5c", "#d59a5c"  # paddles, much as on the screen
 LINE = 120  # of the ball at each hit, far from the walls
