@@ -1,23 +1,24 @@
-"""The machine is ALE's Pong: the same games from the same seeds, to the last bit of every row and of every run."""
+"""The compiled Pong is ALE's: the same games from the same seeds, to the last bit of every row and of every run."""
 
 import importlib.util
 import json
-import signal
 import subprocess
 import sys
-import time
-from collections import Counter
+from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
-from machine_mutants import SOURCE, constants, notices
-from small_runs import CONFIG, ROOT, environment, pong, rows, saved, timeless
-from verify_machine import KINDS, differences, other_memory, read, record, replay, same_rows, write
+import verify_machine
+from machine_mutants import constants, notices
+from small_runs import CONFIG, ROOT, environment, rows, saved, timeless
+from verify_machine import KINDS, Kind, Task, differences, random_player, record, replay, same_rows
 
 from pong.cli import main
-from pong.config import PONG_FRAMES, Config
-from pong.envs.pong import compiled, machine, make_fleet
+from pong.config import Config
+from pong.envs import make_fleet
+from pong.envs.pong import compiled, machine
+from pong.envs.pong.ale import AleFleet
 from pong.envs.pong.fleet import MachineFleet
 from pong.envs.pong.task import DOWN, NOOP, UP
 
@@ -28,33 +29,36 @@ FRAMES = 8000  # of each kind of play
 @pytest.fixture(scope="module")
 def traces():
     """Play in ALE, of each kind: done once for all tests."""
-    return {name: record(kind, SEED, FRAMES) for name, kind in KINDS.items()}
+    return {name: record(kind, SEED, FRAMES, num_envs=2) for name, kind in KINDS.items()}
+
+
+def replayed(trace):
+    """The differences in the compiled Pong, by decision."""
+    fleet = MachineFleet(len(trace.seeds), trace.task)
+    return {decision: names for decision, names in enumerate(replay(trace, fleet)) if names}
 
 
 # --- the same games ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_played_in_ale_is_played_in_the_machine(traces, kind):
-    assert list(replay(traces[kind])) == []
+def test_machine_repeats_play_in_ale(traces, kind):
+    assert replayed(traces[kind]) == {}
 
 
-def test_the_kinds_of_play_see_all_of_the_game(traces):
-    # so that no rule of it is compared by states that never come
-    memories = [memory for trace in traces.values() for _, memory in trace.outcomes]
-    seen = {name: set(np.concatenate([memory[name] for memory in memories]).tolist()) for name in memories[0]}
-    assert seen["left"] == {-4, -3, -2, -1, 0, 1, 2, 3, 4}
-    assert seen["down"] == {-3, -2, -1, 0, 1, 2, 3}
-    assert seen["last"] == {0, 1, 255}
-    assert seen["stopped"] == {0, 1}
-    assert {0x2D, 0xCE} <= seen["y"]  # both walls
-    assert {20, 1} <= seen["cpu_points"] & seen["own_points"]
-    ends = Counter[str]()
-    for name, trace in traces.items():
-        ends[name] = sum(int(played.dones.sum()) for played, _ in trace.outcomes)
+def test_kinds_reach_the_whole_game(traces):
+    # so that no rule is compared only by states that never occur
+    memories = [memory for trace in traces.values() for *_, memory in trace.decisions]
+    values = {name: set(np.concatenate([memory[name] for memory in memories]).tolist()) for name in memories[0]}
+    assert values["left"] == {-4, -3, -2, -1, 0, 1, 2, 3, 4}
+    assert values["down"] == {-3, -2, -1, 0, 1, 2, 3}
+    assert values["last"] == {0, 1, 255}
+    assert values["stopped"] == {0, 1}
+    assert {0x2D, 0xCE} <= values["y"]  # both walls
+    assert {20, 1} <= values["cpu_points"] & values["own_points"]
     for name in ("pokes", "cut off", "to the end of the clock"):
-        assert ends[name] >= 8
-    holds = [played.frames for played, _ in traces["random, hold 2-4, NOOP starts"].outcomes]
+        assert sum(int(result.dones.sum()) for *_, result, _ in traces[name].decisions) >= 8
+    holds = [result.frames for *_, result, _ in traces["random, hold 2-4, NOOP starts"].decisions]
     assert set(np.concatenate(holds).tolist()) == {0, 2, 3, 4}  # 0: no decision
 
 
@@ -69,93 +73,65 @@ frames clock pause  x  y down left cpu_y own_y next_y last
 """  # hexadecimal bytes as ALE's RAM has them after so many frames
 
 
-def test_a_game_without_chance_by_its_bytes():
-    names, *lines = [line.split() for line in CHECK_VALUES.split("\n") if line]
-    expected = {int(line[0]): dict(zip(names, line, strict=True)) for line in lines}
-    game = np.zeros(1, machine.GAME)[0]
+def test_frame_by_the_bytes_of_the_console():
+    (_, *names), *lines = (line.split() for line in CHECK_VALUES.strip().splitlines())
+    game, frames = np.zeros(1, machine.GAME)[0], 0
     machine.reset(game)
-    compared = 0
-    for t in range(max(expected)):
-        machine.frame(game, (NOOP, UP, DOWN)[t // 7 % 3])
-        for name, byte in expected.get(t + 1, {"frames": ""}).items():
-            if name != "frames" and byte != "-":
-                assert game[name] % (2**16 if name == "clock" else 256) == int(byte, 16), (t + 1, name)
-                compared += 1
-    assert compared == 6 * 10 - 2
+    for last, *expected in lines:
+        while frames < int(last):
+            machine.frame(game, (NOOP, UP, DOWN)[frames // 7 % 3])
+            frames += 1
+        for name, digits in zip(names, expected, strict=True):
+            assert digits == "-" or game[name] % 16 ** len(digits) == int(digits, 16), (frames, name)
 
 
-def test_a_bounce_by_the_table():
+def test_bounce_by_the_table():
     # y − p: where the ball meets the paddle, from above its upper edge to its lower one → lines a frame
     table = {-4: -3, **dict.fromkeys(range(-3, 1), -2), **dict.fromkeys(range(1, 5), -1)}
     table |= {**dict.fromkeys(range(5, 9), 0), **dict.fromkeys(range(9, 13), 1), **dict.fromkeys(range(13, 17), 2)}
     assert {at: machine.bounce(100, 100 + at) for at in table} == table
 
 
-def test_a_game_that_never_ends_is_cut_when_the_consoles_clock_runs_out():
-    # max_frames = 0 asks for no cut; the ball is put back to the middle before it reaches a paddle.
-    config = Config(hold=40, sticky=0.0, max_frames=0, actions=3)
-    fleets = [make_fleet(config.model_copy(update={"emulator": emulator}), 1) for emulator in ("machine", "ale")]
-    ours, theirs = fleets
-    ale = theirs.envs.emulators[0].ale
-    first, frames, done = [fleet.reset(np.array([1])) for fleet in fleets][1], 0, False
-    while not done:
-        write(ale, {"x": 128, "left": 1, "pause": 0, "y": 0x80})
-        ours.games["x"], ours.games["left"], ours.games["pause"], ours.games["y"] = 128, 1, 0, 0x80
-        played, expected = (fleet.step(np.array([frames % 3]), np.ones(1, bool)) for fleet in fleets)
-        assert list(differences(played, expected, rows=True)) == []
-        assert other_memory({name: ours.games[name] for name in read([ale])}, read([ale])) == []
-        assert expected.rewards[0] == 0
-        frames, done = frames + int(expected.frames[0]), bool(expected.dones[0])
-    assert frames == PONG_FRAMES == 65_209
-    assert expected.frames[0] == 65_209 % 40  # the decision that the end cut short
-    assert same_rows(played.observations, first)  # of the next game
+def test_game_without_points_ends_when_the_clock_runs_out(monkeypatch):
+    # The ball is put back to the middle before it reaches a paddle.
+    monkeypatch.setattr(verify_machine, "any_state", lambda *_: {"x": 128, "left": 1, "pause": 0, "y": 0x80})
+    task = Task(40, 0.0, max_frames=Config(max_frames=108_000).game_frames)
+    trace = record(Kind(task, random_player(3), pokes=1.0, idle=0.0), SEED, 65_209, num_envs=1)
+    assert replayed(trace) == {}
+    *_, result, _ = trace.decisions[-1]
+    assert trace.frames == 65_209
+    assert [int(result.dones.sum()) for *_, result, _ in trace.decisions] == [0] * (65_209 // 40) + [1]
+    assert not any(result.rewards[0] for *_, result, _ in trace.decisions)
+    assert result.frames[0] == 65_209 % 40  # the end cut the last decision short
+    assert same_rows(result.observations, trace.first)  # of the next game
 
 
-@pytest.mark.parametrize(("max_frames", "cut"), [(0, 65_209), (108_000, 65_209), (65_210, 65_209), (400, 400)])
-def test_no_game_is_longer_than_the_consoles_clock(max_frames, cut):
-    assert Config(max_frames=max_frames).game_frames == cut
+# --- the comparison notices every wrong constant ----------------------------------------------------------------------
 
-
-# --- the comparison bites ---------------------------------------------------------------------------------------------
-
-UNNOTICED = {  # constants of which a larger one changes nothing that can be reached
-    "CLOCK_STOP = »0x100": "the clock comes to 0 from 0xFFFF, and the game has stopped with the first low value",
-    "CYCLES_BEFORE, »0)": "0 or 1 cycle is no turn of 152",
+UNNOTICED = {  # constants after », which can be larger without changing a state that can be reached
+    "CLOCK_STOP = »0x100": "the clock overflows from 0xFFFF to 0, which is below either",
+    "CYCLES_BEFORE, »0)": "0 or 1 of an iteration's 152 cycles make no difference",
     "-»2 <= round_down": "the difference of two even lines is even",
     "<= »14:\n        return PLAYER": "likewise",
-    "MOST = »35": "room for one pixel more",
-    "round_up(game.own_y) + »1)": "the picture has every second row only",
+    "MOST = »35": "room for one more pixel",
+    "round_up(game.own_y) + »1)": "a frame has every second row only",
     "game.cpu_y - »15": "likewise",
-    "ball_bottom) + »1)": "a row more is looked at, in which nothing is",
+    "ball_bottom) + »1)": "the loop visits another row, which is empty",
     "y ^= y >> »18": "changes the lowest bits of a number that is compared with a probability",
 }
+EXEMPT = [constant for constant in constants() if any(text in constant.marked for text in UNNOTICED)]
+WRONG = [constant for constant in constants() if constant not in EXEMPT]
 
 
-def unnoticed(constant):
-    """Why it can't be noticed, if so."""
-    lines = SOURCE.splitlines(keepends=True)
-    lines[constant.line - 1] = str(constant) + "\n"
-    here = "".join(lines[constant.line - 1 : constant.line + 1])
-    return next((why for text, why in UNNOTICED.items() if text in here), None)
-
-
-EVERY = constants()
-EXEMPT = [constant for constant in EVERY if unnoticed(constant)]
-WRONG = [constant for constant in EVERY if constant not in EXEMPT]
-
-
-def test_what_is_exempt_is_still_there():
+def test_notices_nothing_in_the_machine_as_it_is(traces):
+    assert notices(None, list(traces.values())) is None
     assert len(EXEMPT) == len(UNNOTICED)  # each line of the list is one constant
     assert len(WRONG) > 120
 
 
-def test_the_machine_as_it_is_differs_in_nothing(traces):
-    assert notices(None, list(traces.values())) is None
-
-
 @pytest.mark.parametrize("part", range(PARTS := 10))
-def test_any_constant_of_the_machine_that_is_wrong_is_noticed(traces, part):
-    assert [str(one) for one in WRONG[part::PARTS] if not notices(one, list(traces.values()))] == []
+def test_notices_any_wrong_constant(traces, part):
+    assert [str(constant) for constant in WRONG[part::PARTS] if not notices(constant, list(traces.values()))] == []
 
 
 # --- the same run -----------------------------------------------------------------------------------------------------
@@ -175,45 +151,32 @@ def train(recipe, folder, *flags):
     return [*command, *RUNS[recipe], "--run-dir", str(folder), *flags]
 
 
-def assert_same(run, whole):
-    """The same curve, weights, optimiser, baseline and counters."""
-    assert timeless(run) == timeless(whole)
-    assert len(rows(run)) >= 2
-    names = {path.name for path in (whole / "checkpoints").iterdir()}
-    assert {path.name for path in (run / "checkpoints").iterdir()} == names
-    for name in names:
-        (texts, tensors), (expected_texts, expected) = (saved(one / "checkpoints" / name) for one in (run, whole))
-        assert without_emulator(tensors) == without_emulator(expected)
-        assert json.loads(texts["pong"])["counters"] == json.loads(expected_texts["pong"])["counters"]
-
-
-def without_emulator(tensors):
-    """What a checkpoint holds but for the state of the one emulator or the other."""
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(("play.ale", "play.machine"))}
+def content(run):
+    """A run's curve, and its last checkpoint but for the emulators: counters, weights, optimiser, baseline, play."""
+    (path,) = (run / "checkpoints").iterdir()
+    texts, tensors = saved(path)
+    counters = json.loads(texts["pong"])["counters"]
+    assert counters["updates"] == len(rows(run)) >= 2
+    tensors = {name: tensor for name, tensor in tensors.items() if ".ale." not in name and ".machine." not in name}
+    return timeless(run), path.name, counters, tensors
 
 
 @pytest.mark.parametrize("recipe", RUNS)
-def test_a_run_is_the_same_in_either_emulator_and_with_any_players(tmp_path, recipe):
+def test_train_is_the_same_in_either_emulator_and_with_any_players(tmp_path, recipe):
+    contents = []
     for emulator, players in (("ale", "1"), ("machine", "1"), ("machine", "2")):
         run = tmp_path / f"{emulator}-{players}"
         assert main(train(recipe, run, "--emulator", emulator, "--players", players)) == 0
-        assert_same(run, tmp_path / "ale-1")
+        contents.append(content(run))
+    assert contents[1] == contents[2] == contents[0]
 
 
 @pytest.mark.parametrize(("first", "then"), [("machine", "ale"), ("ale", "machine")])
-def test_a_run_goes_on_in_the_other_emulator_with_new_games(tmp_path, capsys, first, then):
+def test_train_resumes_in_the_other_emulator_with_new_games(tmp_path, capsys, first, then):
     run = tmp_path / "run"
-    flags = ["--checkpoint-every", "2", "--total-steps", "6000", "--emulator", first]
-    stopped = pong(*train("pong", run, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 60
-    while not list(run.glob("checkpoints/update-*")):
-        assert stopped.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.001)
-    stopped.send_signal(signal.SIGINT)
-    assert stopped.wait(60) == 130
+    assert main(train("pong", run, "--emulator", first)) == 0
     before = rows(run)
-    assert main(["train", "--resume", str(run), "--emulator", then, "--players", "1"]) == 0
+    assert main(["train", "--resume", str(run), "--emulator", then, "--total-steps", "6000"]) == 0
     assert f"resuming after update {len(before)}; games restart\n" in capsys.readouterr().out
     assert rows(run)[: len(before)] == before
     assert [int(row["update"]) for row in rows(run)] == list(range(1, len(rows(run)) + 1))
@@ -222,51 +185,41 @@ def test_a_run_goes_on_in_the_other_emulator_with_new_games(tmp_path, capsys, fi
 
 @pytest.mark.parametrize("emulator", ["machine", "ale"])
 @pytest.mark.parametrize("frames", ["both", "three"])
-@pytest.mark.parametrize(("hold", "sticky", "noop_max", "max_frames"), [("2-4", 0.25, 30, 200), (4, 0.9, 0, 65_209)])
-def test_a_fleet_goes_on_from_its_state(emulator, frames, hold, sticky, noop_max, max_frames):
-    # again and again, and the game before is not there any more: what is not in the state is gone
-    task = {"hold": hold, "sticky": sticky, "noop_max": noop_max, "max_frames": max_frames}
-    config = Config(num_envs=3, frames=frames, actions=3, last_action=True, emulator=emulator, **task)
-    actions = np.random.default_rng(3).integers(0, 3, (300, 3))
-    whole, ours, on = make_fleet(config), make_fleet(config), np.ones(3, bool)
+@pytest.mark.parametrize("changes", [{"sticky": 0.9}, {"hold": "2-4", "noop_max": 30, "max_frames": 200}], ids=str)
+def test_fleet_continues_from_its_state(emulator, frames, changes):
+    # repeatedly, each time in a new fleet, which has nothing but the state
+    config = Config(frames=frames, actions=3, last_action=True, emulator=emulator, **changes)
+    whole, ours = make_fleet(config, 3), make_fleet(config, 3)
     assert same_rows(whole.reset(np.array([1, 2, 3])), ours.reset(np.array([1, 2, 3])))
     dones = 0
-    for t, now in enumerate(actions):
-        if t % 23 == 5:
-            state, ours = ours.state(), make_fleet(config)
+    for t, actions in enumerate(np.random.default_rng(3).integers(0, 3, (300, 3))):
+        if t in (5, 6, 97, 200):
+            state = ours.state()
+            ours.close()
+            ours = make_fleet(config, 3)
             ours.restore(state)
-        played, expected = ours.step(now, on), whole.step(now, on)
-        assert list(differences(played, expected, rows=True)) == []
-        dones += int(played.dones.sum())
-    assert (dones > 6) == (max_frames == 200)  # new holds and NOOP starts were drawn
+        result, expected = (fleet.step(actions, np.ones(3, bool)) for fleet in (ours, whole))
+        assert differences(result, expected) == []
+        dones += int(result.dones.sum())
+    assert (dones > 6) == ("max_frames" in changes)  # new holds and NOOP starts were drawn
 
 
-def test_a_fleet_without_seeds_plays_games_of_its_own():
-    games = []
-    for _ in range(2):
-        fleet = MachineFleet(1, sticky=0.5)
-        fleet.reset()
-        games.append([fleet.step(np.array([t // 5 % 2]), np.ones(1, bool)).observations.columns for t in range(60)])
-    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(*games, strict=True))
+def test_fleet_without_seeds_has_random_numbers_of_its_own():
+    first, second = (MachineFleet(1, Task()).state()[0] for _ in range(2))
+    for generator in ("machine.ale_words", "machine.gym_generator"):
+        assert (first[generator] != second[generator]).any()
 
 
-def test_scores_are_taken_in_ale_unless_asked_otherwise_and_are_the_same(tmp_path, monkeypatch):
-    played, abouts = [], []
-
-    def fleet(config, num_envs):
-        played.append(config.emulator)
-        return make_fleet(config, num_envs)
-
-    monkeypatch.setattr("pong.rollout.make_fleet", fleet)
+def test_eval_plays_in_ale_by_default_and_scores_the_same_in_either_emulator(tmp_path, monkeypatch):
+    fleets, reports, file = [], [], tmp_path / "scores.json"
+    monkeypatch.setattr("pong.rollout.make_fleet", lambda *task: fleets.append(make_fleet(*task)) or fleets[-1])
+    monkeypatch.setattr("pong.distributed.cores", lambda: 1)  # one player
     for flags in ([], ["--emulator", "machine"]):
-        file = tmp_path / "scores.json"
-        command = ["eval", str(ROOT / "pretrained/karpathy"), "--episodes", "2", "--json", str(file)]
-        monkeypatch.setattr("pong.distributed.cores", lambda: 1)  # one player
-        assert main([*command, *flags]) == 0
-        abouts.append(json.loads(file.read_text()))
-    assert played == ["ale", "ale", "machine", "machine"]  # sampled and greedily each
-    assert abouts[1].pop("emulator") == "machine"
-    assert abouts[0] == abouts[1]
+        assert main(["eval", str(ROOT / "pretrained/karpathy"), "--episodes", "2", "--json", str(file), *flags]) == 0
+        reports.append(json.loads(file.read_text()))
+    assert [type(fleet) for fleet in fleets] == [AleFleet, AleFleet, MachineFleet, MachineFleet]  # sampled and greedily
+    assert reports[1].pop("emulator") == "machine"
+    assert reports[0] == reports[1]
 
 
 # --- Numba ------------------------------------------------------------------------------------------------------------
@@ -274,83 +227,64 @@ def test_scores_are_taken_in_ale_unless_asked_otherwise_and_are_the_same(tmp_pat
 PLAY = """
 import hashlib, numpy as np
 from pong.envs.pong.fleet import MachineFleet, compile_once
-from pong.observations import ObservationBuilder
+from pong.envs.pong.task import PongTask
+from pong.observations import RowLayout
 compile_once()
-fleet = MachineFleet(2, "2-4", ObservationBuilder("both", 6), sticky=0.3, noop_max=9, max_frames=150)
-seen, digest = fleet.reset(np.array([5, 6])), hashlib.sha256()
+fleet = MachineFleet(2, PongTask("2-4", 0.3, 9, 150, 6, RowLayout("both", 6)))
+fleet.reset(np.array([5, 6]))
+digest = hashlib.sha256()
 for t in range(130):
-    played = fleet.step(np.array([t // 5 % 6, t // 7 % 6]), np.array([True, t % 9 > 0]))
-    for part in (played.rewards, played.dones, played.frames):
-        digest.update(part.tobytes())
-    for part in (played.observations.columns, played.observations.signs, played.observations.offsets):
-        digest.update(part.numpy().tobytes())
+    rows, *arrays = fleet.step(np.array([t // 5 % 6, t // 7 % 6]), np.array([True, t % 9 > 0]))
+    for array in (*arrays, rows.columns.numpy(), rows.signs.numpy(), rows.offsets.numpy()):
+        digest.update(array.tobytes())
 print(digest.hexdigest())
 """
 
 
-def python(program, **variables):
-    """A program in a process of its own: what it prints, and what it says on stderr."""
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment() | variables, capture_output=True, text=True, check=True)
-    return done.stdout.strip(), done.stderr.strip()
+def python(program, *arguments, **variables):
+    """Run a program in a process of its own."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, env=environment() | variables, capture_output=True, text=True, check=False)
 
 
-def test_uncompiled_the_same_functions_play_the_same_game():
-    assert python(PLAY, NUMBA_DISABLE_JIT="1") == python(PLAY)
-
-
-def test_the_game_is_compiled_once_and_says_so(tmp_path):
+def test_kernels_are_compiled_once_and_play_the_same_game_uncompiled(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    first, said = python(PLAY, **cache)
-    assert said == "pong: compiling the game, which takes some ten seconds once …"
-    assert python(PLAY, **cache) == (first, "")
+    first, second = (python(PLAY, **cache) for _ in range(2))
+    assert first.stderr == "pong: compiling the game, which takes about ten seconds, once …\n"
+    assert second.stderr == ""
+    assert first.stdout == second.stdout == python(PLAY, NUMBA_DISABLE_JIT="1").stdout != ""
 
 
-def test_where_nothing_can_be_kept_the_game_is_compiled_each_time(monkeypatch):
+def test_kernel_without_a_cache_folder_is_compiled_by_each_process(monkeypatch):
     def njit(cache=False, **options):
         if cache:
             raise RuntimeError("cannot cache function 'step': no locator available")
         return lambda function: (function, options)
 
-    def step():
-        pass
-
+    function = SimpleNamespace(__qualname__="step")
     monkeypatch.setattr(numba, "njit", njit)
-    assert compiled.kernel(step) == (step, {"nogil": True})
+    assert compiled.kernel(function) == (function, {"nogil": True})
 
 
-WITHOUT_NUMBA = """
-import sys
-sys.modules["numba"] = None
-from pong.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def without_numba(*arguments):
-    """The command line where Numba can't be imported."""
-    command = [sys.executable, "-c", WITHOUT_NUMBA, *map(str, arguments)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-
-
+WITHOUT_NUMBA = "import sys; sys.modules['numba'] = None; from pong.cli import main; sys.exit(main(sys.argv[1:]))"
 SMALLEST = ["--total-steps", "1", "--players", "1", "--eval-episodes", "0", "--device", "cpu"]
 
 
-def test_what_plays_no_pong_needs_no_numba(tmp_path):
+def test_commands_without_pong_need_no_numba(tmp_path):
     commands = [["--help"], ["train", "--help"], ["eval", "--help"], ["toy", "T1"]]
-    recipes = ["cartpole", "lqr", *(["doom_basic"] if importlib.util.find_spec("vizdoom") else [])]
-    commands += [["train", ROOT / f"configs/{recipe}.toml", *SMALLEST, "--num-envs", "1"] for recipe in recipes]
-    for number, command in enumerate(commands):
-        run = ["--run-dir", tmp_path / str(number)] if "--num-envs" in command else []
-        done = without_numba(*command, *run)
+    for recipe in ("cartpole", "lqr", *(["doom_basic"] if importlib.util.find_spec("vizdoom") else [])):
+        flags = [*SMALLEST, "--num-envs", "1", "--run-dir", tmp_path / recipe]
+        commands.append(["train", ROOT / f"configs/{recipe}.toml", *flags])
+    for command in commands:
+        done = python(WITHOUT_NUMBA, *command)
         assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("emulator", ["machine", "ale"])
-def test_without_numba_pong_says_what_to_do(tmp_path, emulator):
-    done = without_numba("train", CONFIG, *SMALLEST, "--emulator", emulator, "--run-dir", tmp_path / "run")
+def test_train_without_numba_fails_in_one_line(tmp_path, emulator):
+    done = python(WITHOUT_NUMBA, "train", CONFIG, *SMALLEST, "--emulator", emulator, "--run-dir", tmp_path / "run")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "Pong needs Numba" in line
-    assert "install it anew" in line
+    assert line.startswith("pong: Pong needs Numba, which fails here (")
+    assert line.endswith("; reinstall it: pip install --force-reinstall numba")
     assert not (tmp_path / "run").exists()

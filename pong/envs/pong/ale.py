@@ -94,7 +94,7 @@ class AleFleet(Fleet):
         emulator = self.emulators[i]
         _, words, position, *_ = self.chance[i].get_state()
         return {
-            "ale.console": np.frombuffer(emulator.ale.cloneState(include_rng=True).serialize(), np.uint8),
+            "ale.console": np.frombuffer(emulator.ale.cloneState(include_rng=True).serialize(), np.uint8).copy(),
             "ale.gym_generator": generator_state(emulator.np_random.bit_generator),
             "ale.executed": np.array([self.executed[i]]),
             "ale.chance": np.array([*words, position], np.uint32).view(np.int32),

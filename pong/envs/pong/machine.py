@@ -1,20 +1,20 @@
-"""ALE's Pong as a small state machine: bit for bit the game that ale-py emulates, at a thousand times the speed.
+"""ALE's Pong as a small state machine: bit for bit the same game, about a thousand times as fast.
 
-Pong on the Atari 2600 is 2 KB of program and some twenty numbers of state, and nothing in it is random. Here is a short
-function for each rule of it, in the order in which a frame goes: the knob turns, the ball flies, the paddles move, the
-screen shows where they touch. docs/pong-machine.md tells the game for readers.
+Pong on the Atari 2600 is a program of 2 KB. Its whole state fits in about twenty integers, and nothing in it is random.
+Each rule of the game is a short function here, in the order of a frame: the knob turns, the ball flies, the paddles
+move, and the screen shows who touches the ball. docs/pong-machine.md explains the rules.
 
-Exact are rewards, ends of games, counts of frames and every pixel of the 80 × 80 picture that a policy's row is made
-of, for all six actions, from any seed: the sticky actions are drawn by ALE's own generator, holds and NOOP starts by
-gymnasium's, number by number. After the console's clock has run out (``PONG_FRAMES`` in pong.config, where games are
-cut) points and paddles are exact, the picture is not: the console then changes its colours.
-Checked against ale-py 0.12.1 frame by frame: tests/test_machine.py, and 20 million frames by ``make verify-machine``
-(results/machine). Sources: the program itself (Atari's "Video Olympics", game 1, ALE's pong.bin) and ALE's emulator of
-the console (https://github.com/Farama-Foundation/Arcade-Learning-Environment).
+Rewards, ends of games, numbers of frames and every pixel of the 80 × 80 frame are exact, for all six actions and from
+any seed: sticky actions come from ALE's own generator, holds and NOOP starts from gymnasium's, number by number. After
+the console's clock has run out (``PONG_FRAMES`` in pong.config, where games are truncated) the points and paddles are
+still exact, but the pixels are not, because the console then changes its colours.
+All this was checked against ale-py 0.12.1 frame by frame: in tests/test_machine.py, and on 20 million frames by
+``make verify-machine`` (results/machine). Sources: the program itself (Atari's "Video Olympics", game 1, ALE's
+pong.bin) and ALE's emulator of the console (https://github.com/Farama-Foundation/Arcade-Learning-Environment).
 
-Places are the program's own: the ball's column x is screen column x − 49, its line y screen rows y − 14 to y − 11; a
-paddle reaches from its line fifteen rows up. Numba compiles all of it; without (``NUMBA_DISABLE_JIT=1``) the same
-functions give the same numbers.
+Coordinates are the program's own. A ball in column x and line y is drawn in screen column x − 49 and in screen rows
+y − 14 to y − 11; a paddle at line p is drawn in screen rows p − 15 to p. Numba compiles everything; uncompiled
+(``NUMBA_DISABLE_JIT=1``) the same functions give the same numbers.
 """
 
 import inspect
@@ -27,11 +27,14 @@ from pong.envs.pong.compiled import kernel, rule
 from pong.envs.pong.task import DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
 from pong.observations import BEFORE, EARLIER, NOW, SIDE
 
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.int16]  # (1 + MOST,): how many pixels of a frame are 1, then their indices in ascending order
+
 # --- the state of a game ----------------------------------------------------------------------------------------------
 
 
 class Game(Protocol):
-    """A record of what defines a game from here on; places are the program's lines and columns, see above."""
+    """The state of a game: everything that its future depends on, in the program's lines and columns (see above)."""
 
     # the console's
     pot: int  # resistance of the player's knob, ohms
@@ -42,21 +45,21 @@ class Game(Protocol):
     own_points: int
     x: int  # the ball's column
     y: int  # the ball's line; 0: there is no ball
-    left: int  # columns a frame towards the opponent
-    down: int  # lines a frame
-    cpu_y: int  # the opponent's paddle, at the left
-    own_y: int  # the player's paddle, at the right, as it is drawn now
-    next_y: int  # and as it will be drawn in the next frame
-    last: int  # who hit or scored last: OPPONENT, PLAYER or NOBODY
+    left: int  # the ball's speed to the left, columns a frame
+    down: int  # and downwards, lines a frame
+    cpu_y: int  # line of the opponent's paddle, at the left
+    own_y: int  # line of the player's paddle, at the right, in this frame
+    next_y: int  # and in the next frame
+    last: int  # who hit the ball or scored last: OPPONENT, PLAYER or NOBODY
     fire: bool  # the button is down
     touch: int  # whose paddle overlaps the ball on the screen: OPPONENT, PLAYER or NOBODY
-    scan: int  # the line at which the knob's timer ran out while the screen was drawn
+    scan: int  # the line that was being drawn when the knob's capacitor was charged
 
     # ALE's and gymnasium's
-    action: int  # executed in the frame before
-    frames: int  # of this game so far, those of its NOOP start too
-    ale_drawn: int  # how many numbers of its block ALE's generator has given
-    gym_drawn: int  # and gymnasium's
+    action: int  # executed in the previous frame
+    frames: int  # of this game so far, with its NOOP start
+    ale_drawn: int  # numbers used of ALE's generator, out of its current block
+    gym_drawn: int  # and of gymnasium's
 
 
 GAME = np.dtype((np.record, [(name, np.int64) for name in inspect.get_annotations(Game)]))
@@ -71,38 +74,38 @@ POT_STEP = 23_000  # ohms a frame
 
 CLOCK_START = 0x147  # the console has been on for some frames when ALE hands it over
 CLOCK_SIZE = 0x10000  # 16 bits
-CLOCK_STOP = 0x100  # a high byte of 0 stops the game
+CLOCK_STOP = 0x100  # the game stops when the high byte is 0
 
 FIRST_PAUSE = 0x3B  # frames from the reset to the first serve
 PAUSE = 0x3F  # frames from a point to the next serve
 
-MIDDLE = 0x80  # where ball and opponent are put at a serve, line and column
+MIDDLE = 0x80  # line of the opponent, and line and column of the ball, at a serve
 LEFT_END, RIGHT_END = 52, 205  # columns at which a point ends
 TOP_WALL, BOTTOM_WALL = 0x2D, 0xCE  # lines
 
 SPEED, FASTEST = 1, 4  # columns a frame
 
 CPU_START = 0x16  # line
-CPU_SPEED = 2  # lines a frame, in
-CPU_RESTS = 8  # seven frames of eight
+CPU_SPEED = 2  # lines a frame
+CPU_REST = 8  # the opponent rests in every eighth frame
 
 OWN_START = 0x6D  # line
-SCAN_START = 0x6E  # line, for the knob in the middle; player B's is always there
-FIRST_LINE = 0x26  # of the drawing loop
-LOOP_LINES = 2  # lines a turn
-LOOP_CYCLES = 152  # of the processor, a turn
-CYCLES_BEFORE = 2297  # from emptying the knob's capacitor to the first turn
-CHARGE_CYCLES, CHARGE_OHMS = 119, 6250  # that many cycles for so many ohms charge it
+SCAN_START = 0x6E  # line, for a knob in the middle, where player B's always is
+FIRST_LINE = 0x26  # of the loop that draws the screen
+LOOP_LINES = 2  # lines an iteration
+LOOP_CYCLES = 152  # of the processor, an iteration
+CYCLES_BEFORE = 2297  # from emptying the knob's capacitor to the first iteration
+CHARGE_CYCLES, CHARGE_OHMS = 119, 6250  # it charges in 119 cycles for every 6250 ohms
 
 
 @rule
 def reset(game: Game) -> None:
-    """A new game, as ALE hands it over: always the same."""
+    """Start a new game; ALE's games all start in this state."""
     game.pot = POT_START
     game.clock, game.stopped = CLOCK_START, False
     game.pause = FIRST_PAUSE
     game.cpu_points = game.own_points = 0
-    game.x, game.y = 51, 0x3B  # a ball at the wall's edge, on this one screen
+    game.x, game.y = 51, 0x3B  # the first screen has a ball at its left edge
     game.left = game.down = 0
     game.cpu_y = CPU_START
     game.own_y = game.next_y = OWN_START
@@ -119,7 +122,7 @@ def reset(game: Game) -> None:
 
 @rule
 def frame(game: Game, action: int) -> int:
-    """One frame; returns points won minus points lost in it."""
+    """Emulate one frame; returns the points won minus the points lost in it."""
     turn_knob(game, action)
     before = game.own_points - game.cpu_points
     flying = move_ball(game)
@@ -134,7 +137,7 @@ def frame(game: Game, action: int) -> int:
 
 @rule
 def turn_knob(game: Game, action: int) -> None:
-    """ALE turns a knob while UP or DOWN is held."""
+    """UP and DOWN turn the knob."""
     if action in (UP, UP_FIRE):
         game.pot = max(game.pot - POT_STEP, POT_LOWEST)
     elif action in (DOWN, DOWN_FIRE):
@@ -143,9 +146,9 @@ def turn_knob(game: Game, action: int) -> None:
 
 @rule
 def read_knob(game: Game) -> None:
-    """While it draws, the program waits for a capacitor that charges through the knob; the line is the paddle's target.
+    """Move the paddle half of the way to its target, in every second frame; in the others player B's knob is read.
 
-    It reads the two players' knobs in turn, so ours in every second frame, and moves the paddle half way to the target.
+    A capacitor charges through the knob while the screen is drawn; the target is the line reached when it is charged.
     """
     if game.clock % 2 == 0:
         game.scan = SCAN_START
@@ -157,8 +160,8 @@ def read_knob(game: Game) -> None:
 
 @rule
 def move_opponent(game: Game) -> None:
-    """It follows the ball, also during the pause: 2 lines a frame, and rests in every eighth frame."""
-    if game.clock % CPU_RESTS == 0:
+    """The opponent follows the ball by 2 lines a frame, also in a pause, and rests in every eighth frame."""
+    if game.clock % CPU_REST == 0:
         return
     if game.cpu_y > game.y:
         game.cpu_y -= CPU_SPEED
@@ -168,13 +171,13 @@ def move_opponent(game: Game) -> None:
 
 @rule
 def move_ball(game: Game) -> bool:
-    """Move the ball, by the screen of the frame before; returns whether it is in play."""
+    """Move the ball, which may hit what it touched on the previous screen; returns whether it is in play."""
     if game.stopped:
         game.y = 0
         return False
     if game.clock < CLOCK_STOP:
         game.stopped = True
-        game.cpu_points = 1  # the program means "player 1 has won"
+        game.cpu_points = 1  # by which the program means that player 1 has won
         return False
     if game.pause > 0:
         return count_down(game)
@@ -199,7 +202,7 @@ def move_ball(game: Game) -> bool:
 
 @rule
 def fly(game: Game) -> bool:
-    """The ball flies on for a frame."""
+    """The ball flies on."""
     game.y += game.down
     game.x -= game.left
     return True
@@ -207,7 +210,7 @@ def fly(game: Game) -> bool:
 
 @rule
 def count_down(game: Game) -> bool:
-    """Between points there is no ball, until the serve: to the side that lost the last point, at first to the left."""
+    """Between points there is no ball; then it is served towards the side that lost the point, at first to the left."""
     game.y = 0
     game.pause -= 1
     if game.pause > 0:
@@ -220,7 +223,7 @@ def count_down(game: Game) -> bool:
 
 @rule
 def end_point(game: Game, winner: int) -> bool:
-    """A point is won; the ball stays where it is for this one frame."""
+    """End a point; the ball stays where it is in this frame."""
     game.last = winner
     game.pause = PAUSE
     return False
@@ -228,7 +231,7 @@ def end_point(game: Game, winner: int) -> bool:
 
 @rule
 def hit_by_player(game: Game) -> None:
-    """Back to the left; with the button down one column a frame faster, which lasts until the next serve."""
+    """The ball flies back; with the button down it gains one column a frame, which lasts until the next serve."""
     speed = abs(game.left)
     if game.fire:
         speed = min(speed + 1, FASTEST)
@@ -239,7 +242,7 @@ def hit_by_player(game: Game) -> None:
 
 @rule
 def hit_by_opponent(game: Game) -> None:
-    """Back to the right, as fast as it came."""
+    """The ball flies back as fast as it came."""
     game.left = -abs(game.left)
     game.last = OPPONENT
     game.down = bounce(game.cpu_y, game.y)
@@ -247,14 +250,14 @@ def hit_by_opponent(game: Game) -> None:
 
 @rule
 def bounce(paddle: int, ball: int) -> int:
-    """Lines a frame after a hit, by where the ball meets the paddle: −3 or −2 at its top to +2 at its bottom."""
+    """The ball's lines a frame after a hit: from −3 or −2 at the paddle's top to +2 at its bottom."""
     return -((paddle + 6 - ball) >> 1) >> 1
 
 
 @rule
 def touching(game: Game) -> int:
-    """Whose paddle the ball overlaps on the screen; the program asks in the next frame."""
-    # pixels that overlap: its columns 140 to 143, and the opponent's 16 to 19; the ball is two columns wide
+    """Whose paddle overlaps the ball on the screen, which the program uses in the next frame."""
+    # the ball is two screen columns wide; the player's paddle has columns 140 to 143, the opponent's 16 to 19
     if 188 <= game.x <= 192 and -2 <= round_down(game.y) - round_up(game.own_y) <= 14:
         return PLAYER
     if 64 <= game.x <= 68 and -4 <= game.y - game.cpu_y <= 14:
@@ -264,26 +267,26 @@ def touching(game: Game) -> int:
 
 @rule
 def round_down(line: int) -> int:
-    """To an even line: the ball of an odd line is drawn there, see ``ball_rows``."""
+    """The even line at which the ball is drawn."""
     return line - line % 2
 
 
 @rule
 def round_up(line: int) -> int:
-    """To an even line: the player's paddle is drawn there."""
+    """The even line at which the player's paddle is drawn."""
     return line + line % 2
 
 
 # --- the pixels of a frame --------------------------------------------------------------------------------------------
 
-MOST = 35  # pixels of a frame: 16 for each paddle, 3 for the ball
-CROP = 35  # the frame's first row on the screen; then every second row and column
+MOST = 35  # pixels that can be 1 in a frame: 16 of each paddle, 3 of the ball
+CROP = 35  # the screen's row that is the frame's first; a frame has every second row and column
 CPU_COLUMN, OWN_COLUMN = 8, 70  # of the frame; a paddle is two columns wide
 
 
 @rule
-def draw(game: Game, pixels: NDArray[np.int16]) -> None:
-    """List the pixels that are 1 in the 80 × 80 frame, in order: (1 + 35,) int16, the first number counts them."""
+def draw(game: Game, pixels: Pixels) -> None:
+    """List the pixels that are 1 in the 80 × 80 frame."""
     column = ((game.x - 48) // 2) % SIDE
     ball_top, ball_bottom = frame_rows(*ball_rows(game, 2 * column))
     cpu_top, cpu_bottom = frame_rows(game.cpu_y - 15, game.cpu_y)
@@ -296,7 +299,7 @@ def draw(game: Game, pixels: NDArray[np.int16]) -> None:
         if cpu_top <= row <= cpu_bottom:
             n = put(pixels, n, row, CPU_COLUMN)
             n = put(pixels, n, row, CPU_COLUMN + 1)
-            ball = ball and column > CPU_COLUMN + 1  # over a paddle it does not show
+            ball = ball and column > CPU_COLUMN + 1  # on a paddle it adds no pixel
         if ball and CPU_COLUMN <= column < OWN_COLUMN:
             n = put(pixels, n, row, column)
         if own_top <= row <= own_bottom:
@@ -310,23 +313,23 @@ def draw(game: Game, pixels: NDArray[np.int16]) -> None:
 
 @rule
 def frame_rows(top: int, bottom: int) -> tuple[int, int]:
-    """The frame's rows among these rows of the screen; where there are none, the last comes before the first."""
+    """The frame's rows, first and last, within these rows of the screen; the last is smaller if there are none."""
     return max((top - CROP + 1) // 2, 0), min((bottom - CROP) // 2, SIDE - 1)
 
 
 @rule
-def put(pixels: NDArray[np.int16], n: int, row: int, column: int) -> int:
-    """Add a pixel; returns how many there are."""
+def put(pixels: Pixels, n: int, row: int, column: int) -> int:
+    """Add a pixel to n others; returns their new number."""
     pixels[1 + n] = SIDE * row + column
     return n + 1
 
 
 @rule
 def ball_rows(game: Game, column: int) -> tuple[int, int]:
-    """First and last screen row of the ball in a screen column: four rows; without a ball they lie above the screen.
+    """The ball's first and last screen row in a screen column; without a ball they lie above the screen.
 
-    The drawing loop switches the ball on and off while the beam already draws the line: at and right of the beam that
-    is seen one row earlier. In odd lines that changes only rows which the picture leaves out.
+    The program switches the ball on and off while the beam draws a line; right of the beam this shows one row earlier.
+    At an odd line this only changes rows that the frame leaves out.
     """
     top, bottom = game.y - 14, game.y - 11
     if game.y % 2 == 0:
@@ -337,19 +340,19 @@ def ball_rows(game: Game, column: int) -> tuple[int, int]:
 
 @rule
 def beam(game: Game, line: int) -> int:
-    """The screen column that the beam has reached when the loop switches the ball in this line.
+    """The screen column that the beam has reached when the program switches the ball on or off in this line.
 
-    A branch of the program takes 2 cycles or 3, and a cycle draws 3 columns: what else there is to do decides.
+    The beam draws 3 columns in a cycle of the processor, and the program's other work in the line takes some cycles.
     """
     column = 149
     if line <= game.scan:  # the knob's capacitor is still charging
         column += 6
-    if not 0 <= line - game.own_y < 16:  # the paddle is not drawn in this line
+    if not 0 <= line - game.own_y < 16:  # the player's paddle is not drawn in this line
         column += 3
     return column
 
 
-# --- chance: ALE's and gymnasium's generators, number by number -------------------------------------------------------
+# --- the random numbers of ALE and gymnasium --------------------------------------------------------------------------
 
 WORDS = 624  # of ALE's generator, mt19937 (Matsumoto & Nishimura 1998)
 SHIFT = 397
@@ -358,7 +361,7 @@ UINT32 = 2**32
 
 @rule
 def is_sticky(game: Game, words: NDArray[np.uint32], threshold: float) -> bool:
-    """Whether ALE repeats the action of the frame before: for player A, and by a number not looked at for player B."""
+    """Whether ALE repeats the previous frame's action; it also draws a number for player B, which has no effect."""
     if game.ale_drawn == WORDS:
         twist(words)
         game.ale_drawn = 0
@@ -373,7 +376,7 @@ def is_sticky(game: Game, words: NDArray[np.uint32], threshold: float) -> bool:
 
 @rule
 def twist(words: NDArray[np.uint32]) -> None:
-    """The generator's next 624 words, in place."""
+    """Replace the generator's words by the next 624."""
     for i in range(WORDS):
         y = (words[i] & 0x80000000) | (words[(i + 1) % WORDS] & 0x7FFFFFFF)
         words[i] = words[(i + SHIFT) % WORDS] ^ (y >> 1) ^ (0x9908B0DF if y & 1 else 0)
@@ -381,10 +384,7 @@ def twist(words: NDArray[np.uint32]) -> None:
 
 @rule
 def integer(game: Game, numbers: NDArray[np.uint32], low: int, high: int) -> int:
-    """``numpy.random.Generator.integers(low, high)`` from what its bit generator gives (Lemire 2019).
-
-    No number is drawn where there is no choice.
-    """
+    """``numpy.random.Generator.integers(low, high)`` (Lemire 2019); draws nothing if there is only one choice."""
     choices = high - low
     if choices == 1:
         return low
@@ -399,24 +399,24 @@ def integer(game: Game, numbers: NDArray[np.uint32], low: int, high: int) -> int
 
 
 class Emulators(NamedTuple):
-    """N games with their random numbers, and what is played."""
+    """N games with their random numbers, and their task (see ``task.PongTask``)."""
 
     games: NDArray[Any]  # (N,) of GAME
     words: NDArray[np.uint32]  # (N, 624), the state of ALE's generators
-    numbers: NDArray[np.uint32]  # (N, M), what gymnasium's bit generators give next
-    pixels: NDArray[np.int16]  # (4, N, 36), of frames NOTHING, EARLIER, BEFORE and NOW, see ``draw``
-    differences: NDArray[np.int64]  # (P, 2), the frames whose differences a row shows: the first minus the second
-    shows_action: bool  # whether a row ends with the last action
-    threshold: float  # the probability of a sticky frame, times 2³²
-    noop_max: int  # a game starts with 1 to so many frames of NOOP; 0 leaves them out
-    max_frames: int  # after which a game is truncated
-    shortest_hold: int  # frames of a decision, drawn uniformly from this number
-    longest_hold: int  # to this one
+    numbers: NDArray[np.uint32]  # (N, M), the next numbers of gymnasium's generators
+    pixels: Pixels  # (4, N, 1 + MOST), of the frames NOTHING, EARLIER, BEFORE and NOW
+    differences: NDArray[np.int64]  # (P, 2), pairs of frames: a row has the first minus the second of each
+    shows_action: bool  # a row ends with the last action
+    threshold: float  # probability of a sticky frame, times 2³²
+    noop_max: int
+    max_frames: int
+    shortest_hold: int  # of a decision, frames
+    longest_hold: int
 
 
 @rule
 def act(emulators: Emulators, i: int, game: Game, action: int) -> int:
-    """One frame as ALE's ``act`` plays it, sticky or not; returns its reward. After a game's end nothing moves."""
+    """Emulate a frame like ALE's ``act``, with sticky actions; returns its reward. An ended game stands still."""
     if not is_sticky(game, emulators.words[i], emulators.threshold):
         game.action = action
     if is_over(game, emulators.max_frames):
@@ -433,7 +433,7 @@ def is_over(game: Game, max_frames: int) -> bool:
 
 @rule
 def start_game(emulators: Emulators, i: int, game: Game) -> None:
-    """A new game, with its NOOP start if it has one."""
+    """Start a new game, with NOOPs if the task has them."""
     reset(game)
     if emulators.noop_max > 0:
         for _ in range(integer(game, emulators.numbers[i], 1, emulators.noop_max + 1)):
@@ -442,7 +442,7 @@ def start_game(emulators: Emulators, i: int, game: Game) -> None:
 
 @kernel
 def start_games(emulators: Emulators) -> None:
-    """Start new games."""
+    """Start N new games."""
     for i in range(len(emulators.games)):
         start_game(emulators, i, emulators.games[i])
 
@@ -450,33 +450,23 @@ def start_games(emulators: Emulators) -> None:
 @kernel
 def step(
     emulators: Emulators,
-    actions: NDArray[np.int64],
-    active: NDArray[np.bool_],
-    rewards: NDArray[np.float32],
-    dones: NDArray[np.bool_],
-    frames: NDArray[np.int64],
+    actions: NDArray[np.int64],  # (N,), ALE's
+    active: NDArray[np.bool_],  # (N,)
+    rewards: Floats,  # (N,) to write: points won minus points lost
+    dones: NDArray[np.bool_],  # (N,) to write: the game ended
+    frames: NDArray[np.int64],  # (N,) to write: emulated for the decision
 ) -> None:
-    """One decision of each active game; the others wait. A game that ends is followed by a new one.
-
-    Args:
-        emulators: the games.
-        actions: (N,), ALE's.
-        active: (N,).
-        rewards: (N,) to write: points won minus points lost.
-        dones: (N,) to write: whether the game ended.
-        frames: (N,) to write: emulated for the decision.
-    """
-    games, numbers, max_frames = emulators.games, emulators.numbers, emulators.max_frames
-    for i in range(len(games)):
-        game = games[i]
+    """Play one decision of each active game; the others wait. After a game's end a new one starts."""
+    for i in range(len(emulators.games)):
+        game, numbers = emulators.games[i], emulators.numbers[i]
         rewards[i], dones[i], frames[i] = 0, False, 0
         if not active[i]:
             continue
         before = game.frames
-        for _ in range(integer(game, numbers[i], emulators.shortest_hold, emulators.longest_hold + 1)):
+        for _ in range(integer(game, numbers, emulators.shortest_hold, emulators.longest_hold + 1)):
             rewards[i] += act(emulators, i, game, actions[i])
         frames[i] = game.frames - before
-        if is_over(game, max_frames):
+        if is_over(game, emulators.max_frames):
             dones[i] = True
             start_game(emulators, i, game)
 
@@ -486,22 +476,14 @@ def step(
 
 @kernel
 def observe(
-    emulators: Emulators,
-    actions: NDArray[np.int64],
-    fresh: NDArray[np.bool_],
-    columns: NDArray[np.int32],
-    signs: NDArray[np.float32],
-    offsets: NDArray[np.int32],
+    emulators: Emulators,  # whose ``pixels`` move on by one decision
+    actions: NDArray[np.int64],  # (N,), the last ones
+    fresh: NDArray[np.bool_],  # (N,), the game has just started: its earlier frames equal this one, with no last action
+    columns: NDArray[np.int32],  # to write
+    signs: Floats,  # to write
+    offsets: NDArray[np.int32],  # (N,) to write
 ) -> int:
-    """Write a sparse row for each game, see ``observations.SparseFrames``; returns how many numbers are not 0.
-
-    Args:
-        emulators: the games; the pixels of their frames move on by one decision.
-        actions: (N,), the last ones.
-        fresh: (N,), the games that have just started: their earlier frames equal the first, and have no last action.
-        columns, signs: to write.
-        offsets: (N,) to write.
-    """
+    """Write a sparse row for each game, see ``observations.SparseFrames``; returns how many numbers are not 0."""
     pixels, differences = emulators.pixels, emulators.differences
     n = 0
     for i in range(len(offsets)):
@@ -521,24 +503,17 @@ def observe(
 
 
 @rule
-def subtract(
-    new: NDArray[np.int16],
-    old: NDArray[np.int16],
-    shift: int,
-    columns: NDArray[np.int32],
-    signs: NDArray[np.float32],
-    n: int,
-) -> int:
-    """One frame minus another: +1 where a pixel appeared, −1 where it vanished; returns how many there are then."""
+def subtract(new: Pixels, old: Pixels, first: int, columns: NDArray[np.int32], signs: Floats, n: int) -> int:
+    """Add a frame minus another to n numbers of a row, in columns from ``first`` on; returns their new number."""
     i, j = 1, 1
     while i <= new[0] or j <= old[0]:
         if i <= new[0] and j <= old[0] and new[i] == old[j]:
             i += 1
             j += 1
         elif j > old[0] or (i <= new[0] and new[i] < old[j]):
-            columns[n], signs[n] = shift + new[i], 1
+            columns[n], signs[n] = first + new[i], 1
             n, i = n + 1, i + 1
         else:
-            columns[n], signs[n] = shift + old[j], -1
+            columns[n], signs[n] = first + old[j], -1
             n, j = n + 1, j + 1
     return n
