@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from pong.config import Config
 from pong.distributed import Ranks
 from pong.observations import Observations
 from pong.optimizers import Adam
@@ -15,17 +16,15 @@ class Baseline:
 
     Args:
         network: observations → returns (B,); should start at 0 everywhere.
-        learning_rate: of its Adam.
-        unit: returns per unit of the network's output: targets are scaled to about 1.
-        passes: gradient steps on each batch, on all rows.
+        config: has the learning rate, the unit and the passes.
         ranks: the processes that train together.
     """
 
-    def __init__(self, network: nn.Module, *, learning_rate: float, unit: float = 1.0, passes: int, ranks: Ranks):
+    def __init__(self, network: nn.Module, config: Config, ranks: Ranks):
         self.network = network
-        self.optimizer = Adam(network.parameters(), lr=learning_rate, eps=1e-5)
-        self.unit = unit
-        self.passes = passes
+        self.optimizer = Adam(network.parameters(), lr=config.baseline_learning_rate, eps=1e-5)
+        self.unit = config.baseline_unit  # returns per unit of the network's output: targets are scaled to about 1
+        self.passes = config.baseline_passes  # gradient steps on each batch, on all rows
         self.ranks = ranks
 
     def predict(self, observations: Observations) -> Tensor:
@@ -34,13 +33,9 @@ class Baseline:
         return returns
 
     def fit(self, observations: Observations, predicted: Tensor, returns: Tensor, weight: float) -> None:
-        """Learn from a batch, after it was used.
+        """Learn from a batch of B rows after it was used: ``predicted`` (B,) by ``predict``, ``returns`` (B,).
 
-        Args:
-            observations: B rows.
-            predicted: (B,), the result of ``predict``.
-            returns: (B,) discounted points.
-            weight: B over the rows of all ranks together.
+        ``weight`` is B over the rows of all ranks together.
         """
         for step in range(self.passes):
             predicted = self.predict(observations) if step else predicted

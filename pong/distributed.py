@@ -25,19 +25,12 @@ TIMEOUT = timedelta(minutes=5)  # without a sign of life from the other ranks
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together; by default it is alone.
+    """This process among those that train together; by default it is alone."""
 
-    Attributes:
-        rank: number of this process; rank 0 tracks and saves.
-        size: processes in all.
-        local_rank: number of this process on its machine.
-        local_size: processes on this machine.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
+    rank: int = 0  # number of this process; rank 0 tracks and saves
+    size: int = 1  # processes in all
+    local_rank: int = 0  # number of this process on its machine
+    local_size: int = 1  # processes on this machine
 
     @classmethod
     def from_environment(cls) -> "Ranks":

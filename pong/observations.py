@@ -29,8 +29,8 @@ SOLID_RED, SOLID_LUMINANCE = (  # by a pixel's value: 0 for black and for backgr
 def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Crop a screen to the play field, keep every second row and column, and mark what is not background.
 
-    Rows 35..194, then every second row and column; the background colours become 0 and everything else that is not
-    black becomes 1. Colour and luminance screens of the same moment give the same result.
+    Rows 35..194; the background colours become 0 and everything else that is not black becomes 1. Colour and luminance
+    screens of the same moment give the same result.
 
     Source: Karpathy 2016, gist pg-pong.py, ``prepro`` (there from the red channel).
 
@@ -39,9 +39,6 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Returns:
         (80, 80) uint8 in {0, 1}, with the leading dimensions of ``screen``.
-
-    Raises:
-        ValueError: the screen is neither of these shapes, or not uint8.
     """
     if screen.dtype != np.uint8:
         raise ValueError(f"screen must be uint8, got {screen.dtype}")
@@ -57,19 +54,12 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class SparseFrames:
-    """Rows that are mostly 0, kept as their other numbers: a difference frame has about 27 of them among 6,400.
+    """Rows that are mostly 0, kept as their other numbers: a difference frame has about 27 of them among 6,400."""
 
-    Attributes:
-        columns: (nnz,) int32, the places of row 0's numbers, then of row 1's, …, each in [0, width).
-        signs: (nnz,) float32, +1 where something appeared and −1 where it vanished.
-        offsets: (B,) int32, where each row begins in ``columns``.
-        width: numbers in a row, with the zeros.
-    """
-
-    columns: Tensor
-    signs: Tensor
-    offsets: Tensor
-    width: int = PIXELS
+    columns: Tensor  # (nnz,) int32, the places of row 0's numbers, then of row 1's, …, each in [0, width)
+    signs: Tensor  # (nnz,) float32, +1 where something appeared and −1 where it vanished
+    offsets: Tensor  # (B,) int32, where each row starts in ``columns``
+    width: int = PIXELS  # numbers in a row, with the zeros
 
     @classmethod
     def from_dense(cls, frames: NDArray[np.int8]) -> "SparseFrames":
@@ -167,15 +157,10 @@ DIFFERENCES: dict[FrameKind, tuple[tuple[int, int], ...]] = {  # side by side in
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What an observation of Pong consists of: differences of frames side by side, and perhaps the last action.
+    """What an observation of Pong consists of: differences of frames side by side, and perhaps the last action."""
 
-    Args:
-        kind: which frames, see ``DIFFERENCES``.
-        actions: how many actions there are, if a row ends with the last one, one-hot; else 0.
-    """
-
-    kind: FrameKind = "difference"
-    actions: int = 0
+    kind: FrameKind = "difference"  # which frames, see ``DIFFERENCES``
+    actions: int = 0  # how many actions there are, if a row ends with the last one, one-hot; else 0
 
     @property
     def differences(self) -> tuple[tuple[int, int], ...]:
@@ -213,16 +198,12 @@ class RowLayout:
 class DifferenceFrames(VectorWrapper):
     """Turns a vector environment's screens into difference frames (N, 6400) int8 in {−1, 0, 1}.
 
-    Each observation is this frame minus the previous one, both as ``preprocess`` makes them; at an episode's first
-    screen there is no previous one and the difference is all zeros. Points within a game do not reset it, as in the
-    original.
+    Each observation is this frame minus the previous one, both as ``preprocess`` makes them, and all zeros at an
+    episode's first screen. Points within a game do not reset it, as in the original.
 
     Args:
         env: shows screens (N, 210, 160, 3) RGB or (N, 210, 160) luminance, uint8, and restarts a finished environment
             in the same step or in the next one (``AutoresetMode.SAME_STEP`` or ``NEXT_STEP``).
-
-    Raises:
-        ValueError: it shows something else, or does not restart by itself.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]):

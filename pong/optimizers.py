@@ -26,12 +26,7 @@ for _name in COMPILERS:
 
 
 class Adam(_Plain, torch.optim.Adam):
-    """Torch's, in one pass over the numbers.
-
-    Args:
-        parameters: what learns.
-        settings: as in torch.
-    """
+    """Torch's, in one pass over the numbers."""
 
     def __init__(self, parameters: Any, **settings: Any):
         super().__init__(parameters, fused=True, **settings)

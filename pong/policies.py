@@ -163,11 +163,7 @@ class SparseProduct(torch.autograd.Function):
 class TwoLayers(nn.Module):
     """The 2016 network with several outputs: inputs → ReLU units → outputs; no biases.
 
-    Args:
-        inputs: numbers in a row.
-        hidden: units in the hidden layer.
-        outputs: of the second layer, whose weights start at 0.
-        generator: random stream of the first layer's initial weights; torch's global one if None.
+    The second layer's weights start at 0; ``generator`` draws the first layer's.
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int, generator: torch.Generator | None = None):
@@ -193,23 +189,15 @@ class ConvNet(nn.Module):
     The first convolution has windows of 8 × 8 pixels and stride 4, the others 4 × 4 and stride 2; a ReLU after each.
 
     Source: Mnih et al. 2013, "Playing Atari with Deep Reinforcement Learning", https://arxiv.org/abs/1312.5602, 4.1.
-
-    Args:
-        shape: of an image, (C, H, W).
-        channels: filters of each convolution.
-        hidden: units in the hidden layer.
-        outputs: numbers for each image.
-        extra: numbers that follow the image's pixels in a row; they enter the hidden layer.
-        generator: random stream of the initial weights; torch's global one if None.
     """
 
     def __init__(
         self,
-        shape: Sequence[int],
-        channels: Sequence[int],
+        shape: Sequence[int],  # of an image, (C, H, W)
+        channels: Sequence[int],  # filters of each convolution
         hidden: int,
         outputs: int,
-        extra: int = 0,
+        extra: int = 0,  # numbers that follow the image's pixels in a row; they enter the hidden layer
         generator: torch.Generator | None = None,
     ):
         super().__init__()
@@ -228,11 +216,9 @@ class ConvNet(nn.Module):
         nn.init.zeros_(self.outputs.weight)
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
-        """Outputs (B, outputs).
+        """Outputs (B, outputs) of images (B, C, H, W), floating, or uint8, see ``contrast``.
 
-        Args:
-            x: (B, C, H, W), floating, or uint8, see ``contrast``; or rows of pixels followed by ``extra`` numbers, as
-                ``SparseFrames``, which are multiplied by ``SPARSE_SCALE``.
+        Or of rows of pixels and ``extra`` numbers as ``SparseFrames``, which are multiplied by ``SPARSE_SCALE``.
         """
         x = x.to(self.outputs.weight.device)
         rows = len(x) if self.outputs.weight.is_cuda else CPU_ROWS
@@ -275,11 +261,7 @@ def conv_features(shape: Sequence[int], channels: Sequence[int]) -> int:
 
 
 class CategoricalPolicy(DiscretePolicy):
-    """One of n actions, from the logits of a network.
-
-    Args:
-        network: observations (B, …) → logits (B, n).
-    """
+    """One of n actions, from the logits of a network: observations (B, …) → logits (B, n)."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -299,11 +281,7 @@ class CategoricalPolicy(DiscretePolicy):
 class GaussianPolicy(Policy):
     """A vector of d independent real numbers: a ~ N(μ(x), diag σ²), σ learned and independent of x.
 
-    log π(a|x) is the sum over the d numbers.
-
-    Args:
-        network: observations (B, …) → means (B, d).
-        actions: d.
+    log π(a|x) is the sum over the d numbers. The network maps observations (B, …) to means (B, d).
     """
 
     def __init__(self, network: nn.Module, actions: int):

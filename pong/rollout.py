@@ -50,10 +50,7 @@ class Batch:
 
 
 class ActionNoise:
-    """Uniform numbers that decide the actions: one stream for each (seed, update, emulator).
-
-    ``shape`` is that of the numbers for one action.
-    """
+    """Uniform numbers, of this shape for each action: one stream for each (seed, update, emulator)."""
 
     BLOCK = 256  # time steps drawn at a time
 
@@ -186,12 +183,9 @@ class Player:
         emulators: which of the run's emulators; random streams belong to an emulator, not to its player.
         purpose: TRAINING or EVALUATION, which have different random streams.
         actor: decides; its weights must not change while a rollout is played.
-
-    Attributes:
-        batch: the current rollout's, when it has ended; it raises RunError if an emulator failed.
     """
 
-    batch: "Future[Batch]"
+    batch: "Future[Batch]"  # of the current rollout
 
     def __init__(self, config: Config, emulators: range, purpose: int, actor: Actor):
         self.config = config
@@ -346,20 +340,16 @@ class Rollout:
 
     Args:
         config: the run's config.
-        actor: decides, on the CPU; its weights may change between rollouts.
+        actor: decides; its weights may change between rollouts.
         purpose: TRAINING or EVALUATION, which have different random streams.
         ranks: this process among those that train together; each plays its share of the emulators.
-
-    Attributes:
-        started: whether a rollout was started and not returned yet.
-        while_playing: called now and then while waiting for a rollout.
     """
 
     def __init__(self, config: Config, actor: Actor, purpose: int = TRAINING, ranks: Ranks | None = None):
         self.config = config
         self.ranks = ranks or Ranks()
-        self.started = False
-        self.while_playing: Callable[[], None] = lambda: None
+        self.started = False  # whether a rollout was started and not returned yet
+        self.while_playing: Callable[[], None] = lambda: None  # called now and then while waiting for a rollout
         own = self.ranks.shard(range(config.num_envs))
         prepare(config)
         if config.is_compiled and actor.two_layers is not None:

@@ -48,12 +48,7 @@ class Update:
 
 
 class Trainer:
-    """A policy, its optimiser and its rollout.
-
-    Args:
-        config: the run's config.
-        ranks: the processes that train this policy together, each with its share of the emulators.
-    """
+    """A policy, its optimiser and its rollout; ``ranks`` train it together, each with its share of the emulators."""
 
     def __init__(self, config: Config, ranks: Ranks | None = None):
         self.config = config
@@ -65,7 +60,9 @@ class Trainer:
         self.actor = self.policy if acts_here else copy.deepcopy(self.policy).cpu()
         self.rollout = Rollout(config, self.actor, ranks=self.ranks)
         self.optimizer = make_optimizer(config, self.policy)
-        self.baseline = make_baseline(config, self.device, self.ranks) if config.baseline == "network" else None
+        self.baseline = None
+        if config.baseline == "network":
+            self.baseline = Baseline(make_value_network(config).to(self.device), config, self.ranks)
         self.threads = self.ranks.cores if config.policy == "conv" else 1  # of torch, while the players are idle
         self.updates = 0
         self.steps = 0
@@ -232,11 +229,7 @@ def choose_device(name: str, number: int = 0) -> torch.device:
 
 
 def load_policy(path: PathLike) -> tuple[Policy, Checkpoint]:
-    """A trained policy, ready to play, with the checkpoint that it comes from.
-
-    Args:
-        path: a run folder, of which the newest checkpoint is taken, a checkpoint file, or an exported folder.
-    """
+    """The policy of a run folder's newest checkpoint, a checkpoint file or an exported folder, and its checkpoint."""
     checkpoint = load(path)
     policy = make_policy(checkpoint.config)
     load_weights(policy, checkpoint.policy)
@@ -249,10 +242,3 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"the checkpoint does not fit its config: {' '.join(str(error).split())}") from None
-
-
-def make_baseline(config: Config, device: torch.device, ranks: Ranks) -> Baseline:
-    """The untrained baseline network."""
-    network = make_value_network(config).to(device)
-    rate, unit, passes = config.baseline_learning_rate, config.baseline_unit, config.baseline_passes
-    return Baseline(network, learning_rate=rate, unit=unit, passes=passes, ranks=ranks)

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from pong.baseline import Baseline
+from pong.config import Config
 from pong.distributed import Ranks
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import TwoLayers, mlp
 
-RATE = 0.01
+CONFIG = Config(baseline_learning_rate=0.01)
 
 
 def sparse_rows():
@@ -38,8 +39,8 @@ def test_baseline_fit_equals_plain_passes(kind, passes, unit, weight):
     """Three batches; each gradient is of the mean square in units, with the weights of its own pass."""
     network, x = networks()[kind]
     plain = copy.deepcopy(network)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=RATE, eps=1e-5)
-    baseline = Baseline(network, learning_rate=RATE, unit=unit, passes=passes, ranks=Ranks())
+    optimizer = torch.optim.Adam(plain.parameters(), lr=0.01, eps=1e-5)
+    baseline = Baseline(network, CONFIG.replace(baseline_unit=float(unit), baseline_passes=passes), Ranks())
     forward_passes = []
     network.register_forward_hook(lambda *_: forward_passes.append(1))
     for seed in range(3):
