@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -149,15 +150,16 @@ def test_find_newest_of_a_run(tmp_path, updates):
 
 def test_find_exported_folder_and_pretrained(tmp_path):
     path = tmp_path / "agent" / "policy.safetensors"
-    checkpoint.save_policy(path, CONFIG, COUNTERS, make_policy(CONFIG), torch.float16)
+    weights = make_policy(CONFIG).half().state_dict()
+    checkpoint.save_policy(path, CONFIG, COUNTERS, weights)
     assert checkpoint.find(path.parent) == path
     assert checkpoint.load(path).policy["W1"].dtype == torch.float16
     assert load_policy("pretrained")[1].config.name == "pong"
 
 
 def test_find_missing_names_the_alternatives(tmp_path):
-    assert "does not exist; give a run folder" in refusal(tmp_path / "nowhere")
-    assert "holds no checkpoints/update-*.safetensors; train longer" in refusal(tmp_path)
+    assert "does not exist; give another run folder" in refusal(tmp_path / "nowhere")
+    assert "holds no checkpoints/update-*.safetensors; give another run folder" in refusal(tmp_path)
     assert not checkpoint.exists(tmp_path)
     path = save(tmp_path / "checkpoints", best=True)
     best = path.with_name("best.safetensors")
@@ -176,7 +178,8 @@ def test_save_keeps_the_newest_two_and_the_best(tmp_path):
     for number in range(1, 7):
         save(tmp_path, Counters(number), best=number in (2, 3))
     assert names(tmp_path) == ["best.safetensors", "update-000005.safetensors", "update-000006.safetensors"]
-    assert checkpoint.best_of(tmp_path).updates == 3
+    assert checkpoint.load(tmp_path / "best.safetensors").counters.updates == 3
+    assert checkpoint.best_score(tmp_path) == -math.inf  # these were not evaluated
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
@@ -285,7 +288,7 @@ def test_load_refuses_other_formats(tmp_path, number):
 
 # --- damage -----------------------------------------------------------------------------------------------------------
 
-TRIALS = 1_000
+TRIALS = 1_000  # bits
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +364,7 @@ def assert_refused(capsys, words, *command):
 
 
 @pytest.mark.parametrize("command", ["train --resume run", "eval run --episodes 1"])
-def test_commands_refuse_a_damaged_checkpoint(run, capsys, command):
+def test_load_commands_refuse_a_damaged_checkpoint(run, capsys, command):
     content = bytearray(LAST.read_bytes())
     content[-100] ^= 1
     LAST.write_bytes(content)
@@ -370,10 +373,10 @@ def test_commands_refuse_a_damaged_checkpoint(run, capsys, command):
 
 
 DIFFERENCES = [  # of the checkpoint from the run
-    ({"gamma": 0.5}, "run: gamma = 0.99, but the checkpoint was trained with 0.5; "),
-    ({"hold": "2-4"}, "run: hold = 4, but the checkpoint was trained with '2-4'; "),
+    ({"gamma": 0.5}, "run: gamma = 0.99, but the run was started with 0.5; "),
+    ({"hold": "2-4"}, "run: hold = 4, but the run was started with '2-4'; "),
     ({"units": 5}, "size mismatch for W1: copying a param with shape"),
-    ({"baseline": False}, "run: the checkpoint holds no baseline, a policy alone; a new run can --init with it"),
+    ({"baseline": False}, "run: the checkpoint holds only a policy; start a new run with --init run"),
 ]
 
 
@@ -384,5 +387,7 @@ def test_resume_names_what_differs(run, capsys, changes, words):
     config = loaded.config.model_copy(update=changes)
     policy = make_policy(config.model_copy(update={"hidden": units}))
     baseline = make_baseline(config, torch.device("cpu"), Ranks()) if has_baseline else None
-    checkpoint.save(LAST.parent, config, loaded.counters, policy, make_optimizer(config, policy), baseline)
+    optimizer = make_optimizer(config, policy)
+    take_step(policy, optimizer)
+    checkpoint.save(LAST.parent, config, loaded.counters, policy, optimizer, baseline)
     assert_refused(capsys, words, "train", "--resume", "run")

@@ -132,7 +132,7 @@ def test_import_plays_as_the_program_and_can_be_trained(folder, capsys):
     assert sorted(path.name for path in Path("agent").iterdir()) == files
     capsys.readouterr()
     assert main(["eval", "agent", "--episodes", "1", "--sampled", "--emulator", "machine"]) == 0
-    assert "n = 1 games" in capsys.readouterr().out
+    assert "one fresh game, sampled, seed 0" in capsys.readouterr().out
     flags = ["--hidden", str(HIDDEN), "--total-steps", "1", "--num-envs", "1", "--device", "cpu", "--run-dir", "run"]
     assert main(["train", str(ROOT / "configs/pong.toml"), *flags, "--init", "agent"]) == 0
     assert torch.equal(load(Path("run/checkpoints/update-000000.safetensors")).policy["W1"], loaded.policy["W1"])

@@ -27,7 +27,6 @@ from pong.distributed import cores
 from pong.envs.pong.fleet import MachineFleet, compile_once
 from pong.envs.pong.machine import BOTTOM_WALL, POT_HIGHEST, POT_LOWEST, TOP_WALL
 from pong.evaluate import Evaluation
-from pong.export import WAYS
 from pong.losses import surrogate_loss
 from pong.returns import standardize
 from pong.rollout import EVALUATION, Episode, emulator_seeds
