@@ -23,9 +23,9 @@ from pong.policies import KarpathyPolicy
 from pong.rollout import emulator_seeds
 from pong.train import Trainer, Update
 
-if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
-    mine = sorted(os.sched_getaffinity(0))  # each of pytest's workers has a core, or they wait for each other
-    os.sched_setaffinity(0, {mine[int(worker.removeprefix("gw")) % len(mine)]})
+if hasattr(os, "sched_setaffinity"):  # each of pytest's workers has a core, or torch's threads wait for each other
+    worker, cores = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 multiprocessing.set_forkserver_preload(PRELOADED)  # before anybody starts it: see warm.py
 torch.set_num_threads(1)  # the tests' matrices are small: more threads wait longer for each other than they compute

@@ -1,9 +1,9 @@
 """Checkpoints: what is saved is loaded, damaged and foreign files are refused, and a failed save destroys nothing."""
 
+import dataclasses
 import hashlib
 import json
 import math
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_runs import CONFIG as RECIPE
 from small_runs import TINY, Dice, contents, play
+from test_save_p import Bomb
 
 from pong import checkpoint
 from pong.baseline import Baseline
@@ -129,12 +130,8 @@ def test_checkpoint_file_is_safetensors_with_a_json_header(tmp_path):
     assert load_file(path).keys() == {"policy.W1", "policy.W2"}  # an optimiser that never stepped has no state
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["pong"])
-    assert header["format"] == FORMAT
-    assert header["counters"] == {
-        **{"updates": 20, "steps": 12345, "games": 67, "points": 890},
-        **{"ema": -20.1 - 1e-14, "last100": [-21.0, -19.0, 3.0], "best": -1 / 3},
-    }
-    assert header["config"] == CONFIG.model_dump()
+    assert (header["format"], header["config"]) == (FORMAT, CONFIG.model_dump())
+    assert header["counters"] == dataclasses.asdict(COUNTERS) | {"last100": [-21.0, -19.0, 3.0]}
 
 
 # --- which checkpoint -------------------------------------------------------------------------------------------------
@@ -216,25 +213,11 @@ def test_save_failure_leaves_earlier_checkpoints(tmp_path, monkeypatch, function
 # --- files of something else ------------------------------------------------------------------------------------------
 
 
-class Bomb:
-    """Unpickling it creates the file it is given."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("dump", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
-def test_load_pickle_is_not_executed(tmp_path, dump):
-    crater, path = tmp_path / "crater", tmp_path / "update-000001.safetensors"
-    pickle.loads(pickle.dumps(Bomb(crater)))
-    assert crater.exists()  # it does go off when unpickled
-    crater.unlink()
-    dump(Bomb(crater), path)
-    assert "can't be read" in refusal(path)
-    assert not crater.exists()
+def test_load_pickle_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(Bomb(), "update-000001.safetensors")
+    assert "can't be read" in refusal("update-000001.safetensors")
+    assert not Path("crater").exists()
 
 
 def header(**changes):
@@ -280,10 +263,8 @@ def test_load_refuses_foreign_content(tmp_path):
 @pytest.mark.parametrize("number", [FORMAT - 1, FORMAT + 1])
 def test_load_refuses_other_formats(tmp_path, number):
     path = foreign(tmp_path / "model.safetensors", signed(json.dumps({"format": number, "other": "things"})))
-    expected = (
-        f"has format {number}, this version of pong reads {FORMAT}; use the version that wrote it, or train again"
-    )
-    assert refusal(path) == f"checkpoint {path} {expected}"
+    expected = f"has format {number}, this version of pong reads {FORMAT}; use the version that wrote it"
+    assert refusal(path).startswith(f"checkpoint {path} {expected}")
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def newest(run="run"):
 
 
 def resume(run="run"):
-    return main(["train", "--resume", run])
+    return main(["train", "--resume", str(run)])
 
 
 def one_line(capture, *parts):
@@ -382,29 +382,16 @@ def test_emulator_fails(tmp_path, monkeypatch, capfd, emulator, message):
 
 
 def test_run_folder_belongs_to_one_process(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    command = ["train", CONFIG, *TINY, "--max-frames", "300", "--checkpoint-every", "2", "--run-dir", "run"]
-    starts = [pong(*command, "--seed", seed, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for seed in (1, 2)]
-    try:
-        wait_until(lambda: any(process.poll() is not None for process in starts), mock.Mock(poll=lambda: None), "end")
-        (loser,) = (process for process in starts if process.poll() is not None)
-        (winner,) = (process for process in starts if process is not loser)
-        assert loser.returncode == 2
-        refusal = "run folder run is being trained by another process; wait for it or stop it\n"
-        assert loser.stderr.read() == f"pong: {refusal}"
-        wait_until(Path("run/checkpoints").exists, winner, "checkpoint")
-        before = Path("run/config.toml").read_bytes()
-        assert resume() == 2
-        one_line(capsys, refusal)
-        assert Path("run/config.toml").read_bytes() == before
-        assert winner.poll() is None
-    finally:
-        for process in starts:
-            process.kill()
-            process.wait()
-    assert checkpoint.load("run").config.seed == load_config("run/config.toml").seed == 1 + starts.index(winner)
+    run, flags = tmp_path / "run", ["--max-frames", "300", "--checkpoint-every", "2"]
+    process = Warm("train", CONFIG, *TINY, *flags, "--run-dir", run, output=tmp_path / "log")
+    wait_until((run / "checkpoints").exists, process, "checkpoint")
+    assert resume(run) == 2
+    one_line(capsys, f"run folder {run} is being trained by another process; wait for it or stop it\n")
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait(MINUTE)
     monkeypatch.setattr("pong.run.Recorder.reached_goal", lambda recorder: True)
-    assert resume() == 0  # at once
+    assert resume(run) == 0  # at once
 
 
 def test_full_disk_for_the_final_checkpoint_and_a_clock_that_goes_backwards(elsewhere, monkeypatch, capsys, whole):
