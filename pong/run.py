@@ -9,7 +9,6 @@ import platform
 import signal
 import subprocess
 import sys
-import threading
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -303,8 +302,6 @@ def _stop_requested() -> Iterator[Callable[[], bool]]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup, a run outlives its terminal
         numbers.append(signal.SIGHUP)
-    if threading.current_thread() is not threading.main_thread():  # only that one receives signals
-        numbers = []
     before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield lambda: bool(received)

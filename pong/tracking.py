@@ -83,25 +83,16 @@ class Tracker:
         config: of the run.
         folder: of the run.
         console: where progress is printed: a bar on a terminal, a line every 20 seconds elsewhere.
-        counters: the state of a resumed run; both curves are cut there.
-        started: when the run's minutes start or continue to count, on the monotonic clock; now if None.
+        counters: the state of a new or a resumed run; both curves are cut there.
+        started: when the run's minutes start or continue to count, on the monotonic clock.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        folder: Path,
-        console: Console,
-        counters: Counters | None = None,
-        started: float | None = None,
-    ):
+    def __init__(self, config: Config, folder: Path, console: Console, counters: Counters, started: float):
         self.config = config
-        self.counters = counters or Counters()
-        self._resumed_at = self.counters.updates
-        minutes = self._open_curves(folder)
-        self._last_line = now = time.monotonic()
-        self._started = (now if started is None else started) - 60 * minutes
-        self._recent = deque([(now, self.counters.steps)], maxlen=SPS_WINDOW + 1)
+        self.counters = counters
+        self._started = started - 60 * self._open_curves(folder)
+        self._last_line = time.monotonic()
+        self._recent = deque([(self._last_line, counters.steps)], maxlen=SPS_WINDOW + 1)
         self._track_seconds = 0.0
         self._failed: set[str] = set()
         self._console = console
@@ -132,7 +123,7 @@ class Tracker:
         with contextlib.suppress(OSError):
             self._bar.stop()
         mean = self.counters.mean100
-        if kind is None and mean is not None and self.counters.updates > self._resumed_at:
+        if kind is None and mean is not None:
             config = self.config.model_dump(exclude_none=True)
             plain = {key: str(value) if isinstance(value, list) else value for key, value in config.items()}
             results = {"hparam/mean100": mean, "hparam/games": float(self.counters.games)}

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.markdown import Markdown
 
+from pong.checkpoint import Counters
 from pong.config import PONG, Config, load_config, to_toml
 from pong.distributed import cores
 from pong.envs import DOWN, UP, make_fleet
@@ -230,7 +231,8 @@ class Training:
     def __init__(self, config: Config, stack: contextlib.ExitStack):
         self.trainer = stack.enter_context(contextlib.closing(Trainer(config)))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self.tracker = stack.enter_context(Tracker(config, folder, Console(file=io.StringIO())))
+        tracker = Tracker(config, folder, Console(file=io.StringIO()), Counters(), time.monotonic())
+        self.tracker = stack.enter_context(tracker)
         self.learned: list[tuple[int, int, float, float]] = []  # steps, rows, seconds of learning and of tracking
         self.updates = self.trainer.run()
         next(self.updates)

@@ -113,7 +113,7 @@ def start_and_stop(run, start, kind, rng, log):
 
 @pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_stopping_at_any_moment_changes_nothing(tmp_path, recipe):
+def test_train_stopping_at_any_moment_changes_nothing(tmp_path, recipe):
     flags, steps, updates = RECIPES[recipe]
     start = ["train", ROOT / f"configs/{recipe}.toml", *SMALL, "--max-frames", 300, *flags]
     start += ["--total-steps", steps * updates * (TRAINING + 1), "--run-dir"]
@@ -244,7 +244,7 @@ def train_until(call, monkeypatch):
 
 
 @pytest.mark.parametrize("call", range(11))
-def test_kill_during_save(elsewhere, monkeypatch, capsys, call):
+def test_train_kill_during_save(elsewhere, monkeypatch, capsys, call):
     """Calls: sync of the first save's folder; of both curves; then of a file, its renaming, sync of the folder, for the
     best checkpoint and for update 4's; sync of both curves for the save after that."""
     monkeypatch.setattr("pong.run.evaluate", scripted(2, 4, 6, 8))
@@ -268,7 +268,7 @@ def test_kill_during_save(elsewhere, monkeypatch, capsys, call):
 
 
 @pytest.mark.parametrize("file", ["lock", "config.tmp", "metrics.tmp"])
-def test_full_disk_at_the_start(elsewhere, capsys, file):
+def test_train_full_disk_at_the_start(elsewhere, capsys, file):
     with full_disk(f"run/{file}"):
         assert main([*DICE, "run"]) == 2
     one_line(capsys, "run folder run can't be written: No space left on device; free some space or choose another")
@@ -277,7 +277,7 @@ def test_full_disk_at_the_start(elsewhere, capsys, file):
 
 
 @pytest.mark.parametrize("curve", ["TensorBoard", "metrics.csv"])
-def test_full_disk_for_a_curve(elsewhere, monkeypatch, capsys, whole, curve):
+def test_train_full_disk_for_a_curve(elsewhere, monkeypatch, capsys, whole, curve):
     """The system refuses to let the file grow, in the middle of the records of updates 4 to 6."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -296,7 +296,7 @@ def test_full_disk_for_a_curve(elsewhere, monkeypatch, capsys, whole, curve):
     assert (timeless("run"), curves("run")) == (timeless(whole), curves(whole))
 
 
-def test_closed_output_stops_nothing(tmp_path):
+def test_train_closed_output_stops_nothing(tmp_path):
     """As in `pong train … | head -1`."""
     run = tmp_path / "run"
     command = ["train", CONFIG, *TINY, "--max-frames", "300", "--checkpoint-every", "2", "--total-steps", "1500"]
@@ -341,7 +341,7 @@ FAILURES = {  # the function that is replaced in update 6, by what, the message
 
 
 @pytest.mark.parametrize(("function", "replacement", "message"), FAILURES.values(), ids=FAILURES)
-def test_failure_in_update_6(elsewhere, monkeypatch, capsys, whole, function, replacement, message):
+def test_train_failure_in_update_6(elsewhere, monkeypatch, capsys, whole, function, replacement, message):
     with monkeypatch.context() as patch:
         patch.setattr(function, from_update(6, replacement, pkgutil.resolve_name(function)))
         assert main([*DICE, "run"]) == 1
@@ -370,7 +370,7 @@ def no_rom(*_, **__):
         (no_rom, "(Error: We're Unable to find the game 'pong'.); there is no checkpoint yet\n"),
     ],
 )
-def test_emulator_fails(tmp_path, monkeypatch, capfd, emulator, message):
+def test_train_emulator_fails(tmp_path, monkeypatch, capfd, emulator, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pong.envs.pong.ale.AtariEnv", emulator)
     flags = ["--emulator", "ale", "--max-frames", "300", "--checkpoint-every", "2", "--players", "2"]
@@ -381,7 +381,7 @@ def test_emulator_fails(tmp_path, monkeypatch, capfd, emulator, message):
 # --- two processes, clocks, evaluations, other checkpoints ------------------------------------------------------------
 
 
-def test_run_folder_belongs_to_one_process(tmp_path, monkeypatch, capsys):
+def test_train_run_folder_belongs_to_one_process(tmp_path, monkeypatch, capsys):
     run, flags = tmp_path / "run", ["--max-frames", "300", "--checkpoint-every", "2"]
     process = Warm("train", CONFIG, *TINY, *flags, "--run-dir", run, output=tmp_path / "log")
     wait_until((run / "checkpoints").exists, process, "checkpoint")
@@ -394,7 +394,7 @@ def test_run_folder_belongs_to_one_process(tmp_path, monkeypatch, capsys):
     assert resume(run) == 0  # at once
 
 
-def test_full_disk_for_the_final_checkpoint_and_a_clock_that_goes_backwards(elsewhere, monkeypatch, capsys, whole):
+def test_train_full_disk_at_the_end_and_a_clock_that_goes_backwards(elsewhere, monkeypatch, capsys, whole):
     """Each look at the clock is an hour before the last one."""
     hours = itertools.count(-time.time(), 3600)
     monkeypatch.setattr(time, "time", lambda: -next(hours))
@@ -412,7 +412,7 @@ def test_full_disk_for_the_final_checkpoint_and_a_clock_that_goes_backwards(else
         assert 0 <= float(row["time/rollout_seconds"]) + float(row["time/learn_seconds"]) < 60
 
 
-def test_evaluations_and_the_best_across_resumes(elsewhere, monkeypatch, capsys):
+def test_train_evaluations_and_the_best_across_resumes(elsewhere, monkeypatch, capsys):
     monkeypatch.setattr("pong.run.evaluate", scripted(-3, 5))
     with monkeypatch.context() as patch:
         patch.setattr(LOSS, from_update(6, surrogate(factor=torch.nan), surrogate()))
@@ -431,7 +431,7 @@ def test_evaluations_and_the_best_across_resumes(elsewhere, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(("part", "updates", "score"), [("update-000004", 4, 9), ("checkpoints", 6, 2)])
-def test_full_disk_for_the_best_checkpoint(elsewhere, monkeypatch, capsys, part, updates, score):
+def test_train_full_disk_for_the_best_checkpoint(elsewhere, monkeypatch, capsys, part, updates, score):
     """The best evaluation, 9, is update 4's. Its checkpoint can't be written; best.safetensors can, or can't either."""
     monkeypatch.setattr("pong.run.evaluate", scripted(1, 9, 2, 0))
     disk, files = full_disk(part), []
@@ -444,14 +444,14 @@ def test_full_disk_for_the_best_checkpoint(elsewhere, monkeypatch, capsys, part,
     assert (best.updates, best.best) == (updates, score)
 
 
-def test_evaluations_leave_training_unchanged(elsewhere, monkeypatch, whole):
+def test_train_evaluations_leave_training_unchanged(elsewhere, monkeypatch, whole):
     assert main([*EVALUATED, "run"]) == 0
     assert saved(f"run/checkpoints/{name(8)}")[1] == saved(whole / "checkpoints" / name(8))[1]
     blank = {"eval/episodic_return": "", "eval/standard_error": ""}
     assert [{**row, **blank} for row in timeless("run")] == timeless(whole)
 
 
-def test_named_checkpoint_continues_in_a_new_run(elsewhere, capsys, whole):
+def test_train_named_checkpoint_continues_in_a_new_run(elsewhere, capsys, whole):
     assert main([*DICE, "run"]) == 0
     Path("run/checkpoints", name(8)).write_bytes(b"damaged")
     assert resume() == 2
