@@ -7,6 +7,7 @@ not at all, and its checksum tells whether it is intact.
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -41,7 +42,12 @@ class Counters:
     points: int = 0
     ema: float | None = None  # running mean of the scores
     last100: tuple[float, ...] = ()  # scores of the last games, at most 100
-    best: float | None = None  # mean score of the best evaluation
+    best: float | None = None  # in best.safetensors: the mean score of its evaluation
+
+    @property
+    def mean100(self) -> float | None:
+        """Mean score of the last 100 games, None before the hundredth."""
+        return sum(self.last100) / 100 if len(self.last100) == 100 else None
 
 
 @dataclass(frozen=True)
@@ -91,16 +97,15 @@ def save(
             write_atomically(target, content)
     except OSError as error:
         raise OSError(f"checkpoint {path} can't be written: {error.strerror or error}") from None
-    _tidy(folder)
+    for old in (*checkpoints(folder)[:-NEWEST], *folder.glob("*.tmp")):  # .tmp: of killed processes
+        with contextlib.suppress(OSError):
+            old.unlink()
     return path
 
 
-def save_policy(
-    path: Path, config: Config, counters: Counters, policy: torch.nn.Module, dtype: torch.dtype = torch.float32
-) -> None:
-    """Write a checkpoint of the policy alone, with weights of this type: enough to play or to start a training."""
+def save_policy(path: Path, config: Config, counters: Counters, weights: dict[str, Tensor]) -> None:
+    """Write a checkpoint of a policy's weights alone: enough to play or to start a training."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.to(dtype) for name, tensor in policy.state_dict().items()}
     write_atomically(path, _serialize(config, counters, _flatten({"policy": weights})))
 
 
@@ -113,20 +118,14 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # a power cut must not undo the renaming
     finally:
         os.close(folder)
-
-
-def _tidy(folder: Path) -> None:
-    """Delete all but the newest checkpoints, and temporary files of killed processes."""
-    for file in (*checkpoints(folder)[:-NEWEST], *folder.glob("*.tmp")):
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
 def load(where: PathLike) -> Checkpoint:
@@ -164,12 +163,12 @@ def load(where: PathLike) -> Checkpoint:
         raise InputError(f"checkpoint {path} is damaged or was not written by pong; {_others(path)}") from None
 
 
-def best_of(folder: Path) -> Counters:
-    """The counters in the best checkpoint; without a readable one those of a run that has not started."""
-    try:
-        return load(folder / BEST).counters
-    except InputError:
-        return Counters()
+def best_score(folder: Path) -> float:
+    """The score of the best checkpoint in a folder, −∞ if none can be read."""
+    with contextlib.suppress(InputError):
+        best = load(folder / BEST).counters.best
+        return -math.inf if best is None else best
+    return -math.inf
 
 
 def exists(run: Path) -> bool:
@@ -191,25 +190,18 @@ def file_name(updates: int) -> str:
 def find(where: Path) -> Path:
     """The checkpoint file meant by a file, a run folder (its newest), an exported folder, or the name "pretrained"."""
     where = PRETRAINED if where == Path("pretrained") else where
-    try:
-        if where.is_file() or (where / POLICY).is_file():
-            return where if where.is_file() else where / POLICY
-    except OSError as error:
-        raise InputError(f"{where} can't be read: {error.strerror}") from None
-    if files := checkpoints(where / "checkpoints"):
-        return files[-1]
-    if exists(where):
-        raise InputError(f"{where} holds no checkpoints/update-*{SUFFIX}; {_others(where / 'checkpoints' / POLICY)}")
+    for file in (where, where / POLICY, *checkpoints(where / "checkpoints")[-1:]):
+        if file.is_file():
+            return file
     if where.exists():
-        raise InputError(f"{where} holds no checkpoints/update-*{SUFFIX}; train longer or choose another run")
-    remedy = _others(where) if where.suffix == SUFFIX else "give a run folder (runs/…) or a checkpoint file"
-    raise InputError(f"{where} does not exist; {remedy}")
+        raise InputError(f"{where} holds no checkpoints/update-*{SUFFIX}; {_others(where / 'checkpoints' / POLICY)}")
+    raise InputError(f"{where} does not exist; {_others(where)}")
 
 
 def _others(path: Path) -> str:
     """The other checkpoints in the same folder, to choose from."""
     others = [file for file in (*checkpoints(path.parent), path.with_name(BEST)) if file != path and file.exists()]
-    return f"there is {', '.join(map(str, others))}" if others else "there is no other in its folder"
+    return f"there is {', '.join(map(str, others))}" if others else "give another run folder (runs/…) or checkpoint"
 
 
 def _serialize(config: Config, counters: Counters, tensors: dict[str, Tensor]) -> bytes:

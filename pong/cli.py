@@ -1,26 +1,24 @@
 """The command line: ``pong train | eval | play | export | import | toy``."""
 
 import contextlib
-import difflib
 import io
 import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import pydantic
 import tyro
-from pydantic import Field, NewPath, model_validator
+from pydantic import AfterValidator, Field, NewPath, model_validator
 from tyro.conf import Positional, arg
 
 from pong import STARTED
-from pong.config import GROUPS, Config, InputError, RunError, load_config, nearest, validate
+from pong import config as keys
+from pong.config import GROUPS, Config, InputError, RunError, Settings, load_config, nearest
 
 if TYPE_CHECKING:
-    from pong.render.frame import RenderedFrame
     from pong.run import TrainRequest
 
 ABOUT = """Karpathy's Pong from Pixels in PyTorch.
@@ -37,24 +35,10 @@ def _in_a_folder(file: Path) -> Path:
 
 
 Source = Annotated[Path, Positional, arg(metavar="RUN|CHECKPOINT")]
-OutputFile = Annotated[Path, pydantic.AfterValidator(_in_a_folder)]
+OutputFile = Annotated[Path, AfterValidator(_in_a_folder)]
 
 
-class Flags(pydantic.BaseModel):
-    """The flags of a command."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def __init__(self, **values: Any):
-        try:
-            super().__init__(**values)
-        except pydantic.ValidationError as error:
-            problem = error.errors()[0]
-            value = "".join(f"{key} = {problem['input']}: " for key in problem["loc"][:1])
-            raise InputError(value + problem["msg"].removeprefix("Value error, ")) from None
-
-
-class Train(Flags):
+class Train(Settings):
     """Train a policy, or resume a run; every key of the config is a flag (pong train CONFIG.toml --help)."""
 
     recipe: Annotated[Path | None, Positional, arg(metavar="CONFIG.toml")] = Field(
@@ -65,40 +49,38 @@ class Train(Flags):
     )
     run_dir: Path | None = Field(None, description="folder of the new run; default: runs/NAME-sSEED-TIME")
     init: Path | None = Field(None, description="start with the policy of this run or exported folder")
+    task: keys.TaskKeys = keys.TaskKeys()
+    observation: keys.ObservationKeys = keys.ObservationKeys()
+    batch: keys.BatchKeys = keys.BatchKeys()
+    policy: keys.PolicyKeys = keys.PolicyKeys()
+    estimator: keys.EstimatorKeys = keys.EstimatorKeys()
+    optimizer: keys.OptimizerKeys = keys.OptimizerKeys()
+    run: keys.RunKeys = keys.RunKeys()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.recipe and self.resume:
-            raise ValueError("train: choose one of CONFIG.toml and --resume")
+            raise ValueError("choose one of CONFIG.toml and --resume")
         if self.resume and self.init:
-            raise ValueError("train: --init is for a new run; leave it out to resume")
+            raise ValueError("--init is for a new run; leave it out to resume")
         if self.resume and self.run_dir and self.resume.is_dir():
-            raise ValueError("train: a run resumes in its own folder; leave --run-dir out, or resume a checkpoint")
+            raise ValueError("a run resumes in its own folder; leave --run-dir out, or resume a checkpoint")
         return self
 
-    def __call__(self, command: list[str], started: float) -> int:
-        """Train, and return the exit status."""
-        from pong.run import train
-
-        return train(self._request(), command, started)
-
-    def _request(self) -> "TrainRequest":
+    def request(self) -> "TrainRequest":
         """What to train."""
         from pong.run import TrainRequest
 
-        groups = self.model_dump(exclude=set(Train.model_fields))
-        config = validate({key: value for group in groups.values() for key, value in group.items()}, "command line")
-        if self.resume:
-            _check_same_run(config, self.resume)
-            named = None if self.resume.is_dir() else self.resume
-            return TrainRequest(config, self.run_dir if named else self.resume, resume=True, checkpoint=named)
+        config = Config(**{key: value for name in GROUPS for key, value in getattr(self, name)})
+        if self.resume and not self.resume.is_dir():
+            return TrainRequest(config, self.run_dir, checkpoint=self.resume)
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a failure
         if restarted and self.run_dir and (self.run_dir / "config.toml").exists():
             return TrainRequest(config, self.run_dir, resume=True)
-        return TrainRequest(config, self.run_dir, init=self.init)
+        return TrainRequest(config, self.resume or self.run_dir, resume=self.resume is not None, init=self.init)
 
 
-class Eval(Flags):
+class Eval(Settings):
     """Play fresh games with a policy and print their mean score ± its standard error."""
 
     source: Source = Field(description=POLICY)
@@ -115,31 +97,25 @@ class Eval(Flags):
 
     def __call__(self) -> None:
         """Play games with frozen weights and print their scores."""
-        from pong.export import WAYS, play_games, summary, write_scores
+        from pong.evaluate import WAYS, evaluate
+        from pong.export import scores_json, summary
         from pong.train import load_policy
 
         policy, loaded = load_policy(self.source)
-        config, counters = self._task(loaded.config), loaded.counters
-        games = {}
+        changes = self.model_dump(include={"sticky", "noop_max"}, exclude_none=True)
+        if loaded.config.is_pong:
+            changes["emulator"] = self.emulator
+        config, counters, games = loaded.config.replace(**changes), loaded.counters, {}
         for way in [way for way in WAYS if getattr(self, way)] or WAYS:
-            games[way] = play_games(policy, config, way, self.episodes, self.seed)
+            games[way] = evaluate(WAYS[way](policy), config, self.episodes, seed=self.seed)
             task = f"{way}, seed {self.seed}, {config.task}, update {counters.updates}"
             print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes
         if self.scores is not None:
-            write_scores(self.scores, self.source, config, counters, self.seed, games)
-
-    def _task(self, trained: Config) -> Config:
-        """The task of the training with the changes asked for."""
-        changes = {
-            "sticky": self.sticky,
-            "noop_max": self.noop_max,
-            "emulator": self.emulator if trained.is_pong else None,
-        }
-        changes = {key: value for key, value in changes.items() if value is not None}
-        return validate({**trained.model_dump(), **changes}, source="eval")
+            content = scores_json(self.source, config, counters, games, self.seed)
+            self.scores.write_text(content, encoding="utf-8")
 
 
-class Play(Flags):
+class Play(Settings):
     """Save a video of one game of a policy, or show it live in the terminal."""
 
     source: Source = Field(description=POLICY)
@@ -155,58 +131,43 @@ class Play(Flags):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.file is not None and self.file.suffix.lower() not in (".mp4", ".gif"):
-            raise ValueError(f"play: --file {self.file}: give a name that ends in .mp4 or .gif")
+            raise ValueError(f"--file {self.file}: give a name that ends in .mp4 or .gif")
         if self.file is not None and self.terminal:
-            raise ValueError("play: choose one of --file and --terminal")
+            raise ValueError("choose one of --file and --terminal")
         if self.speed != 1 and not self.terminal:
-            raise ValueError("play: --speed is for --terminal; a video runs at natural speed")
+            raise ValueError("--speed is for --terminal; a video runs at natural speed")
         if self.terminal and not sys.stdout.isatty():
-            raise ValueError("play: --terminal: the output is not a terminal; leave --terminal out to save a video")
+            raise ValueError("--terminal: the output is not a terminal; leave --terminal out to save a video")
         return self
 
     def __call__(self) -> None:
         """Play one game with frozen weights and print its score."""
+        from pong.render.film import fps_of, write_film
         from pong.render.frame import play_frames
         from pong.render.picture import signed
+        from pong.render.terminal import show
         from pong.train import load_policy
 
         policy, loaded = load_policy(self.source)
-        config, updates = self._task(loaded.config), loaded.counters.updates
+        config, updates = loaded.config, loaded.counters.updates
+        if not config.has_screen:
+            raise InputError(f"play: {self.source} was trained on {config.env}, which has no screen to show")
+        config = config.replace(**self.model_dump(include={"max_frames"}, exclude_none=True))
         name, way = _run_name(self.source), "greedy" if self.greedy else "sampled"
         file = self.file or Path(f"{name}-update{updates}{'-greedy' if self.greedy else ''}-seed{self.seed}.mp4")
         where = "playing one game in the terminal" if self.terminal else f"recording one game to {file}"
         print(f"{self.source}: update {updates}, {way}, seed {self.seed}, {config.task}; {where} …", flush=True)
         with contextlib.closing(play_frames(policy, config, self.seed, greedy=self.greedy)) as frames:
-            last = self._show(frames, config, file, f"{name} · update {updates} · {way} · seed {self.seed}")
+            watched = (last := frame for frame in frames)
+            if self.terminal:
+                show(watched, sys.stdout, self.speed)
+            else:
+                write_film(watched, file, fps_of(config), f"{name} · update {updates} · {way} · seed {self.seed}")
         end = "" if last.finished else ", truncated"
         print(f"score {signed(last.score)} in {last.step:,} steps{end}{'' if self.terminal else f': {file}'}")
 
-    def _task(self, trained: Config) -> Config:
-        """The task of the training, with another ``max_frames`` if asked for."""
-        if not trained.has_screen:
-            raise InputError(f"play: {self.source} was trained on {trained.env}, which has no screen to show")
-        frames = trained.max_frames if self.max_frames is None else self.max_frames
-        return validate({**trained.model_dump(), "max_frames": frames}, source="play")
 
-    def _show(self, frames: "Iterable[RenderedFrame]", config: Config, file: Path, caption: str) -> "RenderedFrame":
-        """Show a game in the terminal or save a video of it, and return its last frame."""
-        from pong.render import film, terminal
-
-        last: list[RenderedFrame] = []
-
-        def watched() -> "Iterator[RenderedFrame]":
-            for frame in frames:
-                last[:] = [frame]
-                yield frame
-
-        if self.terminal:
-            terminal.show(watched(), sys.stdout, self.speed)
-        else:
-            film.write_film(watched(), file, film.fps_of(config), caption)
-        return last[0]
-
-
-class Export(Flags):
+class Export(Settings):
     """Write a policy, its scores and a model card into a folder that eval, play and train --init take like a run."""
 
     source: Source = Field(description=POLICY)
@@ -218,7 +179,7 @@ class Export(Flags):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.folder is None and self.save_p is None:
-            raise ValueError("export: give a folder to write, such as: pong export RUN agent")
+            raise ValueError("give a folder to write, such as: pong export RUN agent")
         return self
 
     def __call__(self) -> None:
@@ -233,7 +194,7 @@ class Export(Flags):
             write_folder(self.folder, policy, loaded, self.source, self.episodes, half=self.half)
 
 
-class Import(Flags):
+class Import(Settings):
     """Turn a save.p of the 2016 program into a folder like that of pong export; nothing in the pickle is executed."""
 
     file: Annotated[Path, Positional, arg(metavar="SAVE.P")] = Field(description="a pickle of W1 and W2")
@@ -251,7 +212,7 @@ class Import(Flags):
         write_folder(self.folder, policy, loaded, self.file, self.episodes)
 
 
-class Toy(Flags):
+class Toy(Settings):
     """Show the log-derivative trick with numbers: by hand, by autograd and by finite differences."""
 
     examples: Annotated[list[str], Positional, arg(metavar="EXAMPLE")] = Field(
@@ -268,108 +229,79 @@ class Toy(Flags):
         toy(self.examples, self.samples, self.seed, self.plot)
 
 
-COMMANDS: dict[str, type[Flags]] = {
-    "train": Train,
-    "eval": Eval,
-    "play": Play,
-    "export": Export,
-    "import": Import,
-    "toy": Toy,
-}
+COMMANDS: dict[str, Any] = {"train": Train, "eval": Eval, "play": Play, "export": Export, "import": Import, "toy": Toy}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
-    started = STARTED if argv is None else time.monotonic()
+    """Run one command and return its exit status; an error becomes one line."""
+    started, arguments = (STARTED, sys.argv[1:]) if argv is None else (time.monotonic(), list(argv))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal can't show becomes a question mark
             stream.reconfigure(errors="replace")
+    command, status = None, 0
     try:
-        try:
-            return _run(list(sys.argv[1:] if argv is None else argv), started)
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()
+        command = _parse(arguments)
+        if isinstance(command, Train):
+            from pong.run import train
+
+            status = train(command.request(), ["pong", *arguments], started)
+        elif command:
+            command()
+        if sys.stdout:
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        return 0
-
-
-def _run(arguments: list[str], started: float) -> int:
-    """Run one command; an error becomes one line."""
-    flags = None
-    try:
-        flags = _parse(arguments)
-        if isinstance(flags, Train):
-            return flags(["pong", *arguments], started)
-        flags()
-    except BrokenPipeError:
-        raise
     except (InputError, RunError, FloatingPointError, OSError, MemoryError) as error:
         print("pong:", " ".join(str(error).split()), file=sys.stderr)
-        return 2 if flags is None or isinstance(error, InputError) else 1
+        return 2 if command is None or isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("pong: interrupted", file=sys.stderr)
         return 130
-    except SystemExit:
-        if flags is not None:
-            raise
-    return 0  # also where tyro has printed the help
+    return status
 
 
 def _parse(arguments: list[str]) -> Any:
-    """The flags of a command.
+    """A command with its flags; None if tyro has printed the help.
 
     Raises:
         InputError: there is no such command or flag, or a value is wrong.
     """
-    name = arguments[0] if arguments else ""
+    name, *flags = arguments or [""]
     if name not in (*COMMANDS, "-h", "--help"):
-        problem = f"unknown command {name!r}" if arguments else "no command"
+        problem = f"unknown command {name!r}" if name else "no command"
         raise InputError(f"{problem}; {nearest(name, COMMANDS)} (pong --help)")
-    commands = COMMANDS | ({"train": _train_flags(arguments[1:])} if name == "train" else {})
-    flags, unknown = _parse_with_tyro(commands, arguments)
-    if unknown:
-        keys = (*COMMANDS[name].model_fields, *(Config.model_fields if name == "train" else ()))
-        similar = difflib.get_close_matches(unknown[0].partition("=")[0].replace("-", "_"), keys, n=1)
-        hint = f"; did you mean --{similar[0].replace('_', '-')}?" if similar else ""
-        raise InputError(f"{name}: unknown argument {unknown[0]}{hint} (pong {name} --help)")
-    return flags
-
-
-def _parse_with_tyro(commands: dict[str, type[Flags]], arguments: list[str]) -> tuple[Any, list[str]]:
-    """The flags of a command, and the arguments that tyro doesn't know."""
-    union: Any = Union[tuple(Annotated[flags, tyro.conf.subcommand(name)] for name, flags in commands.items())]  # noqa: UP007
-    settings: dict[str, Any] = {"prog": "pong", "description": ABOUT, "config": (tyro.conf.OmitArgPrefixes,)}
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            return tyro.cli(union, args=arguments, return_unknown_args=True, **settings)
+            if name not in COMMANDS:
+                tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="pong", description=ABOUT, args=[name])
+            default = _train_defaults(flags) if name == "train" else None
+            settings: dict[str, Any] = {"prog": f"pong {name}", "config": (tyro.conf.OmitArgPrefixes,)}
+            return tyro.cli(COMMANDS[name], default=default, args=flags, **settings)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
     except SystemExit as end:
         if not end.code:
-            raise
-        text = output.getvalue().partition("\n")[2]  # tyro draws a box, in colour on a terminal, with a title
-        text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯─]|\+?-{3,}\+?|^\||\|$", "", text, flags=re.MULTILINE)
-        text = " ".join(re.split("Got errors|Argument helptext|For full helptext", text)[0].split())
-        raise InputError(f"{arguments[0]}: {text} (pong {arguments[0]} --help)") from None
+            return None
+    text = output.getvalue().partition("\n")[2]  # tyro draws a box, in colour on a terminal, with a title
+    text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯─]|\+?-{3,}\+?|^\||\|$", "", text, flags=re.MULTILINE)
+    text = " ".join(re.split("Got errors|Argument helptext|For full helptext", text)[0].split())
+    text = re.sub(r" Perhaps you meant: (--[\w-]+).*", r"; did you mean \1?", text)
+    raise InputError(f"{name}: {text} (pong {name} --help)")
 
 
-def _train_flags(arguments: list[str]) -> type[Train]:
-    """Flags for every key of the config, with the values of the config file or the run, in groups as in a recipe."""
-    if arguments[:1] == ["--resume"] and len(arguments) > 1:
-        defaults = _saved_config(Path(arguments[1]))
-    elif arguments and not arguments[0].startswith("-"):
-        defaults = load_config(arguments[0])
-    elif arguments[:1] in (["-h"], ["--help"]):
-        defaults = Config()
+def _train_defaults(flags: list[str]) -> Train:
+    """Flags with the values of the config file or the run."""
+    if flags[:1] == ["--resume"] and len(flags) > 1:
+        config = _saved_config(Path(flags[1]))
+    elif flags and not flags[0].startswith("-"):
+        config = load_config(flags[0])
+    elif flags[:1] in (["-h"], ["--help"]):
+        config = Config()
     else:
-        raise InputError("train: give a config file or --resume RUN first, such as: pong train configs/pong.toml")
-    groups: dict[str, Any] = {}
-    for group in GROUPS:
-        flags = pydantic.create_model(group.__name__, __base__=(Flags, group), __doc__=group.__doc__)
-        values = flags(**defaults.model_dump(include=set(group.model_fields)))
-        groups[group.__name__.removesuffix("Keys").lower()] = (flags, values)
-    return pydantic.create_model("Train", __base__=Train, __doc__=Train.__doc__, **groups)
+        raise InputError("give a config file or --resume RUN first, such as: pong train configs/pong.toml")
+    values = config.model_dump()
+    return Train(**{name: group(**{key: values[key] for key in group.model_fields}) for name, group in GROUPS.items()})
 
 
 def _saved_config(source: Path) -> Config:
@@ -378,29 +310,17 @@ def _saved_config(source: Path) -> Config:
     Raises:
         InputError: there is none, or it can't be resumed.
     """
-    wrong = f"train: --resume {source}"
-    if source.name == "policy.safetensors" or (source / "policy.safetensors").exists():
-        raise InputError(
-            f"{wrong}: this is an exported policy; start a new run: pong train CONFIG.toml --init {source}"
-        )
     if source.suffix == ".safetensors":
         from pong import checkpoint
 
         return checkpoint.load(source).config
-    if not (source / "config.toml").exists():
-        raise InputError(f"{wrong}: no run is there; give a run folder (runs/…) or one of its checkpoints")
+    config = source / "config.toml"
+    if not config.exists():
+        raise InputError(f"--resume {source}: no run is there; give a run folder (runs/…) or one of its checkpoints")
     if not (source / "lock").exists() and not (source / "checkpoints").exists():
-        raise InputError(f"{wrong}: it has no checkpoints; start a new run: pong train {source / 'config.toml'}")
-    return load_config(source / "config.toml")
-
-
-def _check_same_run(config: Config, source: Path) -> None:
-    """Refuse to resume with changes to what defines a run."""
-    from pong.run import FREE
-
-    for key, value in _saved_config(source).model_dump().items():
-        if key not in FREE and getattr(config, key) != value:
-            raise InputError(f"train: --resume {source}: {key} defines the run and can't change; start a new run")
+        init = f" --init {source}" if (source / "policy.safetensors").exists() else ""
+        raise InputError(f"--resume {source}: it has no checkpoints; start a new run: pong train {config}{init}")
+    return load_config(config)
 
 
 def _run_name(source: Path) -> str:

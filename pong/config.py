@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,13 +30,31 @@ class RunError(Exception):
     """A run can't continue; the message is one line. The last checkpoint is intact."""
 
 
-class Group(BaseModel):
-    """The keys under one heading of a recipe; the docstring of each group is the heading."""
+class Settings(BaseModel):
+    """Checked values; the docstring of a group of keys is its heading in a recipe.
+
+    Raises:
+        InputError: a key is unknown or a value is wrong; the first one is named.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def __init__(self, /, **values: Any):
+        try:
+            super().__init__(**values)
+            return
+        except ValidationError as error:
+            errors = error.errors()
+        key = str(errors[0]["loc"][0]) if errors[0]["loc"] else ""
+        messages = [item["msg"].removeprefix("Value error, ") for item in errors if key in ("", *item["loc"][:1])]
+        if errors[0]["type"] == "extra_forbidden":
+            raise InputError(f"unknown key {key!r}; {nearest(key, type(self).model_fields)}")
+        value = values.get(key)  # with a message for each type that it may have
+        start = f"{key} = {value if isinstance(value, Path) else repr(value)}: " if key else ""
+        raise InputError(start + ", or ".join(messages))
 
-class TaskKeys(Group):
+
+class TaskKeys(Settings):
     """The task"""
 
     env: str = Field(PONG, description="Pong, or a gymnasium id such as CartPole-v1")
@@ -47,7 +65,7 @@ class TaskKeys(Group):
     emulator: Literal["machine", "ale"] = Field("machine", description="compiled Pong, or ALE; the games are the same")
 
 
-class ObservationKeys(Group):
+class ObservationKeys(Settings):
     """What the policy sees and does"""
 
     actions: Literal[2, 3, 6] = Field(2, description="2: UP and DOWN; 3: also NOOP; 6: all, with and without FIRE")
@@ -58,7 +76,7 @@ class ObservationKeys(Group):
     last_action: bool = Field(False, description="whether the policy also sees its previous action")
 
 
-class BatchKeys(Group):
+class BatchKeys(Settings):
     """The batch"""
 
     num_envs: int = Field(32, ge=1, le=4096, description="emulators; with until=episodes: games per update")
@@ -68,7 +86,7 @@ class BatchKeys(Group):
     players: int = Field(0, ge=0, le=4096, description="actor threads; 0: automatic; the results are the same")
 
 
-class PolicyKeys(Group):
+class PolicyKeys(Settings):
     """The policy"""
 
     policy: Literal["karpathy", "conv", "mlp"] = Field("karpathy", description="2016 network, convolutions, or an MLP")
@@ -76,7 +94,7 @@ class PolicyKeys(Group):
     channels: Filters = Field([16, 32], min_length=1, description="filters of each convolution of a conv")
 
 
-class EstimatorKeys(Group):
+class EstimatorKeys(Settings):
     """The estimator"""
 
     gamma: float = Field(0.99, ge=0, le=1, description="discount per decision")
@@ -93,7 +111,7 @@ class EstimatorKeys(Group):
     entropy_bonus_end: float | None = Field(None, ge=0, description=END)
 
 
-class OptimizerKeys(Group):
+class OptimizerKeys(Settings):
     """The optimiser"""
 
     optimizer: Literal["adam", "rmsprop"] = Field("adam", description="which optimiser")
@@ -105,7 +123,7 @@ class OptimizerKeys(Group):
     epsilon: float = Field(1e-5, gt=0, description="added to the denominator of Adam and RMSProp")
 
 
-class RunKeys(Group):
+class RunKeys(Settings):
     """The run"""
 
     name: str = Field("pong", pattern=r"^[\w.-]+$", description="name of the run")
@@ -123,7 +141,7 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
 
     def replace(self, **changes: Any) -> "Config":
         """The same config with new, validated values of some keys."""
-        return validate({**self.model_dump(), **changes}, source="replace")
+        return Config(**{**self.model_dump(), **changes})
 
     @property
     def is_pong(self) -> bool:
@@ -184,7 +202,7 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
         return self
 
 
-GROUPS = cast("tuple[type[Group], ...]", Config.__bases__[::-1])  # in a recipe's order
+GROUPS: dict[str, Any] = {group.__name__.removesuffix("Keys").lower(): group for group in Config.__bases__[::-1]}
 
 
 def linear_schedule(start: float, end: float | None, progress: float) -> float:
@@ -207,18 +225,11 @@ def load_config(path: PathLike) -> Config:
 
 
 def validate(values: dict[str, Any], source: str) -> Config:
-    """Build a config from plain values; an InputError names the source and the first wrong key."""
+    """Build a config from plain values; an InputError names their source."""
     try:
         return Config(**values)
-    except ValidationError as error:
-        errors = error.errors()
-    if not errors[0]["loc"]:
-        raise InputError(f"{source}: {errors[0]['msg'].removeprefix('Value error, ')}")
-    key = str(errors[0]["loc"][0])
-    if errors[0]["type"] == "extra_forbidden":
-        raise InputError(f"{source}: unknown key {key!r}; {nearest(key, Config.model_fields)}")
-    messages = [item["msg"] for item in errors if item["loc"][0] == key]  # one for each type that the key may have
-    raise InputError(f"{source}: {key} = {values.get(key)!r}: {', or '.join(messages)}")
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def nearest(given: str, known: Collection[str]) -> str:
@@ -231,5 +242,7 @@ def to_toml(config: Config) -> str:
     """The config as TOML; ``load_config`` reads it back to an equal one."""
     values = config.model_dump(exclude_none=True)
     lines = {key: f"{key} = {json.dumps(value)}\n" for key, value in values.items()}
-    groups = (f"# {group.__doc__}\n{''.join(lines.get(key, '') for key in group.model_fields)}" for group in GROUPS)
+    groups = (
+        f"# {group.__doc__}\n{''.join(lines.get(key, '') for key in group.model_fields)}" for group in GROUPS.values()
+    )
     return "\n".join(groups)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,13 @@ PARALLEL = 25  # games at a time
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Some finished games; in Pong each is scored −21 to 21, points won minus points lost."""
+    """Finished games; in Pong each is scored −21 to 21, points won minus points lost."""
 
     episodes: list[Episode]
 
     @property
     def n(self) -> int:
-        """Games."""
+        """Number of games."""
         return len(self.episodes)
 
     @property
@@ -37,31 +38,22 @@ class Evaluation:
         """Mean score."""
         return float(np.mean(self.scores))
 
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean; None for a single game."""
+        return float(np.std(self.scores, ddof=1) / math.sqrt(self.n)) if self.n > 1 else None
+
     def __str__(self) -> str:
-        if self.n == 1:
+        if self.standard_error is None:
             return f"{self.mean:+.2f}, one fresh game"
         return f"{self.mean:+.2f} ± {self.standard_error:.2f}, n = {self.n} fresh games"
 
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean; NaN for a single game."""
-        return float(np.std(self.scores, ddof=1) / math.sqrt(self.n)) if self.n > 1 else math.nan
-
-    @property
-    def frames(self) -> float:
-        """Mean frames of a game."""
-        return float(np.mean([episode.frames for episode in self.episodes]))
-
     def as_json(self, frames: bool = False) -> dict[str, Any]:
-        """The games as a file of scores has them; JSON knows no NaN, so the error of a single game is null.
-
-        Args:
-            frames: list each game's as well.
-        """
+        """The games as a file of scores has them; with ``frames``, also how many each took."""
         return {
             "n": self.n,
             "mean": self.mean,
-            "standard_error": self.standard_error if self.n > 1 else None,
+            "standard_error": self.standard_error,
             "scores": self.scores,
             "lengths": [episode.length for episode in self.episodes],
             **({"frames": [episode.frames for episode in self.episodes]} if frames else {}),
@@ -82,6 +74,9 @@ class Greedy:
         return self.policy.act_greedily(x)
 
 
+WAYS: dict[str, Callable[[Policy], Actor]] = {"sampled": lambda policy: policy, "greedy": Greedy}  # of choosing actions
+
+
 def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> Evaluation:
     """Play fresh games of a config's task and score them.
 
@@ -94,22 +89,13 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
         episodes: games, at least 1.
         seed: of the emulators and the sampled actions.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
     waves = math.ceil(episodes / PARALLEL)
     num_envs = math.ceil(episodes / waves)
-    changes = {
-        "seed": seed,
-        "num_envs": num_envs,
-        "until": "episodes",
-        "standardize": "none",
-        "checkpoint_every": waves,
-    }
-    config = config.model_copy(update=changes)
-    rollout = Rollout(config, policy, EVALUATION)
-    finished: list[Episode] = []
-    with contextlib.closing(rollout):
+    whole_games = {"until": "episodes", "standardize": "none", "checkpoint_every": waves}
+    config = config.model_copy(update={"seed": seed, "num_envs": num_envs, **whole_games})
+    games: list[Episode] = []
+    with contextlib.closing(Rollout(config, policy, EVALUATION)) as rollout:
         for wave in range(waves):
-            wanted = min(num_envs, episodes - len(finished))
-            finished += [e for e in rollout.collect(wave).episodes if e.emulator < wanted]
-    return Evaluation(finished)
+            wanted = min(num_envs, episodes - len(games))
+            games += [episode for episode in rollout.collect(wave).episodes if episode.emulator < wanted]
+    return Evaluation(games)

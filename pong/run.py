@@ -9,7 +9,6 @@ import platform
 import signal
 import subprocess
 import sys
-import threading
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -28,12 +27,11 @@ from pong.distributed import Ranks, cores, threads
 from pong.envs.base import EmulatorState
 from pong.evaluate import Evaluation, evaluate
 from pong.policies import make_policy
-from pong.tracking import Tracker, mean100, say
+from pong.tracking import Tracker, say
 from pong.train import Trainer, Update, check, choose_device, load_weights
 
 # keys that don't define a run and may change when it is resumed
 FREE = ("device", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
-SHAPE = ("env", "policy", "hidden", "channels", "actions", "frames", "last_action")  # keys that shape the weights
 PACKAGES = (*envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
 
 
@@ -43,18 +41,15 @@ class TrainRequest:
 
     config: Config
     run_dir: Path | None = None  # None makes up a name for a new folder
-    resume: bool = False  # continue the run in run_dir
-    checkpoint: Path | None = None  # a file from which a new run continues, with all its state
-    init: Path | None = None  # a run, checkpoint or exported folder, with whose policy a new run starts
+    resume: bool = False  # continue the run in run_dir, instead of a new one
+    checkpoint: Path | None = None  # a file from which the new run continues, with all its state
+    init: Path | None = None  # a run, checkpoint or exported folder, with whose policy the new run starts
 
 
 def train(request: TrainRequest, command: list[str], started: float) -> int:
     """Train, alone or as one of several ranks, and return the exit status.
 
-    Args:
-        request: what to train.
-        command: the command line, for run.json.
-        started: when the run's minutes start to count, on the monotonic clock.
+    ``command`` is for run.json; the run's minutes count from ``started``, on the monotonic clock.
     """
     ranks, config = Ranks.from_environment(), request.config
     with ranks.process_group(), contextlib.ExitStack() as stack:
@@ -129,7 +124,6 @@ class Recorder:
         self.tracker = tracker
         self._folder, self._trainer, self._config = folder / "checkpoints", trainer, trainer.config
         self._saved, self._saved_at = tracker.counters.updates, time.monotonic()
-        self._best = checkpoint.best_of(self._folder).best
         self._evaluation: Evaluation | None = None  # after the last update
 
     def record(self, update: Update) -> None:
@@ -151,7 +145,7 @@ class Recorder:
 
     def reached_goal(self) -> bool:
         """Whether the mean of the last 100 games is at least ``stop_at_mean100``."""
-        goal, mean = self._config.stop_at_mean100, mean100(self.tracker.counters)
+        goal, mean = self._config.stop_at_mean100, self.tracker.counters.mean100
         return goal is not None and mean is not None and mean >= goal
 
     def save(self, play: list[EmulatorState] | None, *, final: bool = False) -> None:
@@ -163,9 +157,8 @@ class Recorder:
         self._saved_at = time.monotonic()
         if trainer.updates == self._saved:
             return
-        is_best = evaluation is not None and (self._best is None or evaluation.mean > self._best)
-        best = evaluation.mean if evaluation is not None and is_best else self._best
-        counters = dataclasses.replace(self.tracker.counters, best=best)
+        is_best = evaluation is not None and evaluation.mean > checkpoint.best_score(self._folder)
+        counters = dataclasses.replace(self.tracker.counters, best=evaluation.mean if evaluation and is_best else None)
         state = trainer.policy, trainer.optimizer, trainer.baseline, play
         self.tracker.sync()
         try:
@@ -173,10 +166,9 @@ class Recorder:
         except OSError as error:
             if final:
                 raise
-            self._best = checkpoint.best_of(self._folder).best  # it may have been written before the error
             self.tracker.print(f"warning: {error}; training continues, and the next checkpoint is tried again")
             return
-        self._saved, self._best = trainer.updates, best
+        self._saved = trainer.updates
         self.tracker.print(f"saved {path}" + (f", the best so far: {evaluation}" if is_best else ""))
 
 
@@ -187,40 +179,36 @@ def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path,
     folder = request.run_dir or Path("runs") / f"{config.name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     if request.checkpoint:
         start = _load(config, request.checkpoint)
-    elif request.init and not request.resume:
-        start = Checkpoint(config, policy=_initial_weights(config, request.init))
+    elif request.init:
+        policy = make_policy(config)
+        load_weights(policy, checkpoint.load(request.init).policy)
+        start = Checkpoint(config, policy=policy.state_dict())
     with _locked(folder):
-        if request.checkpoint or not request.resume:
+        if not request.resume:
             _create_run_folder(folder, request, command, start)
         elif checkpoint.exists(folder):
             start = _load(config, folder)
+        else:
+            _check_same_run(config, load_config(folder / "config.toml"), folder)
         yield folder, start
+
+
+def _check_same_run(config: Config, before: Config, path: Path) -> None:
+    """Refuse to continue a run with changes to what defines it."""
+    for key, value in before:
+        if key not in FREE and getattr(config, key) != value:
+            differs = f"{key} = {getattr(config, key)!r}, but the run was started with {value!r}"
+            raise InputError(f"{path}: {differs}; set it back, or start a new run")
 
 
 def _load(config: Config, path: Path) -> Checkpoint:
     """A checkpoint from which a run with this config can continue."""
     saved = checkpoint.load(path)
-    for key, value in saved.config.model_dump().items():
-        if key not in FREE and getattr(config, key) != value:
-            differs = f"{key} = {getattr(config, key)!r}, but the checkpoint was trained with {value!r}"
-            raise InputError(f"{path}: {differs}; set it back, or start a new run")
-    if saved.counters.updates and config.baseline != "none" and not saved.baseline:
-        raise InputError(f"{path}: the checkpoint holds no baseline, a policy alone; a new run can --init with it")
-    if saved.config.emulator != config.emulator:  # neither can restore the other's games
-        return dataclasses.replace(saved, play=[])
-    return saved
-
-
-def _initial_weights(config: Config, init: Path) -> dict[str, torch.Tensor]:
-    """The weights that a new run starts with."""
-    policy, saved = make_policy(config), checkpoint.load(init)
-    try:
-        load_weights(policy, saved.policy)
-    except InputError as error:
-        pairs = [(key, getattr(saved.config, key), getattr(config, key)) for key in SHAPE]
-        differs = [f"{key} is {there!r} there and {here!r} here" for key, there, here in pairs if there != here]
-        raise InputError(f"train: --init {init}: another network: {'; '.join(differs) or error}") from None
-    return policy.state_dict()
+    _check_same_run(config, saved.config, path)
+    if saved.counters.updates and not (saved.optimizer and (saved.baseline or config.baseline == "none")):
+        raise InputError(f"{path}: the checkpoint holds only a policy; start a new run with --init {path}")
+    # neither emulator can restore the other's games
+    return saved if saved.config.emulator == config.emulator else dataclasses.replace(saved, play=[])
 
 
 def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], start: Checkpoint) -> None:
@@ -234,9 +222,7 @@ def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], 
             first.parent.mkdir(exist_ok=True)
             write_atomically(first, request.checkpoint.read_bytes())
         elif start.policy:
-            policy = make_policy(config)
-            load_weights(policy, start.policy)
-            checkpoint.save_policy(first, config, Counters(), policy)
+            checkpoint.save_policy(first, config, Counters(), start.policy)
         write_atomically(folder / "config.toml", to_toml(config).encode())  # last: with it, the folder holds a run
 
 
@@ -267,25 +253,20 @@ def _writable(folder: Path) -> Iterator[None]:
 
 def _about(config: Config, command: list[str]) -> dict[str, Any]:
     """The circumstances of a run, for run.json."""
-    device = choose_device(config.device)
+    device, git = choose_device(config.device), ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    revision = ""
+    with contextlib.suppress(OSError):
+        revision = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
     versions = {package.name: package.version for package in distributions() if package.name in PACKAGES}
     return {
         "command": command,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git_revision": _git_revision(),
+        "git_revision": revision or "unknown",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu_count": cores(),
         "python": platform.python_version(),
         "versions": {"torch": torch.__version__, **versions},  # torch's with +cpu or +cu130
     }
-
-
-def _git_revision() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    with contextlib.suppress(OSError):
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-        return done.stdout.strip() or "unknown"
-    return "unknown"
 
 
 def _status(request: TrainRequest, start: Checkpoint) -> str:
@@ -301,11 +282,9 @@ def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -
     """Write a changed ``total_steps`` into the run's config.toml, from which it is resumed."""
     before = load_config(folder / "config.toml")
     if config.total_steps != before.total_steps:
-        content = to_toml(before.replace(total_steps=config.total_steps))
-        write_atomically(folder / "config.toml", content.encode())
-        then, now = (f"{min(start.counters.steps / run.total_steps, 1):.0%}" for run in (before, config))
-        message = f"schedules continue at {now} of the run, not {then}"
-        say(console, f"total_steps is now {config.total_steps:,}: {message}")
+        write_atomically(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())
+        done = f"schedules continue at {min(start.counters.steps / config.total_steps, 1):.0%} of the run"
+        say(console, f"total_steps is now {config.total_steps:,}: {done}")
 
 
 @contextlib.contextmanager
@@ -323,8 +302,6 @@ def _stop_requested() -> Iterator[Callable[[], bool]]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup, a run outlives its terminal
         numbers.append(signal.SIGHUP)
-    if threading.current_thread() is not threading.main_thread():  # only that one receives signals
-        numbers = []
     before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield lambda: bool(received)

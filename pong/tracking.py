@@ -8,7 +8,7 @@ import os
 import shlex
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,36 +28,10 @@ from pong.policies import Policy
 from pong.render.summaries import game_summary, weight_picture
 from pong.train import Update
 
-COUNTERS = ("update", "step", "games", "points", "minutes")
-TAGS = (
-    "charts/episodic_return",
-    "charts/episodic_return_mean100",
-    "charts/episodic_return_ema",
-    "charts/episodic_length",
-    "charts/SPS",
-    "charts/learning_rate",
-    "losses/policy_loss",
-    "losses/entropy",
-    "losses/grad_norm",
-    "losses/approx_kl",
-    "losses/explained_variance",
-    "eval/episodic_return",
-    "eval/standard_error",
-    "policy/prob_up",
-    "policy/std",
-    "time/rollout_seconds",
-    "time/learn_seconds",
-    "time/track_seconds",
-)
 SPS_WINDOW = 20  # updates
 IMAGE_EVERY = 500  # updates between pictures of the policy, each of which takes as long as several updates
 LINE_SECONDS = 20.0  # between progress lines
 BUFFER = 1 << 24  # bytes of a curve that wait in memory while the disk is full
-
-
-def mean100(counters: Counters) -> float | None:
-    """Mean score of the last 100 games, None before the hundredth."""
-    return _mean(counters.last100) if len(counters.last100) == 100 else None
 
 
 def count(counters: Counters, update: Update, steps: int) -> Counters:
@@ -109,45 +83,37 @@ class Tracker:
         config: of the run.
         folder: of the run.
         console: where progress is printed: a bar on a terminal, a line every 20 seconds elsewhere.
-        counters: the state of a resumed run; both curves are cut there.
-        started: when the run's minutes start or continue to count, on the monotonic clock; now if None.
+        counters: the state of a new or a resumed run; both curves are cut there.
+        started: when the run's minutes start or continue to count, on the monotonic clock.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        folder: Path,
-        console: Console,
-        counters: Counters | None = None,
-        started: float | None = None,
-    ):
+    def __init__(self, config: Config, folder: Path, console: Console, counters: Counters, started: float):
         self.config = config
-        self.counters = counters or Counters()
-        self._resumed_at = self.counters.updates
-        minutes = self._open_curves(folder)
-        self._last_line = now = time.monotonic()
-        self._started = (now if started is None else started) - 60 * minutes
-        self._recent = deque([(now, self.counters.steps)], maxlen=SPS_WINDOW + 1)
+        self.counters = counters
+        self._started = started - 60 * self._open_curves(folder)
+        self._last_line = time.monotonic()
+        self._recent = deque([(self._last_line, counters.steps)], maxlen=SPS_WINDOW + 1)
         self._track_seconds = 0.0
         self._failed: set[str] = set()
         self._console = console
         score, details = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[details]"))
         columns = (score, BarColumn(None), TaskProgressColumn(), TimeRemainingColumn(), details)
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal or console.is_dumb_terminal)
-        self._task = self._bar.add_task(
-            config.name, total=config.total_steps, completed=self.counters.steps, details=""
-        )
+        self._task = self._bar.add_task(config.name, total=config.total_steps, details="")
 
     def _open_curves(self, folder: Path) -> float:
         """Cut both curves at the checkpoint and open them; returns the minutes that the run took until then."""
-        header, rows = ",".join((*COUNTERS, *TAGS)), _rows_up_to(self.counters.updates, folder / "metrics.csv")
-        write_atomically(folder / "metrics.csv", "".join(f"{line}\n" for line in (header, *rows)).encode())
+        lines = _lines_up_to(self.counters.updates, folder / "metrics.csv")
+        write_atomically(folder / "metrics.csv", "".join(f"{line}\n" for line in lines).encode())
         self._table = (folder / "metrics.csv").open("a", buffering=BUFFER, encoding="utf-8")
-        steps = self.counters.steps
+        self._is_empty = not lines
+        steps, about = self.counters.steps, folder / "run.json"
         self._events = EventWriter(folder, purge_step=steps + 1 if steps else 0)
-        about = f"```\n{_command(folder)}\n```\n\n```toml\n{to_toml(self.config)}```"
-        self._events.write([summary.text("config", about)], steps)  # type: ignore[no-untyped-call]
-        return float(rows[-1].split(",")[COUNTERS.index("minutes")]) if rows else 0.0
+        command = shlex.join(json.loads(about.read_bytes())["command"]) if about.exists() else "unknown command"
+        text = f"```\n{command}\n```\n\n```toml\n{to_toml(self.config)}```"
+        self._events.write([summary.text("config", text)], steps)  # type: ignore[no-untyped-call]
+        rows = list(csv.DictReader(lines))
+        return float(rows[-1]["minutes"]) if rows else 0.0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -156,19 +122,17 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._bar.stop()
-        mean = mean100(self.counters)
-        if kind is None and mean is not None and self.counters.updates > self._resumed_at:
+        mean = self.counters.mean100
+        if kind is None and mean is not None:
+            config = self.config.model_dump(exclude_none=True)
+            plain = {key: str(value) if isinstance(value, list) else value for key, value in config.items()}
+            results = {"hparam/mean100": mean, "hparam/games": float(self.counters.games)}
             with self._warn_once("TensorBoard"):
-                self._write_hparams({"hparam/mean100": mean, "hparam/games": float(self.counters.games)})
+                hparams = summary.hparams(plain, results)  # type: ignore[no-untyped-call]
+                self._events.write([*hparams, _scalars(results)], self.counters.steps)
         for file in (self._table, self._events.file):
             with contextlib.suppress(OSError):
                 file.close()
-
-    def _write_hparams(self, results: dict[str, float]) -> None:
-        config = self.config.model_dump(exclude_none=True)
-        plain = {key: str(value) if isinstance(value, list) else value for key, value in config.items()}
-        hparams = summary.hparams(plain, results)  # type: ignore[no-untyped-call]
-        self._events.write([*hparams, _scalars(results)], self.counters.steps)
 
     def track(self, update: Update, steps: int, policy: Policy, evaluation: Evaluation | None = None) -> None:
         """Log one update, and the evaluation after it if there was one; ``steps`` is the run's total."""
@@ -176,36 +140,46 @@ class Tracker:
         self.counters = count(self.counters, update, steps)
         self._recent.append((time.monotonic(), steps))
         values, pictures = self._values(update, evaluation), self._pictures(update, policy, evaluation)
-        counts, minutes = (self.counters.games, self.counters.points), (time.monotonic() - self._started) / 60
+        counts = {"games": self.counters.games, "points": self.counters.points}
         with self._warn_once("metrics.csv"):
+            writer = csv.writer(self._table, lineterminator="\n")
+            if self._is_empty:
+                writer.writerow(("update", "step", *counts, "minutes", *values))
+                self._is_empty = False
+            minutes = round((time.monotonic() - self._started) / 60, 3)
             texts = ("" if value is None else f"{value:.6g}" for value in values.values())
-            row = (update.number, steps, *counts, round(minutes, 3), *texts)
-            csv.writer(self._table, lineterminator="\n").writerow(row)
+            writer.writerow((update.number, steps, *counts.values(), minutes, *texts))
             self._table.flush()
         with self._warn_once("TensorBoard"):
-            values |= {"charts/games": counts[0], "charts/points": counts[1]}
+            values |= {f"charts/{name}": value for name, value in counts.items()}
             self._events.write([_scalars(values), *pictures], steps)
         self._show_progress(values["charts/SPS"] or 0.0)
         self._track_seconds = time.perf_counter() - start
 
     def _values(self, update: Update, evaluation: Evaluation | None) -> dict[str, float | None]:
         """The value of each tag, None where there is none."""
-        values = {tag: getattr(update.stats, tag.split("/")[1], None) for tag in TAGS}
+        episodes, stats = update.batch.episodes, update.stats
         (first_time, first_steps), (last_time, last_steps) = self._recent[0], self._recent[-1]
-        values |= {
-            "charts/episodic_return": _mean([episode.score for episode in update.batch.episodes]),
-            "charts/episodic_return_mean100": mean100(self.counters),
+        return {
+            "charts/episodic_return": float(np.mean([e.score for e in episodes])) if episodes else None,
+            "charts/episodic_return_mean100": self.counters.mean100,
             "charts/episodic_return_ema": self.counters.ema,
-            "charts/episodic_length": _mean([episode.length for episode in update.batch.episodes]),
+            "charts/episodic_length": float(np.mean([e.length for e in episodes])) if episodes else None,
             "charts/SPS": (last_steps - first_steps) / max(last_time - first_time, 1e-9),
+            "charts/learning_rate": stats.learning_rate,
+            "losses/policy_loss": stats.policy_loss,
+            "losses/entropy": stats.entropy,
+            "losses/grad_norm": stats.grad_norm,
+            "losses/approx_kl": stats.approx_kl,
+            "losses/explained_variance": stats.explained_variance,
+            "eval/episodic_return": evaluation.mean if evaluation else None,
+            "eval/standard_error": evaluation.standard_error if evaluation else None,
+            "policy/prob_up": stats.prob_up,
+            "policy/std": stats.std,
             "time/rollout_seconds": update.rollout_seconds,
             "time/learn_seconds": update.learn_seconds,
             "time/track_seconds": self._track_seconds,  # of the update before
         }
-        if evaluation:
-            error = evaluation.standard_error if evaluation.n > 1 else None
-            values |= {"eval/episodic_return": evaluation.mean, "eval/standard_error": error}
-        return values
 
     @torch.no_grad()
     def _pictures(self, update: Update, policy: Policy, evaluation: Evaluation | None) -> list[Any]:
@@ -253,7 +227,7 @@ class Tracker:
 
     def _show_progress(self, speed: float) -> None:
         """Update the bar, and print a line if the last one is long ago; ``speed`` is in steps per second."""
-        counters, mean = self.counters, mean100(self.counters)
+        counters, mean = self.counters, self.counters.mean100
         games, points = counters.games, f"  {counters.points} points" if self.config.is_pong else ""
         score = f"waiting for 100 games ({games} so far)" if mean is None else f"mean100 {mean:+.2f}  {games} games"
         details = f"{speed:,.0f} steps/s{points}"
@@ -275,25 +249,15 @@ def say(console: Console, text: str) -> None:
         console.print(text, markup=False)
 
 
-def _rows_up_to(update: int, table: Path) -> list[str]:
-    """The complete lines of an interrupted run's metrics.csv up to an update, without the header."""
-    if not table.exists():
+def _lines_up_to(update: int, table: Path) -> list[str]:
+    """The header and the complete lines up to an update of an interrupted run's metrics.csv."""
+    if not table.exists() or not update:
         return []
-    *lines, _ = table.read_text(encoding="utf-8", errors="replace").split("\n")  # the last one is empty or incomplete
+    header, *lines = table.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the rest is incomplete
     numbers = (line.split(",")[0] for line in lines)
-    return [line for line, number in zip(lines, numbers, strict=True) if number.isdecimal() and int(number) <= update]
-
-
-def _command(folder: Path) -> str:
-    """The command that started the run."""
-    about = folder / "run.json"
-    return shlex.join(json.loads(about.read_text(encoding="utf-8"))["command"]) if about.exists() else "unknown command"
+    return [header, *(line for line, n in zip(lines, numbers, strict=True) if n.isdecimal() and int(n) <= update)]
 
 
 def _scalars(values: dict[str, Any]) -> Any:
     """TensorBoard's summary of one number for each tag; None is left out."""
     return Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in values.items() if v is not None])
-
-
-def _mean(numbers: Sequence[float]) -> float | None:
-    return float(np.mean(numbers)) if numbers else None

@@ -34,6 +34,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from rich.console import Console
 from rich.markdown import Markdown
 
+from pong.checkpoint import Counters
 from pong.config import Config, load_config
 from pong.distributed import cores
 from pong.envs import make_fleet
@@ -192,7 +193,8 @@ class Training:
     def __init__(self, config: Config, stack: contextlib.ExitStack):
         self.trainer = stack.enter_context(contextlib.closing(Trainer(config)))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self.tracker = stack.enter_context(Tracker(config, folder, Console(file=io.StringIO())))
+        tracker = Tracker(config, folder, Console(file=io.StringIO()), Counters(), time.monotonic())
+        self.tracker = stack.enter_context(tracker)
         self.learned: list[tuple[int, int, float]] = []  # steps, rows, seconds of learning
         self.updates = self.trainer.run()
         next(self.updates)

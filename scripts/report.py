@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 from pong.config import PONG, Config, load_config
 from pong.envs.lqr import optimal_gain
-from pong.export import WAYS
+from pong.evaluate import WAYS
 
 MEAN100 = "charts/episodic_return_mean100"
 AXES = (("step", 1e6, "agent steps, millions"), ("games", 1e3, "games, thousands"), ("minutes", 1, "minutes"))

@@ -23,8 +23,8 @@ from pong.policies import KarpathyPolicy
 from pong.rollout import emulator_seeds
 from pong.train import Trainer, Update
 
-if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))  # one for each of pytest's workers
+if hasattr(os, "sched_setaffinity"):  # each of pytest's workers has a core, or torch's threads wait for each other
+    worker, cores = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 multiprocessing.set_forkserver_preload(PRELOADED)  # before the server starts, see warm.py

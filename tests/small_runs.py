@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pong.envs.base import Fleet, StepResult
+from pong.losses import surrogate_loss
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import make_policy
 from pong.rollout import Rollout
@@ -65,25 +67,19 @@ class Dice(Won):
 
 
 def play(monkeypatch, games):
-    """Runs play those games instead of Pong, each rollout when it is asked for: what happens in it happens then."""
+    """Runs play those games instead of Pong."""
     monkeypatch.setattr("pong.rollout.make_fleet", games)
 
 
-def meanwhile(games, happenings):
-    """Those games, but before some of their decisions, counted from 1, something happens: {decision: function}."""
+def during_update(monkeypatch, happenings):
+    """While the learner learns from some updates, counted from 1, something happens: {update: function}."""
+    updates = itertools.count(1)
 
-    def make(config, num_envs):
-        fleet = games(config, num_envs)
-        step, decisions = fleet.step, itertools.count(1)
+    def loss(*arguments, **settings):
+        happenings.get(next(updates), lambda: None)()
+        return surrogate_loss(*arguments, **settings)
 
-        def step_and_happen(actions, active):
-            happenings.get(next(decisions), lambda: None)()
-            return step(actions, active)
-
-        fleet.step = step_and_happen
-        return fleet
-
-    return make
+    monkeypatch.setattr("pong.train.surrogate_loss", loss)
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
@@ -97,6 +93,15 @@ def pong(*arguments, **settings):
     """The command line in a process, and a process group, of its own."""
     command = [sys.executable, "-m", "pong", *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), start_new_session=True, text=True, **settings)
+
+
+def wait_until(condition, process, event):
+    """Wait at most a minute for an event that a living process brings about."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, f"the process ended before {event}"
+        assert time.monotonic() < end, f"no {event} after a minute"
+        time.sleep(0.001)
 
 
 def alone_and_shared(config):

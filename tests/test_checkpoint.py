@@ -1,8 +1,9 @@
 """Checkpoints: what is saved is loaded, damaged and foreign files are refused, and a failed save destroys nothing."""
 
+import dataclasses
 import hashlib
 import json
-import pickle
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_runs import CONFIG as RECIPE
 from small_runs import TINY, Dice, contents, play
+from test_save_p import Bomb
 
 from pong import checkpoint
 from pong.baseline import Baseline
@@ -20,8 +22,8 @@ from pong.cli import main
 from pong.config import Config, InputError
 from pong.distributed import Ranks
 from pong.optimizers import make_optimizer
-from pong.policies import make_policy
-from pong.train import Trainer, load_policy, make_baseline
+from pong.policies import make_policy, make_value_network
+from pong.train import Trainer, load_policy
 
 CONFIG = Config(name="saved", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")
 SCORES = (-21.0, -19.0, 3.0)
@@ -88,7 +90,7 @@ def test_checkpoint_round_trip(tmp_path, optimizer):
 
 def test_checkpoint_baseline_is_separate_from_the_policy(tmp_path):
     config, policy, optimizer = learner()
-    baseline = Baseline(learner(seed=5)[1], learning_rate=1e-3, passes=1, ranks=Ranks())
+    baseline = Baseline(learner(seed=5)[1], Config(baseline_passes=1), Ranks())
     take_step(baseline.network, baseline.optimizer)
     loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimizer, baseline))
     assert_same(loaded.policy, policy.state_dict())
@@ -128,12 +130,8 @@ def test_checkpoint_file_is_safetensors_with_a_json_header(tmp_path):
     assert load_file(path).keys() == {"policy.W1", "policy.W2"}  # an optimiser that never stepped has no state
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["pong"])
-    assert header["format"] == FORMAT
-    assert header["counters"] == {
-        **{"updates": 20, "steps": 12345, "games": 67, "points": 890},
-        **{"ema": -20.1 - 1e-14, "last100": [-21.0, -19.0, 3.0], "best": -1 / 3},
-    }
-    assert header["config"] == CONFIG.model_dump()
+    assert (header["format"], header["config"]) == (FORMAT, CONFIG.model_dump())
+    assert header["counters"] == dataclasses.asdict(COUNTERS) | {"last100": [-21.0, -19.0, 3.0]}
 
 
 # --- which checkpoint -------------------------------------------------------------------------------------------------
@@ -149,15 +147,16 @@ def test_find_newest_of_a_run(tmp_path, updates):
 
 def test_find_exported_folder_and_pretrained(tmp_path):
     path = tmp_path / "agent" / "policy.safetensors"
-    checkpoint.save_policy(path, CONFIG, COUNTERS, make_policy(CONFIG), torch.float16)
+    weights = make_policy(CONFIG).half().state_dict()
+    checkpoint.save_policy(path, CONFIG, COUNTERS, weights)
     assert checkpoint.find(path.parent) == path
     assert checkpoint.load(path).policy["W1"].dtype == torch.float16
     assert load_policy("pretrained")[1].config.name == "pong"
 
 
 def test_find_missing_names_the_alternatives(tmp_path):
-    assert "does not exist; give a run folder" in refusal(tmp_path / "nowhere")
-    assert "holds no checkpoints/update-*.safetensors; train longer" in refusal(tmp_path)
+    assert "does not exist; give another run folder" in refusal(tmp_path / "nowhere")
+    assert "holds no checkpoints/update-*.safetensors; give another run folder" in refusal(tmp_path)
     assert not checkpoint.exists(tmp_path)
     path = save(tmp_path / "checkpoints", best=True)
     best = path.with_name("best.safetensors")
@@ -176,7 +175,8 @@ def test_save_keeps_the_newest_two_and_the_best(tmp_path):
     for number in range(1, 7):
         save(tmp_path, Counters(number), best=number in (2, 3))
     assert names(tmp_path) == ["best.safetensors", "update-000005.safetensors", "update-000006.safetensors"]
-    assert checkpoint.best_of(tmp_path).updates == 3
+    assert checkpoint.load(tmp_path / "best.safetensors").counters.updates == 3
+    assert checkpoint.best_score(tmp_path) == -math.inf  # these were not evaluated
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
@@ -213,25 +213,11 @@ def test_save_failure_leaves_earlier_checkpoints(tmp_path, monkeypatch, function
 # --- files of something else ------------------------------------------------------------------------------------------
 
 
-class Bomb:
-    """Unpickling it creates the file it is given."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("dump", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
-def test_load_pickle_is_not_executed(tmp_path, dump):
-    crater, path = tmp_path / "crater", tmp_path / "update-000001.safetensors"
-    pickle.loads(pickle.dumps(Bomb(crater)))
-    assert crater.exists()  # it does go off when unpickled
-    crater.unlink()
-    dump(Bomb(crater), path)
-    assert "can't be read" in refusal(path)
-    assert not crater.exists()
+def test_load_pickle_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(Bomb(), "update-000001.safetensors")
+    assert "can't be read" in refusal("update-000001.safetensors")
+    assert not Path("crater").exists()
 
 
 def header(**changes):
@@ -277,15 +263,13 @@ def test_load_refuses_foreign_content(tmp_path):
 @pytest.mark.parametrize("number", [FORMAT - 1, FORMAT + 1])
 def test_load_refuses_other_formats(tmp_path, number):
     path = foreign(tmp_path / "model.safetensors", signed(json.dumps({"format": number, "other": "things"})))
-    expected = (
-        f"has format {number}, this version of pong reads {FORMAT}; use the version that wrote it, or train again"
-    )
-    assert refusal(path) == f"checkpoint {path} {expected}"
+    expected = f"has format {number}, this version of pong reads {FORMAT}; use the version that wrote it"
+    assert refusal(path).startswith(f"checkpoint {path} {expected}")
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
 
-TRIALS = 1_000
+TRIALS = 1_000  # bits
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +345,7 @@ def assert_refused(capsys, words, *command):
 
 
 @pytest.mark.parametrize("command", ["train --resume run", "eval run --episodes 1"])
-def test_commands_refuse_a_damaged_checkpoint(run, capsys, command):
+def test_load_commands_refuse_a_damaged_checkpoint(run, capsys, command):
     content = bytearray(LAST.read_bytes())
     content[-100] ^= 1
     LAST.write_bytes(content)
@@ -369,20 +353,16 @@ def test_commands_refuse_a_damaged_checkpoint(run, capsys, command):
     assert_refused(capsys, f"checkpoint {LAST} is damaged: its checksum {words}", *command.split())
 
 
-DIFFERENCES = [  # of the checkpoint from the run
-    ({"gamma": 0.5}, "run: gamma = 0.99, but the checkpoint was trained with 0.5; "),
-    ({"hold": "2-4"}, "run: hold = 4, but the checkpoint was trained with '2-4'; "),
-    ({"units": 5}, "size mismatch for W1: copying a param with shape"),
-    ({"baseline": False}, "run: the checkpoint holds no baseline, a policy alone; a new run can --init with it"),
-]
+@pytest.mark.parametrize(("old", "new"), [("gamma = 0.99", "gamma = 0.5"), ("hold = 4", 'hold = "2-4"')])
+def test_resume_names_what_differs(run, capsys, old, new):
+    config = Path("run/config.toml")
+    config.write_text(config.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    words = f"run: {new.replace(chr(34), chr(39))}, but the run was started with {old.split()[-1]}; set it back, or "
+    assert_refused(capsys, words, "train", "--resume", "run")
 
 
-@pytest.mark.parametrize(("changes", "words"), DIFFERENCES, ids=str)
-def test_resume_names_what_differs(run, capsys, changes, words):
-    changes, loaded = dict(changes), checkpoint.load(LAST)
-    units, has_baseline = changes.pop("units", 4), changes.pop("baseline", True)
-    config = loaded.config.model_copy(update=changes)
-    policy = make_policy(config.model_copy(update={"hidden": units}))
-    baseline = make_baseline(config, torch.device("cpu"), Ranks()) if has_baseline else None
-    checkpoint.save(LAST.parent, config, loaded.counters, policy, make_optimizer(config, policy), baseline)
+def test_resume_refuses_a_policy_alone(run, capsys):
+    loaded = checkpoint.load(LAST)
+    checkpoint.save_policy(LAST, loaded.config, loaded.counters, loaded.policy)
+    words = "run: the checkpoint holds only a policy; start a new run with --init run"
     assert_refused(capsys, words, "train", "--resume", "run")

@@ -189,7 +189,7 @@ def test_commands_leave_only_their_own_files(tmp_path, monkeypatch, temporary, c
     assert main(["play", "run", "--max-frames", "20", "--file", "game.gif"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
-    assert "n = 2 games of 40.0 frames, sampled, seed 0, VizdoomHealthGathering-v1, hold 4, update 2" in out
+    assert "n = 2 fresh games of 40.0 frames, sampled, seed 0, VizdoomHealthGathering-v1, hold 4, update 2" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["game.gif", "run", "scores.json"]
     assert [*temporary.glob("pong-*"), *games_of(os.getpid())] == []
     assert json.loads(Path("scores.json").read_text(encoding="utf-8"))["greedy"]["frames"] == [40, 40]

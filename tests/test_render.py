@@ -1,4 +1,4 @@
-"""Games, pictures, films, the terminal and TensorBoard's animated game."""
+"""Games, pictures, films, the terminal and TensorBoard's pictures."""
 
 import io
 import os
@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw, ImageFont
 from pong.config import Config, InputError, RunError
 from pong.envs import make_fleet
 from pong.evaluate import Greedy
-from pong.observations import preprocess
+from pong.observations import PIXELS, preprocess
 from pong.policies import make_policy
 from pong.render import terminal
 from pong.render.film import PONG_COLOURS, fps_of, write_film
 from pong.render.frame import RenderedFrame, play_frames
 from pong.render.picture import BOTTOM, GREEN, HEIGHT, RIGHT, SCALE, SIDE, TOP, WIDTH, draw_picture, signed
-from pong.render.summaries import game_summary
+from pong.render.summaries import game_summary, weight_picture
 from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -341,3 +341,25 @@ def test_show_after_a_delay(pauses):
 
     terminal.show(slow(), io.StringIO())
     assert pauses == pytest.approx([0.1, 10.0, 0.0, 0.1])
+
+
+# --- the picture of the first layer's weights -------------------------------------------------------------------------
+
+
+def test_weight_picture_has_a_tile_for_each_of_forty_units():
+    W1 = torch.nn.Parameter(torch.zeros(PIXELS, 41))
+    with torch.no_grad():
+        for unit in range(39):  # the fortieth has no weights, the last one no tile
+            W1[unit, unit] = unit + 1  # each to its own range: white, however small
+            W1[6399, unit] = -(unit + 1) / 2
+    picture = weight_picture(W1)
+    assert (picture.shape, picture.dtype) == ((400, 640), np.uint8)
+    tiles = picture.reshape(5, 80, 8, 80).swapaxes(1, 2).reshape(40, PIXELS)  # tile k is row k // 8, column k % 8
+    for unit, tile in enumerate(tiles[:39]):
+        assert (tile[unit], tile[6399]) == (255, 64)  # (1 + 1)·127.5 and (−½ + 1)·127.5 = 63.75
+        assert np.count_nonzero(tile != 128) == 2  # all others are grey, (0 + 1)·127.5 = 127.5
+    assert (tiles[39] == 128).all()
+    few = weight_picture(torch.full((PIXELS, 3), -1e-5))
+    assert (few[:80, :240] == 0).all()  # black is negative
+    assert (few[:80, 240:] == 128).all()
+    assert (few[80:] == 128).all()
