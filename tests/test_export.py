@@ -60,9 +60,9 @@ def test_export_of_a_checkpoint_without_its_run(run, tmp_path):
 
 
 def test_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: "/nowhere/ffmpeg")
+    monkeypatch.setattr("pong.render.film.PALETTE", "no such filter")
     assert main(["export", str(run), str(tmp_path / "agent"), "--episodes", "1"]) == 1
-    assert "/nowhere/ffmpeg" in capsys.readouterr().err
+    assert "ffmpeg failed" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

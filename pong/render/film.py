@@ -16,7 +16,7 @@ from pong.render.picture import HEIGHT, WIDTH, draw_picture
 MP4 = "-c:v libx264 -pix_fmt yuv420p -preset veryfast -crf 20 -movflags +faststart"
 # One palette of the colours in the first 30 pictures: a palette for each picture would make a gif five times as large.
 PALETTE = "split[a][b]; [a]trim=end_frame=30,palettegen=reserve_transparent=0[p]; [b][p]paletteuse=dither=none"
-SMALL_PALETTE = "scale=iw/2:-2:flags=area," + PALETTE.replace("palettegen=", "palettegen=max_colors=64:")
+SMALL_PALETTE = "scale=iw/2:ih/2:flags=area," + PALETTE.replace("palettegen=", "palettegen=max_colors=64:")
 GIF_FPS = 50  # browsers slow faster gifs down to 10
 
 
@@ -26,13 +26,9 @@ def fps_of(config: Config) -> float:
 
 
 def write_film(frames: Iterable[RenderedFrame], file: Path, fps: float, caption: str) -> None:
-    """Write a picture of each frame to a film. If that fails, an older file of that name is unchanged.
+    """Write a picture of each frame of a game, fps per second, to a file that ends in .mp4 or .gif.
 
-    Args:
-        frames: of a game.
-        file: ends in .mp4 or .gif.
-        fps: pictures per second.
-        caption: a short line that names the policy.
+    The caption names the policy. If writing fails, an older file of that name is unchanged.
     """
     partial = file.absolute().with_name(f".part-{os.getpid()}{file.suffix}")  # to ffmpeg "12:30.gif" would be a URL
     try:

@@ -29,18 +29,12 @@ class Place(NamedTuple):
     """Where an action is drawn."""
 
     name: Box
-    letters: int  # size of the name's letters
     bar: Box | None = None  # filled from the left, or from the bottom if it is higher than wide
     number: tuple[int, int] | None = None  # middle of the probability
 
 
 def draw_picture(frame: RenderedFrame, caption: str) -> Image.Image:
-    """Draw a frame as an RGB image of WIDTH × HEIGHT.
-
-    Args:
-        frame: of a game.
-        caption: a short line that names the policy.
-    """
+    """Draw a frame, with a caption that names the policy, as an RGB image of WIDTH × HEIGHT."""
     height, width, _ = frame.screen.shape
     screen_width = min(MAX_SCREEN_WIDTH, HEIGHT * width // height)
     screen_height = screen_width * height // width
@@ -79,9 +73,9 @@ def _places_beside(actions: int) -> list[Place]:
     """A bar of P(UP) between UP and DOWN, with a third action at the bottom; or more actions, each above its bar."""
     if actions > 3:
         tops = range(TOP + 24, TOP + 24 + 74 * actions, 74)
-        return [Place((SIDE + 6, y, RIGHT - 6, y + 28), 14, (SIDE + 6, y + 34, RIGHT - 6, y + 46)) for y in tops]
+        return [Place((SIDE + 6, y, RIGHT - 6, y + 28), (SIDE + 6, y + 34, RIGHT - 6, y + 46)) for y in tops]
     middles = (BOTTOM - 16, TOP + 16, BOTTOM + 22)[:actions]
-    down, up, *noop = (Place((CENTER - 38, y - 16, CENTER + 37, y + 15), 20) for y in middles)
+    down, up, *noop = (Place((CENTER - 38, y - 16, CENTER + 37, y + 15)) for y in middles)
     bar = CENTER - 16, TOP + 40, CENTER + 15, BOTTOM - 41
     return [down, up._replace(bar=bar, number=(CENTER, 82)), *noop]
 
@@ -91,7 +85,7 @@ def _places_below(actions: int, top: int) -> list[Place]:
     height = min((HEIGHT - 12 - top) // actions, 48)
     rows = ((y, y + height - 8) for y in range(top, top + height * actions, height))
     right = MAX_SCREEN_WIDTH
-    return [Place((8, y, 208, end), 17, (220, y, right - 76, end), (right - 38, (y + end) // 2)) for y, end in rows]
+    return [Place((8, y, 208, end), (220, y, right - 76, end), (right - 38, (y + end) // 2)) for y, end in rows]
 
 
 def _draw_action(pen: ImageDraw.ImageDraw, frame: RenderedFrame, action: int, place: Place) -> None:
@@ -100,7 +94,7 @@ def _draw_action(pen: ImageDraw.ImageDraw, frame: RenderedFrame, action: int, pl
     pen.rounded_rectangle(place.name, 6, GREEN if chosen else DARK)
     left, top, right, bottom = place.name
     middle = (left + right + 1) // 2, (top + bottom + 1) // 2
-    pen.text(middle, frame.action_names[action], DARK if chosen else DIM, _font(place.letters), anchor="mm")
+    pen.text(middle, frame.action_names[action], DARK if chosen else DIM, _font(17), anchor="mm")
     if place.bar:
         _draw_bar(pen, place.bar, prob)
     if place.number and frame.probs:

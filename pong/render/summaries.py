@@ -21,12 +21,9 @@ FRAMES = 150  # ten seconds at hold 4
 
 
 def weight_picture(W1: torch.Tensor, rows: int = 5, columns: int = 8) -> NDArray[np.uint8]:
-    """The first 6400 weights of hidden units as 80×80 tiles: white is positive, black negative, grey 0 or no unit.
+    """The first rows·columns hidden units of W1 (6400 or more, hidden) as tiles of their first 80×80 weights.
 
-    Args:
-        W1: (6400 or more, hidden); each unit is scaled to its own range.
-        rows: of tiles.
-        columns: of tiles.
+    White is positive, black is negative, and grey is 0 or no unit; each unit is scaled to its own range.
     """
     units = W1.detach()[:PIXELS, : rows * columns].T.cpu().float()
     tiles = torch.zeros(rows * columns, PIXELS)

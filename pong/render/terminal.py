@@ -17,12 +17,9 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"  # bars of one character
 
 
 def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None:
-    """Show each frame for its time, the last one for a second, and restore the terminal at the end.
+    """Show each frame of a game for its time divided by ``speed``, the last frame for a second.
 
-    Args:
-        frames: of a game.
-        out: a terminal.
-        speed: 1 is natural.
+    The terminal ``out`` is restored at the end.
     """
     size, previous, due = None, set[str](), time.monotonic()
     out.write(ENTER)

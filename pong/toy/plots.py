@@ -75,8 +75,7 @@ def baseline(figure: Any) -> None:
 
 def pathwise(figure: Any) -> None:
     """Variance over the width σ of the policy, R = −(a−3)², μ = 1: score function against pathwise."""
-    y = "variance of one sample's gradient (its mean is 4)"
-    axes = _axes(figure.add_subplot(), "σ, the width of the policy", y)
+    axes = _axes(figure.add_subplot(), "σ, the policy's width", "variance of one sample's gradient (its mean is 4)")
     axes.set(xscale="log", yscale="log", xlim=(0.03, 3), ylim=(2e-3, 4e4))
     sigmas = torch.logspace(math.log10(0.03), math.log10(3), 25, dtype=torch.float64).tolist()
     curves = zip(*([_variance(estimator) for estimator in t7(sigma)] for sigma in sigmas), strict=True)
@@ -86,8 +85,7 @@ def pathwise(figure: Any) -> None:
             (variance,) = t7(sigma)[i].variance
             offset = 5, 6 if i < 2 else -14
             axes.annotate(f"{variance:.6g}", (sigma, variance), offset, textcoords="offset points", color=color)
-    for sigma in (0.1, 1.0):
-        axes.axvline(sigma, color=GREY, linewidth=0.8, linestyle=":")
+    axes.vlines((0.1, 1.0), *axes.get_ylim(), color=GREY, linewidth=0.8, linestyle=":")
     axes.set_title("T7, R = −(a − 3)², μ = 1: the narrower the policy, the noisier its score; pathwise goes quiet")
     axes.legend(loc="upper right", frameon=False)
 
