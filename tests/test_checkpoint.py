@@ -22,7 +22,7 @@ from pong.cli import main
 from pong.config import Config, InputError
 from pong.distributed import Ranks
 from pong.optimizers import make_optimizer
-from pong.policies import make_policy, make_value_network
+from pong.policies import make_policy
 from pong.train import Trainer, load_policy
 
 CONFIG = Config(name="saved", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")

@@ -60,7 +60,7 @@ def test_export_of_a_checkpoint_without_its_run(run, tmp_path):
 
 
 def test_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pong.render.film.GIF", {"codec": "no such codec"})
+    monkeypatch.setattr("pong.render.film.PALETTE", "no such filter")
     assert main(["export", str(run), str(tmp_path / "agent"), "--episodes", "1"]) == 1
     assert "ffmpeg failed" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

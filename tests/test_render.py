@@ -15,7 +15,7 @@ from pong.evaluate import Greedy
 from pong.observations import PIXELS, preprocess
 from pong.policies import make_policy
 from pong.render import terminal
-from pong.render.film import PONG_COLOURS, fps_of, write_film
+from pong.render.film import fps_of, write_film
 from pong.render.frame import RenderedFrame, play_frames
 from pong.render.picture import BOTTOM, GREEN, HEIGHT, RIGHT, SCALE, SIDE, TOP, WIDTH, draw_picture, signed
 from pong.render.summaries import game_summary, weight_picture
@@ -191,16 +191,6 @@ def test_write_film_mp4_codec(tmp_path, game):
     assert (metadata["codec"], metadata["pix_fmt"][:7]) == ("h264", "yuv420p")
     data = (tmp_path / "game.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # faststart: the index is before the pictures
-
-
-def test_write_film_gif_colours(tmp_path):
-    screen = np.zeros((210, 160, 3), np.uint8)
-    screen[:, :] = (144, 72, 17)
-    for k, colour in enumerate(PONG_COLOURS):
-        screen[20 * k : 20 * k + 20, :40] = colour
-    write_film([make_frame(screen)] * 2, tmp_path / "game.gif", 15.0, "")
-    picture = read(tmp_path / "game.gif")[0][0]
-    np.testing.assert_array_equal(picture[:, :SIDE], screen.repeat(SCALE, 0).repeat(SCALE, 1))
 
 
 @pytest.mark.parametrize(("hold", "fps"), [(1, 60), (4, 15), ("2-4", 20)])

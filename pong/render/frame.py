@@ -32,6 +32,11 @@ class RenderedFrame:
     frames: int = 0  # emulated for this decision
     finished: bool = False  # True on the last screen, unless the game was truncated
 
+    @property
+    def is_pong(self) -> bool:
+        """Whether the game is Pong."""
+        return self.observation.dtype == np.int8
+
 
 def play_frames(
     policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False

@@ -21,20 +21,14 @@ FRAMES = 150  # ten seconds at hold 4
 
 
 def weight_picture(W1: torch.Tensor, rows: int = 5, columns: int = 8) -> NDArray[np.uint8]:
-    """The weights of the first rows·columns hidden units as 80×80 tiles, white positive and black negative.
+    """The first rows·columns hidden units of W1 (6400 or more, hidden) as tiles of their first 80×80 weights.
 
-    Args:
-        W1: (6400 or more, hidden), of which the first 6400 are drawn; each unit is scaled to its own range.
-        rows: of tiles.
-        columns: of tiles.
-
-    Returns:
-        (rows·80, columns·80) uint8; tiles without a unit are grey.
+    White is positive, black is negative, and grey is 0 or no unit; each unit is scaled to its own range.
     """
     units = W1.detach()[:PIXELS, : rows * columns].T.cpu().float()
-    tiles = torch.zeros(rows * columns, 80, 80, dtype=torch.float32)
-    tiles[: len(units)] = (units / units.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)).view(-1, 80, 80)
-    grid = tiles.view(rows, columns, 80, 80).permute(0, 2, 1, 3).reshape(rows * 80, columns * 80)
+    tiles = torch.zeros(rows * columns, PIXELS)
+    tiles[: len(units)] = units / units.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
+    grid = tiles.view(rows, columns, 80, 80).transpose(1, 2).reshape(rows * 80, columns * 80)
     picture: NDArray[np.uint8] = ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
     return picture
 

@@ -17,12 +17,9 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"  # bars of one character
 
 
 def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None:
-    """Show each frame for its time, the last one for a second, and restore the terminal at the end.
+    """Show each frame of a game for its time divided by ``speed``, the last frame for a second.
 
-    Args:
-        frames: of a game.
-        out: a terminal.
-        speed: 1 is natural.
+    The terminal ``out`` is restored at the end.
     """
     size, previous, due = None, set[str](), time.monotonic()
     out.write(ENTER)
@@ -66,18 +63,17 @@ def shrink(screen: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
 
 def half_blocks(pixels: NDArray[np.uint8]) -> list[str]:
     """Lines of "▀" for pixels (2·lines, columns, 3), with the upper pixel as foreground, the lower as background."""
-    return [_line(upper.tolist(), lower.tolist()) for upper, lower in zip(pixels[::2], pixels[1::2], strict=True)]
-
-
-def _line(upper: list[list[int]], lower: list[list[int]]) -> str:
-    text, foreground, background = "", None, None
-    for above, below in zip(upper, lower, strict=True):
-        if above != foreground:  # a colour applies until it changes
-            text += "\x1b[38;2;{};{};{}m".format(*above)
-        if below != background:
-            text += "\x1b[48;2;{};{};{}m".format(*below)
-        text, foreground, background = text + "▀", above, below
-    return text + RESET
+    lines = []
+    for row in np.concatenate([pixels[::2], pixels[1::2]], axis=2).tolist():
+        line, previous = "", [-1] * 6
+        for pixel in row:  # red, green and blue of the upper and of the lower one
+            if pixel[:3] != previous[:3]:  # a colour applies until it changes
+                line += "\x1b[38;2;{};{};{}m".format(*pixel[:3])
+            if pixel[3:] != previous[3:]:
+                line += "\x1b[48;2;{};{};{}m".format(*pixel[3:])
+            line, previous = line + "▀", pixel
+        lines.append(line + RESET)
+    return lines
 
 
 def _status(frame: RenderedFrame) -> str:

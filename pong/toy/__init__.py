@@ -14,6 +14,7 @@ from rich.text import Text
 from pong.config import InputError
 from pong.toy.examples import EXAMPLES, Example
 from pong.toy.gradients import Estimator, finite_difference, mean_and_variance, objective
+from pong.toy.plots import write
 
 NAMES = list(dict.fromkeys(example.name for example in EXAMPLES))
 SAMPLES, SEED = 1000, 1  # where only the other is given
@@ -29,25 +30,22 @@ def toy(examples: list[str], samples: int | None = None, seed: int | None = None
     With samples or a seed, the examples' gradients are estimated by Monte Carlo instead.
     """
     _check(examples, samples, seed, plot)
-    if seed is not None or samples is not None:
-        samples, seed = samples or SAMPLES, SEED if seed is None else seed
     if plot:
-        from pong.toy.plots import write
-
         _print(*map(str, write(plot)))
     elif not examples:
         rows = (f"{example.name:<4}{example.title:<45}{example.teaches}" for example in EXAMPLES)
         _print("The log-derivative trick in numbers: by hand | autograd | finite difference\n", *rows, HELP)
-    names = list(dict.fromkeys(name.upper() for name in examples))
-    for name in NAMES if "ALL" in names else names:
+    if seed is not None:
+        samples = samples or SAMPLES
+    names = [name.upper() for name in examples]
+    for name in NAMES if "ALL" in names else dict.fromkeys(names):
         for example in EXAMPLES:
             if example.name == name:
-                _print(*_parts(example, samples or 0, seed or 0))
+                _print(*_parts(example, samples or 0, SEED if seed is None else seed))
 
 
 def _check(examples: list[str], samples: int | None, seed: int | None, plot: Path | None) -> None:
-    unknown = [name for name in examples if name.upper() not in (*NAMES, "ALL")]
-    if unknown:
+    if unknown := [name for name in examples if name.upper() not in (*NAMES, "ALL")]:
         raise InputError(f"toy: unknown example {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)} and all")
     if not examples and (samples is not None or seed is not None):
         raise InputError("toy: --samples and --seed need an example: pong toy T3 --samples 1000")

@@ -113,7 +113,6 @@ def stop_or_go(theta: Tensor, choices: Choices) -> list[Tensor]:
 PAY, LOGITS = tensor(6, 3, 0), {"θ₁": 0.0, "θ₂": math.log(2), "θ₃": math.log(3)}
 LINE, NORMAL = {"w": 0.5, "b": 0.0, "log σ": 0.0}, {"μ": 1.0, "log σ": math.log(0.5)}
 BANDIT, COIN = two_arms(math.log(4), lambda a: 2 - a), two_arms(0.0, lambda a: a)
-PAY_1 = two_arms(math.log(4), torch.ones_like)
 SOFTMAX = System(LOGITS, lambda theta, choices: [PAY[choices.act(Categorical(logits=theta))]])
 AIM = System(LINE, lambda theta, choices: [distance(choices.act(Normal(theta[0] * 2 + theta[1], theta[2].exp())))])
 TWO_STATES = System({"w": 0.5, "b": 0.0}, two_states)
@@ -232,7 +231,7 @@ ROWS: tuple[str | Estimator | Numbers, ...] = (
     Estimator(BANDIT, LOSSES["standardized"], "batch mean, std, N = 8", (STD_8,), (0.14 - STD_8**2,), n=8),
     Estimator(BANDIT, LOSSES["less action"], "b = 1[a=1]", (-0.32,), (0.4096,)),
     "T5 the score has mean zero: two arms",
-    Estimator(PAY_1, LOSSES["score"], "−log π·1", (0,), (0.16,)),
+    Estimator(two_arms(math.log(4), torch.ones_like), LOSSES["score"], "−log π·1", (0,), (0.16,)),
     "T5 the score has mean zero: a Gaussian",
     Estimator(PAY_1_GAUSSIAN, LOSSES["score"], "−log π·1", (0, 0), (4, 2)),
     "T6 two steps: what is an action paid for?",

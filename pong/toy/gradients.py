@@ -114,13 +114,12 @@ def objective(system: System, theta: Tensor) -> Tensor:
 def estimates(
     estimator: Estimator, theta: Tensor | None = None, count: int = 0, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Differentiate the loss on every batch that could be drawn: gₖ = −∇θ loss(batchₖ).
+    """Differentiate the loss on every batch that could be drawn, at θ or the system's θ: gₖ = −∇θ loss(batchₖ).
 
     Source: the enumeration is ours; the estimator is Williams 1992 (see ``pong.losses``).
 
     Returns:
-        The negated gradients at θ (by default the system's), (Kⁿ, P), as descending the loss is ascending J, and each
-        batch's probability, (Kⁿ,). With ``count``, of so many of these batches, drawn at random: (count, …).
+        The gₖ (Kⁿ, P) and each batch's probability (Kⁿ,), or those of ``count`` random batches: (count, …).
     """
     theta, n = (estimator.system.theta if theta is None else theta).detach().requires_grad_(), estimator.n
     rows, weights = episodes(estimator.system, theta, estimator.attached)
