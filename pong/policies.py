@@ -206,7 +206,8 @@ class ConvNet(nn.Module):
         for k, (inputs, filters) in enumerate(itertools.pairwise((shape[0], *channels))):
             layers += [nn.Conv2d(inputs, filters, *_WINDOWS[bool(k)], dtype=F32), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
-        self.hidden = nn.Linear(conv_features(shape, channels) + extra, hidden, dtype=F32)
+        features = self.convolutions(torch.zeros(1, *shape, dtype=F32)).shape[1]
+        self.hidden = nn.Linear(features + extra, hidden, dtype=F32)
         self.outputs = nn.Linear(hidden, outputs, dtype=F32)
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -249,15 +250,6 @@ def contrast(images: Tensor) -> Tensor:
     pixels = images.float()
     pixels -= pixels.mean(-1, keepdim=True)
     return pixels / pixels.square().flatten(1).mean(1).sqrt().clamp(min=1).view(-1, *[1] * (pixels.ndim - 1))
-
-
-def conv_features(shape: Sequence[int], channels: Sequence[int]) -> int:
-    """How many numbers the convolutions of a ``ConvNet`` give for an image (C, H, W); below 1 if it is too small."""
-    sides = list(shape[1:])
-    for k in range(len(channels)):
-        size, stride = _WINDOWS[bool(k)]
-        sides = [max(side - size + stride, 0) // stride for side in sides]
-    return channels[-1] * math.prod(sides)
 
 
 class CategoricalPolicy(DiscretePolicy):

@@ -125,52 +125,43 @@ class Snapshot(NamedTuple):
     waiting: Decisions  # whose return is not known yet
 
     def pack(self) -> list[EmulatorState]:
-        """Arrays by emulator, so that any number of players and ranks can continue."""
-        waiting = self.waiting
-        assert isinstance(waiting.observations, SparseFrames)
-        states = []
+        """Arrays by emulator, so that any number of players and ranks can continue; the last row is the current one."""
+        waiting, states = self.waiting, []
         for i, emulator in enumerate(self.fleet):
             active = waiting.active[:, i]
-            rows = torch.from_numpy(waiting.rows[active, i])
-            states.append(
-                emulator
-                | _pack_rows("observation", self.observations[torch.tensor([i])])
-                | _pack_rows("waiting", waiting.observations[rows])
-                | {"waiting.actions": waiting.actions[rows].numpy().astype(np.int8)}
-                | {"waiting.rewards": waiting.rewards[active, i], "episode": self.totals[i]}
-            )
+            numbers = torch.from_numpy(waiting.rows[active, i])
+            rows = cat([waiting.observations[numbers], self.observations[torch.tensor([i])]])
+            assert isinstance(rows, SparseFrames)
+            state = {
+                "rows.columns": rows.columns.numpy().astype(np.int16),
+                "rows.signs": rows.signs.numpy().astype(np.int8),
+                "rows.counts": rows.counts().numpy(),
+                "waiting.actions": waiting.actions[numbers].numpy().astype(np.int8),
+                "waiting.rewards": waiting.rewards[active, i],
+                "episode": self.totals[i],
+            }
+            states.append(emulator | state)
         return states
 
     @classmethod
     def unpack(cls, states: list[EmulatorState], width: int) -> "Snapshot":
         """The reverse; rows have ``width`` numbers."""
-        actions, rewards = (np.concatenate([s[f"waiting.{name}"] for s in states]) for name in ("actions", "rewards"))
+        names = ("rows.columns", "rows.signs", "rows.counts", "waiting.actions", "waiting.rewards")
+        columns, signs, sizes, actions, rewards = (np.concatenate([state[name] for state in states]) for name in names)
+        starts = (np.cumsum(sizes) - sizes).astype(np.int32)
+        rows = SparseFrames.from_numpy(columns.astype(np.int32), signs.astype(np.float32), starts, width)
         counts = np.array([len(state["waiting.actions"]) for state in states])
+        current = np.zeros(len(sizes), np.bool_)
+        current[np.cumsum(counts + 1) - 1] = True
         W = counts.max()
         active = np.arange(W)[:, None] >= W - counts  # (W, N): the last time steps of each emulator
-        rows, placed = np.zeros(active.shape, np.int64), np.zeros(active.shape, np.float32)
-        rows.T[active.T], placed.T[active.T] = np.arange(len(actions)), rewards
-        observations = _unpack_rows("waiting", states, width)
-        arrays = rows, placed, np.zeros_like(active), active
-        waiting = Decisions(observations, torch.from_numpy(actions.astype(np.int64)), *arrays)
+        numbers, placed = np.zeros(active.shape, np.int64), np.zeros(active.shape, np.float32)
+        numbers.T[active.T], placed.T[active.T] = np.arange(len(actions)), rewards
+        waiting = rows[torch.from_numpy(np.flatnonzero(~current))]
+        arrays = numbers, placed, np.zeros_like(active), active
+        decisions = Decisions(waiting, torch.from_numpy(actions.astype(np.int64)), *arrays)
         totals = np.stack([state["episode"] for state in states])
-        return cls(states, _unpack_rows("observation", states, width), totals, waiting)
-
-
-def _pack_rows(name: str, rows: SparseFrames) -> EmulatorState:
-    return {
-        f"{name}.columns": rows.columns.numpy().astype(np.int16),
-        f"{name}.signs": rows.signs.numpy().astype(np.int8),
-        f"{name}.counts": rows.counts().numpy(),
-    }
-
-
-def _unpack_rows(name: str, states: list[EmulatorState], width: int) -> SparseFrames:
-    columns, signs, counts = (
-        torch.from_numpy(np.concatenate([state[f"{name}.{part}"] for state in states]))
-        for part in ("columns", "signs", "counts")
-    )
-    return SparseFrames(columns.int(), signs.float(), (counts.cumsum(0) - counts).int(), width)
+        return cls(states, rows[torch.from_numpy(np.flatnonzero(current))], totals, decisions)
 
 
 class Player:

@@ -14,10 +14,10 @@ from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
 from pong.config import Config, InputError, PathLike, linear_schedule
 from pong.distributed import Ranks, threads, uninterrupted
-from pong.envs import check_task, prepare, task_spec
+from pong.envs import check_task, prepare
 from pong.losses import surrogate_loss
 from pong.optimizers import load_optimizer, make_optimizer
-from pong.policies import Policy, conv_features, make_policy, make_value_network
+from pong.policies import Policy, make_policy, make_value_network
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
 
@@ -208,12 +208,12 @@ class _Step(NamedTuple):
 def check(config: Config, ranks: Ranks) -> None:
     """Refuse what can't be trained, before anything is created."""
     check_task(config)
-    if config.policy == "conv":
-        shape = task_spec(config).shape
-        for channels in (config.channels, config.baseline_channels or []):
-            if channels and conv_features(shape, channels) < 1:
-                found = f"images of {shape[1]} × {shape[2]} are too small for channels = {channels}"
-                raise InputError(f"env = {config.env!r}: {found}; give fewer numbers")
+    try:
+        make_policy(config)
+        make_value_network(config)
+    except RuntimeError as error:  # images too small for the convolutions, or no memory for so many units
+        message = " ".join(str(error).split())
+        raise InputError(f"env = {config.env!r}: hidden or channels are too large ({message})") from None
     if config.num_envs < ranks.size:
         raise InputError(f"num_envs = {config.num_envs} is too few for {ranks.size} ranks; give each one or more")
     prepare(config)
