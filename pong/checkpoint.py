@@ -129,12 +129,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def load(where: PathLike) -> Checkpoint:
-    """Read a checkpoint file, or the newest checkpoint of a run folder.
-
-    Raises:
-        InputError: there is no checkpoint, or it is damaged, foreign or of another format. The message names the other
-            checkpoints in the folder, but none of them is loaded instead.
-    """
+    """Read a checkpoint file, or the newest checkpoint of a run folder."""
     path = find(Path(where))
     try:
         with safe_open(path, framework="pt") as file:

@@ -261,11 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> Any:
-    """A command with its flags; None if tyro has printed the help.
-
-    Raises:
-        InputError: there is no such command or flag, or a value is wrong.
-    """
+    """A command with its flags; None if tyro has printed the help."""
     name, *flags = arguments or [""]
     if name not in (*COMMANDS, "-h", "--help"):
         problem = f"unknown command {name!r}" if name else "no command"
@@ -305,11 +301,7 @@ def _train_defaults(flags: list[str]) -> Train:
 
 
 def _saved_config(source: Path) -> Config:
-    """The config of a run or of a checkpoint.
-
-    Raises:
-        InputError: there is none, or it can't be resumed.
-    """
+    """The config of a run or of a checkpoint."""
     if source.suffix == ".safetensors":
         from pong import checkpoint
 

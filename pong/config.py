@@ -31,11 +31,7 @@ class RunError(Exception):
 
 
 class Settings(BaseModel):
-    """Checked values; the docstring of a group of keys is its heading in a recipe.
-
-    Raises:
-        InputError: a key is unknown or a value is wrong; the first one is named.
-    """
+    """Checked values; the docstring of a group of keys is its heading in a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
