@@ -100,7 +100,7 @@ def one_core(games: int, rounds: int, seconds: float) -> dict[str, Any]:
     config = load_config(ROOT / "configs/pong.toml").replace(num_envs=games)
     ale = config.replace(num_envs=min(games, MOST_IN_ALE), emulator="ale")
     turns = {"AtariVectorEnv, threads: 1": raw_pong(ale, 1), "AleFleet": fleet(ale)}
-    turns |= {"machine.step": fleet(config, "advance"), "MachineFleet": fleet(config)}
+    turns |= {"machine.step": fleet(config, observed=False), "MachineFleet": fleet(config)}
     return in_turns(turns, rounds, seconds, hold(config))
 
 
@@ -162,12 +162,13 @@ def raw_pong(config: Config, threads: int) -> Turn:
     return lockstep(config.num_envs, emulators.step, UP)
 
 
-def fleet(config: Config, method: str = "step") -> Turn:
-    """The emulators that a recipe trains in; "step" makes observations, the compiled Pong's "advance" does not."""
+def fleet(config: Config, *, observed: bool = True) -> Turn:
+    """The emulators that a recipe trains in; the compiled Pong may leave out its observations."""
     games, active = make_fleet(config, config.num_envs), np.ones(config.num_envs, np.bool_)
     games.reset(np.arange(config.num_envs))
-    step = getattr(games, method)
-    return lockstep(config.num_envs, lambda actions: step(actions, active), 0)
+    if not observed:
+        games._observe = lambda *_: None
+    return lockstep(config.num_envs, lambda actions: games.step(actions, active), 0)
 
 
 def lockstep(games: int, step: Callable[[NDArray[np.int64]], Any], first: int) -> Turn:

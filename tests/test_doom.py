@@ -22,7 +22,7 @@ from small_runs import ROOT, pong, rows
 from pong import checkpoint
 from pong.cli import main
 from pong.config import Config, InputError, RunError, load_config
-from pong.envs import _gym_spec, check_task
+from pong.envs import _gym_spec, check_task, images
 from pong.envs.doom import SIDE, DoomFleet, shrink
 from pong.policies import make_policy
 from pong.train import Trainer, load_policy
@@ -124,7 +124,7 @@ def test_fleet_observes_the_last_four_screens():
     assert (first == first[:, :1]).all()  # the first screen, four times
     assert torch.equal(second.observations[:, :3], first[:, 1:])
     np.testing.assert_array_equal(second.observations[:, 3], [shrink(screen) for screen in screens])
-    np.testing.assert_array_equal(games.images(second.observations)[3], shrink(screens[0]))
+    np.testing.assert_array_equal(images(TINY, second.observations)[3], shrink(screens[0]))
     assert screens.shape == (2, 120, 160, 3)
     assert (screens[0] != screens[1]).any()
     assert (third.frames.tolist(), third.rewards.tolist()) == ([4, 0], [4, 0])  # a game without a decision waits

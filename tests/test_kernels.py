@@ -5,12 +5,14 @@ import contextlib
 import runpy
 from dataclasses import astuple
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import pong
 from pong.config import Config
 from pong.envs import task_spec
 from pong.envs.pong import compiled, kernels, machine
@@ -244,13 +246,13 @@ def test_play_and_single_steps_resume_each_other(make_players, changes):
 
 def test_kernel_names_change_with_their_sources(tmp_path):
     digests = set()
-    for changed in ("none", *compiled.SOURCES):
-        for name in ("compiled.py", *compiled.SOURCES):
-            (tmp_path / name).write_text((compiled.HERE / name).read_text() + "#" * (name == changed))
+    for changed in (None, *compiled.SOURCES):
+        for source in compiled.SOURCES:
+            (tmp_path / source.name).write_text(source.read_text() + "#" * (source == changed))
         digests.add(runpy.run_path(str(tmp_path / "compiled.py"))["DIGEST"])
     assert compiled.DIGEST in digests
     assert len(digests) == 1 + len(compiled.SOURCES)
-    for kernel in (machine.step, machine.start_games, machine.observe, kernels.play, kernels.sample_all):
+    for kernel in (machine.step, machine.start_games, machine.observe, kernels.play, kernels.decide):
         assert kernel.py_func.__qualname__ == f"{kernel.py_func.__name__}-{compiled.DIGEST}"
 
 
@@ -259,5 +261,5 @@ def test_kernel_sources_are_complete():
         functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
         return {"rule", "kernel"} & {d.id for node in functions for d in node.decorator_list if isinstance(d, ast.Name)}
 
-    files = {path.name for path in compiled.HERE.parents[1].rglob("*.py") if has_compiled(path)}
-    assert files | {"task.py"} == {*compiled.SOURCES}
+    (package,) = {path.parent for path in Path(pong.__file__).parent.rglob("*.py") if has_compiled(path)}
+    assert {*package.glob("*.py")} == {*compiled.SOURCES}

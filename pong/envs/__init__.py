@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
 
 from pong.config import Config, InputError
 from pong.envs.base import Fleet
@@ -15,6 +17,7 @@ from pong.envs.doom import DoomFleet, Game, is_doom
 from pong.envs.gym import VectorFleet, make_env
 from pong.envs.pong.ale import AleFleet
 from pong.envs.pong.task import pong_task
+from pong.observations import Observations, SparseFrames
 
 PACKAGES = ("ale-py", "gymnasium", "vizdoom")  # of the environments
 
@@ -23,19 +26,12 @@ gymnasium.register("pong/LQR-v0", "pong.envs.lqr:LQR")
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """The shapes of a task's observations and actions.
+    """The shapes of a task's observations and actions."""
 
-    Attributes:
-        shape: of an observation: (k,) numbers, or images (C, H, W).
-        extra: numbers that follow an image's pixels in a row.
-        actions: how many there are to choose from, or how many numbers a continuous action has.
-        continuous: whether an action is a vector of real numbers.
-    """
-
-    shape: tuple[int, ...]
-    extra: int
-    actions: int
-    continuous: bool = False
+    shape: tuple[int, ...]  # of an observation: (k,) numbers, or images (C, H, W)
+    extra: int  # numbers that follow an image's pixels in a row
+    actions: int  # how many there are to choose from, or how many numbers a continuous action has
+    continuous: bool = False  # an action is a vector of real numbers
 
     @property
     def inputs(self) -> int:
@@ -102,19 +98,23 @@ def make_rendered(config: Config) -> AleFleet | DoomFleet:
     raise InputError(f"env = {config.env!r} has no screen to show")
 
 
+def images(config: Config, observations: Observations) -> NDArray[np.int8 | np.uint8]:
+    """The images (C, H, W) in the first row of observations; in Pong differences of frames, in {−1, 0, 1}."""
+    shape = task_spec(config).shape
+    rows = observations.dense(torch.int8) if isinstance(observations, SparseFrames) else observations
+    pixels: NDArray[np.int8 | np.uint8] = rows[0].numpy().ravel()[: math.prod(shape)]
+    return pixels.reshape(shape)
+
+
 def frame_rate(config: Config) -> int:
     """Frames a second at natural speed."""
-    return DoomFleet.rate if is_doom(config.env) else AleFleet.rate
+    return 35 if is_doom(config.env) else 60
 
 
 def prepare(config: Config) -> None:
     """Compile what every player of a config needs, before there are several of them."""
-    if config.is_pong:
-        _compile()
-
-
-@functools.cache
-def _compile() -> None:
+    if not config.is_pong:
+        return
     try:
         from pong.envs.pong.fleet import compile_once
 

@@ -1,13 +1,18 @@
 """What a rollout plays in: N environments stepped together, each with random streams of its own."""
 
+import contextlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pong.config import RunError
 from pong.observations import Observations
 
 EmulatorState = dict[str, NDArray[Any]]  # what one environment's play continues from: arrays by name
@@ -21,11 +26,9 @@ class Actor(Protocol):
     @property
     def two_layers(self) -> tuple[Tensor, Tensor] | None:
         """W1 (inputs, hidden) and W2 (outputs, hidden), if compiled code may sample in the policy's place."""
-        ...
 
     def act(self, x: Any, noise: Tensor) -> Tensor:
         """Actions (N, …) from N observations and noise (N, *noise_shape), uniform on [0, 1)."""
-        ...
 
 
 class StepResult(NamedTuple):
@@ -67,34 +70,22 @@ class Fleet:
     def play(
         self,
         actor: Actor,
-        observations: Observations,
-        noise: NDArray[np.float32],
-        active: NDArray[np.bool_],
-        whole_episodes: bool,
+        observations: Observations,  # N rows, the current ones
+        noise: NDArray[np.float32],  # (T, N, …), decides the actions of at most T time steps
+        active: NDArray[np.bool_],  # (N,), in the first time step
+        whole_episodes: bool,  # an environment whose episode has ended waits
     ) -> Segment:
-        """At least one decision of each active environment; here exactly one.
-
-        Args:
-            actor: decides.
-            observations: N rows, the current ones.
-            noise: (T, N, …), which decides the actions of at most T time steps.
-            active: (N,), in the first time step.
-            whole_episodes: an environment whose episode has ended waits.
-        """
-        actions = self._decide(actor, observations, torch.from_numpy(noise[0]), active)  # (N, …)
+        """At least one decision of each active environment; here exactly one."""
+        rows = torch.from_numpy(np.flatnonzero(active))
+        if active.all():
+            actions = actor.act(observations, torch.from_numpy(noise[0]))  # (N, …)
+        else:
+            decided = actor.act(observations[rows], torch.from_numpy(noise[0])[rows])
+            actions = decided.new_zeros(len(active), *decided.shape[1:])
+            actions[rows] = decided
         result = self.step(actions.numpy(), active)
         arrays = result.rewards[None], result.dones[None], result.frames[None], active[None]
         return Segment(observations, actions[None], *arrays, result.observations)
-
-    def _decide(self, actor: Actor, observations: Observations, noise: Tensor, active: NDArray[np.bool_]) -> Tensor:
-        """Actions (N, …): the actor's for active environments, 0 for the others."""
-        if active.all():
-            return actor.act(observations, noise)
-        rows = torch.from_numpy(np.flatnonzero(active))
-        decided = actor.act(observations[rows], noise[rows])
-        actions = decided.new_zeros(len(noise), *decided.shape[1:])
-        actions[rows] = decided
-        return actions
 
     def state(self) -> list[EmulatorState] | None:
         """Everything that later episodes depend on, of each environment; None where that can't be saved."""
@@ -107,17 +98,23 @@ class Fleet:
         """Close the environments."""
 
 
-def generator_state(generator: np.random.BitGenerator) -> NDArray[np.int64]:
-    """The state of gymnasium's PCG64: two 128-bit numbers by halves, and a buffered half of a number."""
-    state: Any = generator.state
-    numbers = (*divmod(state["state"]["state"], 2**64), *divmod(state["state"]["inc"], 2**64))
-    return np.array([*numbers, state["has_uint32"], state["uinteger"]], np.uint64).view(np.int64)
+def generator_state(generator: np.random.BitGenerator) -> NDArray[np.uint8]:
+    """The state of gymnasium's PCG64, whose numbers have 128 bits: JSON."""
+    return np.frombuffer(json.dumps(generator.state).encode(), np.uint8).copy()
 
 
-def restore_generator(generator: np.random.BitGenerator, numbers: NDArray[np.int64]) -> None:
+def restore_generator(generator: np.random.BitGenerator, state: NDArray[np.uint8]) -> None:
     """Let a generator continue from the result of ``generator_state``."""
-    high, low, inc_high, inc_low, has_uint32, uinteger = numbers.view(np.uint64).tolist()
-    state: Any = generator.state
-    state["state"] = {"state": high << 64 | low, "inc": inc_high << 64 | inc_low}
-    state["has_uint32"], state["uinteger"] = has_uint32, uinteger
-    generator.state = state
+    generator.state = json.loads(state.tobytes())
+
+
+@contextlib.contextmanager
+def one_line_errors(problem: str) -> Iterator[None]:
+    """Raise an emulator's errors as a RunError."""
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, gymnasium.error.Error | RuntimeError | OSError)
+        if not known and not type(error).__module__.startswith("vizdoom"):  # its errors have no base class of their own
+            raise
+        raise RunError(f"{problem} ({type(error).__name__}: {' '.join(str(error).split())})") from error

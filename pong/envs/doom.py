@@ -1,10 +1,8 @@
 """Doom: ViZDoom's gymnasium environments without a display, observed as the last four screens in grey."""
 
-import contextlib
 import shlex
 import tempfile
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,14 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from pong.config import Config, InputError, RunError
-from pong.envs.base import StepResult
+from pong.config import Config, InputError
+from pong.envs.base import StepResult, one_line_errors
 from pong.envs.gym import VectorFleet, make_env
-from pong.observations import Observations
 
 SIDE, STACK = 84, 4  # Simonini's: 84 × 84 grey pixels, the last four screens
 WAIT = -1  # an action: the game stands still
+ERROR = "a game of Doom has failed"
 
 # Games run in a folder of their own, since ViZDoom writes files, and ignore the terminal's Ctrl-C, since a run still
 # finishes its update. A game never notices that its player was killed; on Linux setpriv ends it.
@@ -38,27 +35,6 @@ def is_doom(env: str) -> bool:
     return env.startswith("Vizdoom")
 
 
-def make_game(env: str, **settings: Any) -> gymnasium.Env[Any, Any]:
-    """Make one of ViZDoom's environments; settings are ``VizdoomEnv``'s, or keys of ViZDoom's config files."""
-    try:
-        import vizdoom.gymnasium_wrapper  # noqa: F401  # registers the environments
-    except ImportError as error:
-        remedy = 'run: pip install "pong-from-pixels[doom]", or in a checkout: make doom'
-        raise InputError(f"env = {env!r} needs ViZDoom ({error}); {remedy}") from None
-    return make_env(env, disable_env_checker=True, **settings)
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Raise ViZDoom's errors, which have no base class of their own, as a RunError."""
-    try:
-        yield
-    except Exception as error:
-        if not type(error).__module__.startswith("vizdoom"):
-            raise
-        raise RunError(f"a game of Doom has failed ({type(error).__name__}: {' '.join(str(error).split())})") from error
-
-
 class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
     """One game: observations (4, 84, 84) uint8, the oldest screen first.
 
@@ -68,25 +44,29 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
         env: one of ViZDoom's ids.
         hold: tics per decision.
         max_frames: tics after which a game is truncated; 0 or more than the game's own limit: never.
-
-    Attributes:
-        screen: (120, 160, 3) uint8, RGB, the current one.
-        last: the last screen of the game before, the same.
-        tics: that the last decision took, at most ``hold``; ``hold`` where ViZDoom does not report it.
-        finished: the game before was not truncated by ``max_frames``.
     """
 
+    screen: NDArray[np.uint8] = np.zeros((120, 160, 3), np.uint8)  # the current one, RGB
+    last: NDArray[np.uint8]  # the last screen of the game before, the same
+    finished = False  # the game before was not truncated by ``max_frames``
+    tics = 0  # of the last decision, at most ``hold``; ``hold`` where ViZDoom does not report it
+
     def __init__(self, env: str, hold: int = 4, max_frames: int = 0):
-        super().__init__(make_game(env, frame_skip=hold, screen_resolution="RES_160X120"))
+        try:
+            import vizdoom.gymnasium_wrapper  # noqa: F401  # registers the environments
+        except ImportError as error:
+            remedy = 'run: pip install "pong-from-pixels[doom]", or in a checkout: make doom'
+            raise InputError(f"env = {env!r} needs ViZDoom ({error}); {remedy}") from None
+        settings = {"frame_skip": hold, "screen_resolution": "RES_160X120"}  # ViZDoom's
+        super().__init__(make_env(env, disable_env_checker=True, **settings))
         self.doom = self.unwrapped.game  # type: ignore[attr-defined]  # ViZDoom's own interface
         self._truncates = 0 < max_frames < (self.doom.get_episode_timeout() or np.inf)
         if self._truncates:
             self.doom.set_episode_timeout(max_frames)
         self.observation_space = Box(0, 255, (STACK, SIDE, SIDE), np.uint8)
-        self.screen = np.zeros((120, 160, 3), np.uint8)
-        self._hold, self.tics, self.finished = hold, 0, False
+        self._hold = hold
 
-    @one_line_errors()
+    @one_line_errors(ERROR)
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start a new game."""
         observation: Any = self.env.reset(seed=seed, options=options)[0]
@@ -94,7 +74,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
         self._stack = deque([shrink(self.screen)] * STACK, STACK)
         return np.stack(self._stack), {}
 
-    @one_line_errors()
+    @one_line_errors(ERROR)
     def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Hold one decision for some tics."""
         if action == WAIT:
@@ -122,8 +102,6 @@ def shrink(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 class DoomFleet(VectorFleet):
     """Games of Doom; a game without a decision stands still, and ``StepResult.frames`` are tics."""
-
-    rate = 35  # tics per second
 
     def __init__(self, config: Config, num_envs: int):
         self.games = [Game(config.env, int(config.hold), config.max_frames) for _ in range(num_envs)]
@@ -157,12 +135,6 @@ class DoomFleet(VectorFleet):
             " + ".join(name for name, pressed in zip(names, buttons, strict=True) if pressed) or "NOTHING"
             for buttons in env.button_map
         )
-
-    def images(self, observations: Observations) -> NDArray[np.uint8]:
-        """The first game's observation: (4, 84, 84) uint8."""
-        assert isinstance(observations, Tensor)
-        images: NDArray[np.uint8] = observations[0].numpy()
-        return images
 
     @property
     def screen(self) -> NDArray[np.uint8]:

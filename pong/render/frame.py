@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import make_rendered, prepare
+from pong.envs import frame_rate, images, make_rendered, prepare
 from pong.evaluate import Greedy
 from pong.observations import Observations
 from pong.policies import Policy
@@ -54,10 +54,10 @@ def play_frames(
     noise = ActionNoise(seed, 0, range(1), EVALUATION)
     with contextlib.closing(make_rendered(config)) as game:
         observations, done = game.reset(emulator_seeds(seed, 0, range(1), EVALUATION)), False
-        frame = RenderedFrame(game.screen, game.images(observations), game.action_names, game.rate)
+        frame = RenderedFrame(game.screen, images(config, observations), game.action_names, frame_rate(config))
         while not done:
             probs = _action_probs(policy, observations)
-            frame = replace(frame, screen=game.screen, observation=game.images(observations), probs=probs)
+            frame = replace(frame, screen=game.screen, observation=images(config, observations), probs=probs)
             segment = game.play(actor, observations, noise.ahead()[:1], np.ones(1, np.bool_), whole_episodes=True)
             noise.use(1)
             yield replace(frame, action=int(segment.actions[0, 0]), frames=int(segment.frames[0, 0]))

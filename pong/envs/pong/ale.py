@@ -1,42 +1,25 @@
 """Pong in ale-py's unmodified emulators, with native luminance screens and without resizing or clipping."""
 
-import contextlib
-from collections.abc import Iterator
-
 import ale_py
-import gymnasium
 import numpy as np
-import torch
 from ale_py.env import AtariEnv
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from pong.config import RunError
-from pong.envs.base import EmulatorState, Fleet, StepResult, generator_state, restore_generator
+from pong.envs.base import EmulatorState, Fleet, StepResult, generator_state, one_line_errors, restore_generator
 from pong.envs.pong.task import ACTION_NAMES, ALE_ACTIONS, NOOP, PongTask
-from pong.observations import BEFORE, EARLIER, NOW, PIXELS, Observations, SparseFrames, preprocess
+from pong.observations import BEFORE, EARLIER, NOW, PIXELS, SparseFrames, preprocess
 
 
 class AleFleet(Fleet):
-    """N emulators of this process, stepped one after the other. An inactive one waits and costs nothing.
-
-    Args:
-        num_envs: emulators N.
-        task: how Pong is played and observed.
-
-    Attributes:
-        last_screen: (210, 160, 3) uint8, RGB, on which the first emulator's last game ended.
-        finished: whether that game was won or lost, and not truncated.
-    """
-
-    rate = 60  # frames a second at natural speed
+    """N emulators of this process, stepped one after the other. An inactive one waits and costs nothing."""
 
     def __init__(self, num_envs: int, task: PongTask):
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.num_envs, self.task = num_envs, task
         self.action_names = ACTION_NAMES[: task.actions]
         self._sticky = float(np.float32(task.sticky))  # as ALE has it
-        with _one_line("Pong can't be started; reinstall ale-py, which brings its ROM"):
+        with one_line_errors("Pong can't be started; reinstall ale-py, which brings its ROM"):
             self.emulators = [
                 AtariEnv(
                     "pong",
@@ -55,7 +38,7 @@ class AleFleet(Fleet):
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> SparseFrames:
         """Start new games; ``seeds`` (N,) of all random streams, or None to let them run on."""
-        with _one_line("an emulator failed"):
+        with one_line_errors("an emulator failed"):
             for i in range(self.num_envs):
                 self._new_game(i, None if seeds is None else int(seeds[i]))
         every = np.ones(self.num_envs, np.bool_)
@@ -66,7 +49,7 @@ class AleFleet(Fleet):
         rewards, frames = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.int64)
         dones = np.zeros(self.num_envs, np.bool_)
         shortest, longest = self.task.holds
-        with _one_line("an emulator failed"):
+        with one_line_errors("an emulator failed"):
             for i in np.flatnonzero(active).tolist():
                 emulator, ale = self.emulators[i], self.emulators[i].ale
                 before = ale.getFrameNumber()
@@ -88,23 +71,24 @@ class AleFleet(Fleet):
 
     def state(self) -> list[EmulatorState]:
         """Of each emulator: the console with ALE's random stream, what ALE does not clone, and the last frames."""
-        return [self._state(i) for i in range(self.num_envs)]
-
-    def _state(self, i: int) -> EmulatorState:
-        emulator = self.emulators[i]
-        _, words, position, *_ = self.chance[i].get_state()
-        return {
-            "ale.console": np.frombuffer(emulator.ale.cloneState(include_rng=True).serialize(), np.uint8).copy(),
-            "ale.gym_generator": generator_state(emulator.np_random.bit_generator),
-            "ale.executed": np.array([self.executed[i]]),
-            "ale.chance": np.array([*words, position], np.uint32).view(np.int32),
-            "ale.frames": self._frames[self.task.layout.memory, i].copy(),
-        }
+        state: list[EmulatorState] = []
+        for i, emulator in enumerate(self.emulators):
+            console = emulator.ale.cloneState(include_rng=True).serialize()
+            _, words, position, *_ = self.chance[i].get_state()
+            state.append(
+                {
+                    "ale.console": np.frombuffer(console, np.uint8).copy(),
+                    "ale.gym_generator": generator_state(emulator.np_random.bit_generator),
+                    "ale.executed": np.array([self.executed[i]]),
+                    "ale.chance": np.array([*words, position], np.uint32).view(np.int32),
+                    "ale.frames": self._frames[self.task.layout.memory, i].copy(),
+                }
+            )
+        return state
 
     def restore(self, state: list[EmulatorState]) -> None:
         """Continue from the result of ``state``."""
-        for i, saved in enumerate(state):
-            emulator = self.emulators[i]
+        for i, (emulator, saved) in enumerate(zip(self.emulators, state, strict=True)):
             self._new_game(i, seed=0)
             executed = int(saved["ale.executed"][0])
             while self.executed[i] != executed:
@@ -115,18 +99,6 @@ class AleFleet(Fleet):
             self.chance[i].set_state(("MT19937", words[:-1], int(words[-1]), 0, 0.0))
             self._frames[self.task.layout.memory, i] = saved["ale.frames"]
 
-    def close(self) -> None:
-        """Close the emulators."""
-        for emulator in self.emulators:
-            emulator.close()
-
-    def images(self, observations: Observations) -> NDArray[np.int8]:
-        """The differences of frames in the first row: (C, 80, 80) int8 in {−1, 0, 1}."""
-        assert isinstance(observations, SparseFrames)
-        C, H, W = self.task.layout.shape
-        images: NDArray[np.int8] = observations.dense(torch.int8)[0, : C * H * W].reshape(C, H, W).numpy()
-        return images
-
     @property
     def screen(self) -> NDArray[np.uint8]:
         """The first emulator's current screen: (210, 160, 3) uint8, RGB, a copy."""
@@ -135,7 +107,7 @@ class AleFleet(Fleet):
 
     def _new_game(self, i: int, seed: int | None = None) -> None:
         emulator = self.emulators[i]
-        if i == 0:
+        if i == 0:  # on which its last game ended, and whether that was won or lost and not truncated
             self.last_screen, self.finished = self.screen, emulator.ale.game_over(with_truncation=False)
         _, info = emulator.reset(seed=seed)
         self.executed[i] = NOOP
@@ -152,12 +124,3 @@ class AleFleet(Fleet):
             frames[NOW, i] = preprocess(self.emulators[i].ale.getScreenGrayscale()).ravel()
         frames[EARLIER:NOW, fresh] = frames[NOW, fresh]
         return self.task.layout.rows(frames, np.where(fresh, -1, actions))
-
-
-@contextlib.contextmanager
-def _one_line(message: str) -> Iterator[None]:
-    """Let an error of the emulator end the run in one line."""
-    try:
-        yield
-    except (gymnasium.error.Error, RuntimeError, OSError) as error:
-        raise RunError(f"{message} ({type(error).__name__}: {' '.join(str(error).split())})") from error

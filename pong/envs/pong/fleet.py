@@ -1,6 +1,8 @@
 """Compiled Pong: the fleet that training plays in."""
 
+import functools
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from pong.envs.base import Actor, EmulatorState, Fleet, Segment, StepResult, generator_state, restore_generator
 from pong.envs.pong import machine
-from pong.envs.pong.kernels import ALE, Record, Rows, play, sample_rows, weights
+from pong.envs.pong.kernels import Record, play, sample_rows, weights
 from pong.envs.pong.task import PongTask
 from pong.observations import NOW, PIXELS, Observations, SparseFrames
 
@@ -21,19 +23,11 @@ MOST_ROWS = 16_384  # of a segment, whose memory is that of the fullest rows
 
 
 class MachineFleet(Fleet):
-    """N games of compiled Pong and the policy's observations of them: to the last bit ``AleFleet``.
-
-    Args:
-        num_envs: games N.
-        task: how Pong is played and observed.
-
-    Attributes:
-        games: (N,) of ``machine.GAME``, the games' state.
-    """
+    """N games of compiled Pong and the policy's observations of them: to the last bit ``AleFleet``."""
 
     def __init__(self, num_envs: int, task: PongTask):
         self.num_envs, self.task = num_envs, task
-        self.games: NDArray[Any] = np.zeros(num_envs, machine.GAME)
+        self.games: NDArray[Any] = np.zeros(num_envs, machine.GAME)  # their state
         self._emulators = machine.Emulators(
             games=self.games,
             words=np.zeros((num_envs, machine.WORDS), np.uint32),
@@ -47,8 +41,9 @@ class MachineFleet(Fleet):
             shortest_hold=task.holds[0],
             longest_hold=task.holds[1],
         )
-        self._draws = task.hold == "2-4" or task.noop_max > 1  # from gymnasium's generators
+        self._width = task.layout.width
         self._most = num_envs * (2 * machine.MOST * len(task.layout.differences) + 1)  # numbers in N rows
+        self._draws = task.hold == "2-4" or task.noop_max > 1  # from gymnasium's generators
         self._generators = [PCG64() for _ in range(num_envs)]
         for i in range(num_envs):
             self._seed(i, None)
@@ -64,18 +59,11 @@ class MachineFleet(Fleet):
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> StepResult:
         """One decision of each active game: actions (N,), see ``task.ACTION_NAMES``."""
-        rewards, dones, frames = self.advance(actions, active)
-        return StepResult(self._observe(actions, dones), rewards, dones, frames)
-
-    def advance(
-        self, actions: NDArray[np.int64], active: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
-        """``step`` without observations: rewards, dones, frames, each (N,)."""
         self._draw_ahead()
         rewards, dones = np.empty(self.num_envs, np.float32), np.empty(self.num_envs, np.bool_)
         frames = np.empty(self.num_envs, np.int64)
-        machine.step(self._emulators, ALE[actions], active, rewards, dones, frames)
-        return rewards, dones, frames
+        machine.step(self._emulators, actions, active, rewards, dones, frames)
+        return StepResult(self._observe(actions, dones), rewards, dones, frames)
 
     def play(
         self,
@@ -93,7 +81,7 @@ class MachineFleet(Fleet):
         N, T = self.num_envs, min(len(noise), max(MOST_ROWS // self.num_envs, 1))
         record = self._record(T, observations, active)
         last_number = AHEAD - SPARE if self._draws else AHEAD
-        T = play(weights(actor.two_layers), noise, self._emulators, record, whole_episodes, last_number)
+        T = play(weights(actor.two_layers), noise[:T], self._emulators, record, whole_episodes, last_number)
         before, after = self._sparse(record.rows, 0, T * N), self._sparse(record.rows, T * N, (T + 1) * N)
         arrays = record.rewards[:T], record.dones[:T], record.frames[:T], record.active[:T]
         return Segment(before, torch.from_numpy(record.actions[:T]), *arrays, after)
@@ -101,45 +89,49 @@ class MachineFleet(Fleet):
     def _record(self, T: int, observations: SparseFrames, active: NDArray[np.bool_]) -> Record:
         """Space for T time steps, with the first observations and active games in it."""
         N, n = self.num_envs, len(observations.columns)
-        most = n + T * self._most
-        rows = Rows(np.empty(most, np.int32), np.empty(most, np.float32), np.zeros((T + 1) * N + 1, np.int32))
+        every_active, dones = np.empty((2, T + 1, N), np.bool_)
+        every_active[0] = active
+        actions, frames = np.empty((2, T + 1, N), np.int64)
+        rows = self._rows(T + 1)
         rows.columns[:n], rows.signs[:n] = observations.columns, observations.signs
         rows.offsets[:N], rows.offsets[N] = observations.offsets, n
-        every_active = np.empty((T + 1, N), np.bool_)
-        every_active[0] = active
-        actions, rewards = np.empty((T, N), np.int64), np.empty((T, N), np.float32)
-        return Record(every_active, actions, rewards, np.empty((T, N), np.bool_), np.empty((T, N), np.int64), rows)
+        return Record(every_active, actions, np.empty((T + 1, N), np.float32), dones, frames, rows)
 
-    def _sparse(self, rows: Rows, first: int, last: int) -> SparseFrames:
+    def _rows(self, T: int) -> machine.Rows:
+        """Space for the rows of T time steps."""
+        n, offsets = T * self._most, np.zeros(T * self.num_envs + 1, np.int32)
+        return machine.Rows(np.empty(n, np.int32), np.empty(n, np.float32), offsets)
+
+    def _sparse(self, rows: machine.Rows, first: int, last: int) -> SparseFrames:
         """Rows from ``first`` up to ``last``."""
-        start, end = rows.offsets[[first, last]]
+        start, end = int(rows.offsets[first]), int(rows.offsets[last])
         arrays = rows.columns[start:end], rows.signs[start:end], rows.offsets[first:last] - start
-        return SparseFrames.from_numpy(*arrays, self.task.layout.width)
+        return SparseFrames.from_numpy(*arrays, self._width)
 
     def state(self) -> list[EmulatorState]:
         """Of each game: its numbers, its two generators, and the pixels of its last frames."""
-        emulators, memory = self._emulators, self.task.layout.memory
-        numbers = self.games.view(np.int64).reshape(self.num_envs, -1)
+        arrays = self._arrays()
         return [
-            {
-                "machine.game": numbers[i].copy(),
-                "machine.ale_words": emulators.words[i].view(np.int32).copy(),
-                "machine.gym_numbers": emulators.numbers[i].view(np.int32).copy(),
-                "machine.gym_generator": generator_state(self._generators[i]),
-                "machine.pixels": emulators.pixels[memory, i].copy(),
-            }
-            for i in range(self.num_envs)
+            {name: array[i].copy() for name, array in arrays.items()}
+            | {"machine.gym_generator": generator_state(generator)}
+            for i, generator in enumerate(self._generators)
         ]
 
     def restore(self, state: list[EmulatorState]) -> None:
         """Continue from the result of ``state``."""
-        emulators, memory = self._emulators, self.task.layout.memory
         for i, saved in enumerate(state):
-            self.games.view(np.int64).reshape(self.num_envs, -1)[i] = saved["machine.game"]
-            emulators.words[i] = saved["machine.ale_words"].view(np.uint32)
-            emulators.numbers[i] = saved["machine.gym_numbers"].view(np.uint32)
-            emulators.pixels[memory, i] = saved["machine.pixels"]
+            for name, array in self._arrays().items():
+                array[i] = saved[name]
             restore_generator(self._generators[i], saved["machine.gym_generator"])
+
+    def _arrays(self) -> EmulatorState:
+        """The arrays (N, …) of which ``state`` has each game's part, sharing their memory."""
+        return {
+            "machine.game": self.games.view(np.int64).reshape(self.num_envs, -1),
+            "machine.ale_words": self._emulators.words.view(np.int32),
+            "machine.gym_numbers": self._emulators.numbers.view(np.int32),
+            "machine.pixels": self._emulators.pixels[self.task.layout.memory].swapaxes(0, 1),
+        }
 
     def _seed(self, i: int, seed: int | None) -> None:
         """Seed a game's two generators as ale-py's and gymnasium's ``reset`` do."""
@@ -162,22 +154,22 @@ class MachineFleet(Fleet):
 
     def _observe(self, actions: NDArray[np.int64], fresh: NDArray[np.bool_]) -> SparseFrames:
         """The current rows; a fresh game has no difference and no last action."""
-        columns, signs = np.empty(self._most, np.int32), np.empty(self._most, np.float32)
-        offsets = np.empty(self.num_envs, np.int32)
-        n = machine.observe(self._emulators, actions, fresh, columns, signs, offsets)
-        return SparseFrames.from_numpy(columns[:n], signs[:n], offsets, self.task.layout.width)
+        rows = self._rows(1)
+        machine.observe(self._emulators, actions, fresh, rows, 0)
+        n = rows.offsets[-1]
+        return SparseFrames.from_numpy(rows.columns[:n], rows.signs[:n], rows.offsets[:-1], self._width)
 
 
+@functools.cache
 def compile_once() -> None:
     """Compile the machine and the kernels, or load them from Numba's cache."""
     with install_listener("numba:compile", _SayOnce()):
-        fleet, active = MachineFleet(1, PongTask()), np.ones(1, np.bool_)
+        fleet, active, noise = MachineFleet(1, PongTask()), np.ones(1, np.bool_), np.zeros((1, 1), np.float32)
         observations = fleet.reset()
-        fleet.step(np.zeros(1, np.int64), active)
-        network = torch.zeros(PIXELS, 1, dtype=torch.float32), torch.zeros(1, 1, dtype=torch.float32)
-        record = fleet._record(1, observations, active)
-        play(weights(network), np.zeros((1, 1), np.float32), fleet._emulators, record, False, AHEAD)
-        sample_rows(network, observations, torch.zeros(1, dtype=torch.float32))
+        actor: Any = SimpleNamespace(two_layers=(torch.zeros(PIXELS, 1), torch.zeros(1, 1)))
+        fleet.play(actor, observations, noise, active, whole_episodes=False)
+        actions = sample_rows(actor.two_layers, observations, torch.from_numpy(noise[0]))
+        fleet.step(actions.numpy(), active)
 
 
 class _SayOnce(Listener):

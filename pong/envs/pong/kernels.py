@@ -13,44 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.envs.pong.compiled import kernel, rule
-from pong.envs.pong.machine import Emulators, observe, step
-from pong.envs.pong.task import ALE_ACTIONS
+from pong.envs.pong.machine import Emulators, Floats, Rows, observe, step
 from pong.observations import SparseFrames
 
-Floats = NDArray[np.float32]
-ALE = np.array(ALE_ACTIONS)  # ALE's number of each action
-
-
-class Weights(NamedTuple):
-    """A two-layer network; a single output is the logit of action 1, several are each action's."""
-
-    W1: Floats  # (inputs, hidden)
-    W2: Floats  # (outputs, hidden)
-
-
-class Rows(NamedTuple):
-    """B sparse rows, see ``observations.SparseFrames``; ``offsets`` has one more number, where the last row ends."""
-
-    columns: NDArray[np.int32]
-    signs: Floats
-    offsets: NDArray[np.int32]
+Weights = tuple[Floats, Floats]  # W1 (inputs, hidden) and W2 (outputs, hidden); one output is the logit of action 1
 
 
 class Record(NamedTuple):
-    """What play of T time steps writes; ``rows`` are those of T + 1 time steps."""
+    """What play writes, by time step and game."""
 
-    active: NDArray[np.bool_]  # (T + 1, N)
-    actions: NDArray[np.int64]  # (T, N)
-    rewards: Floats  # (T, N)
-    dones: NDArray[np.bool_]  # (T, N)
-    frames: NDArray[np.int64]  # (T, N)
-    rows: Rows
+    active: NDArray[np.bool_]
+    actions: NDArray[np.int64]
+    rewards: Floats
+    dones: NDArray[np.bool_]
+    frames: NDArray[np.int64]
+    rows: Rows  # time step by time step
 
 
 @rule
 def forward(network: Weights, rows: Rows, row: int, h: Floats, logits: Floats) -> None:
     """Write the ``logits`` (outputs,) of one row; ``h`` (hidden,) is scratch space."""
-    columns, signs, W1, W2 = rows.columns, rows.signs, network.W1, network.W2
+    columns, signs, (W1, W2) = rows.columns, rows.signs, network
     h[:] = 0
     for k in range(rows.offsets[row], rows.offsets[row + 1]):
         weights, sign = W1[columns[k]], signs[k]
@@ -93,86 +76,65 @@ def sample(logits: Floats, noise: float) -> int:
 
 
 @kernel
-def sample_all(network: Weights, rows: Rows, noise: Floats, actions: NDArray[np.int64]) -> None:
-    """Sample the actions (B,) of B rows; noise (B,), uniform on [0, 1)."""
-    h, logits = np.empty(network.W1.shape[1], np.float32), np.empty(len(network.W2), np.float32)
+def decide(network: Weights, rows: Rows, noise: Floats, logits: Floats, actions: NDArray[np.int64]) -> None:
+    """Write the logits (B, outputs) and sampled actions (B,) of B rows; noise (B,), uniform on [0, 1)."""
+    h = np.empty(network[0].shape[1], np.float32)
     for i in range(len(actions)):
-        forward(network, rows, i, h, logits)
-        actions[i] = sample(logits, noise[i])
-
-
-@kernel
-def forward_all(network: Weights, rows: Rows, logits: Floats) -> None:
-    """Write the logits (B, outputs) of B rows."""
-    h = np.empty(network.W1.shape[1], np.float32)
-    for i in range(len(logits)):
         forward(network, rows, i, h, logits[i])
+        actions[i] = sample(logits[i], noise[i])
 
 
 @kernel
 def play(
-    network: Weights, noise: Floats, emulators: Emulators, record: Record, whole_games: bool, last_number: int
+    network: Weights,
+    noise: Floats,  # (T, N), one for each decision
+    emulators: Emulators,
+    record: Record,  # to write, for T + 1 time steps; the first one's ``active`` and rows are given
+    whole_games: bool,  # a game that has ended waits
+    last_number: int,  # play ends when a game has drawn more of its ``numbers``
 ) -> int:
-    """Up to T decisions of each active game, as ``sample_all``, ``step`` and ``observe`` make them one by one.
+    """Up to T decisions of each active game, as ``decide``, ``step`` and ``observe`` make them one by one.
 
-    Args:
-        network: decides.
-        noise: (T, N), one for each decision.
-        emulators: the games.
-        record: to write; the first time step's ``active`` and rows are given.
-        whole_games: a game that has ended waits.
-        last_number: play ends when a game has drawn more of its ``numbers``.
-
-    Returns:
-        How many time steps were played: fewer than T where no game is active any more, or has drawn too much.
+    Returns how many time steps were played: fewer than T where no game is active any more, or has drawn too much.
     """
-    games, rows = emulators.games, record.rows
     active, actions, dones = record.active, record.actions, record.dones
-    offsets = rows.offsets
-    T, N = len(actions), len(games)
-    h, logits = np.empty(network.W1.shape[1], np.float32), np.empty(len(network.W2), np.float32)
-    executed = np.empty(N, np.int64)
+    W1, W2 = network
+    h, logits = np.empty(W1.shape[1], np.float32), np.empty(len(W2), np.float32)
+    games, T, N = emulators.games, len(noise), len(emulators.games)
     for t in range(T):
-        if not active[t].any():
+        if not active[t].any() or games["gym_drawn"].max() > last_number:
             return t
-        for i in range(N):
-            if games[i].gym_drawn > last_number:
-                return t
         for i in range(N):
             actions[t, i] = 0
             if active[t, i]:
-                forward(network, rows, t * N + i, h, logits)
+                forward(network, record.rows, t * N + i, h, logits)
                 actions[t, i] = sample(logits, noise[t, i])
-            executed[i] = ALE[actions[t, i]]
-        step(emulators, executed, active[t], record.rewards[t], dones[t], record.frames[t])
+        step(emulators, actions[t], active[t], record.rewards[t], dones[t], record.frames[t])
+        observe(emulators, actions[t], dones[t], record.rows, (t + 1) * N)
         for i in range(N):
             active[t + 1, i] = active[t, i] and not (whole_games and dones[t, i])
-        first = offsets[(t + 1) * N]
-        starts = offsets[(t + 1) * N : (t + 2) * N]
-        n = observe(emulators, actions[t], dones[t], rows.columns[first:], rows.signs[first:], starts)
-        starts += first
-        offsets[(t + 2) * N] = first + n
     return T
 
 
 def sample_rows(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
     """Sample actions (B,) int64 of B rows; weights (inputs, hidden) and (outputs, hidden), noise (B,) on [0, 1)."""
-    actions = torch.empty(len(x), dtype=torch.int64)
-    sample_all(weights(network), _rows(x), noise.numpy(), actions.numpy())
-    return actions
+    return _decide(network, x, noise)[1]
 
 
 def logits_of_rows(network: tuple[Tensor, Tensor], x: SparseFrames) -> Tensor:
     """The logits (B, outputs) from which ``sample_rows`` samples."""
+    return _decide(network, x, torch.zeros(len(x), dtype=torch.float32))[0]
+
+
+def _decide(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> tuple[Tensor, Tensor]:
     logits = torch.empty(len(x), len(network[1]), dtype=torch.float32)
-    forward_all(weights(network), _rows(x), logits.numpy())
-    return logits
+    actions = torch.empty(len(x), dtype=torch.int64)
+    rows = Rows(x.columns.numpy(), x.signs.numpy(), np.append(x.offsets.numpy(), np.int32(len(x.columns))))
+    decide(weights(network), rows, noise.numpy(), logits.numpy(), actions.numpy())
+    return logits, actions
 
 
 def weights(network: tuple[Tensor, Tensor]) -> Weights:
     """A network for compiled code: float32, on the CPU."""
-    return Weights(*(tensor.cpu().float().contiguous().numpy() for tensor in network))
-
-
-def _rows(x: SparseFrames) -> Rows:
-    return Rows(x.columns.numpy(), x.signs.numpy(), np.append(x.offsets.numpy(), np.int32(len(x.columns))))
+    W1, W2 = (tensor.cpu().float().contiguous().numpy() for tensor in network)
+    return W1, W2

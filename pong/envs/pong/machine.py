@@ -5,12 +5,10 @@ Each rule of the game is a short function here, in the order of a frame: the kno
 move, and the screen shows who touches the ball. docs/pong-machine.md explains the rules.
 
 Rewards, ends of games, numbers of frames and every pixel of the 80 × 80 frame are exact, for all six actions and from
-any seed: sticky actions come from ALE's own generator, holds and NOOP starts from gymnasium's, number by number. After
-the console's clock has run out (``PONG_FRAMES`` in pong.config, where games are truncated) the points and paddles are
-still exact, but the pixels are not, because the console then changes its colours.
-All this was checked against ale-py 0.12.1 frame by frame: in tests/test_machine.py, and on 20 million frames by
-``make verify-machine`` (results/machine). Sources: the program itself (Atari's "Video Olympics", game 1, ALE's
-pong.bin) and ALE's emulator of the console (https://github.com/Farama-Foundation/Arcade-Learning-Environment).
+any seed, until the console's clock runs out (``PONG_FRAMES`` in pong.config) and its colours change. This was checked
+against ale-py 0.12.1: in tests/test_machine.py, and on 20 million frames by ``make verify-machine`` (results/machine).
+Sources: the program itself (Atari's "Video Olympics", game 1, ALE's pong.bin) and ALE's emulator of the console
+(https://github.com/Farama-Foundation/Arcade-Learning-Environment).
 
 Coordinates are the program's own. A ball in column x and line y is drawn in screen column x − 49 and in screen rows
 y − 14 to y − 11; a paddle at line p is drawn in screen rows p − 15 to p. Numba compiles everything; uncompiled
@@ -24,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pong.envs.pong.compiled import kernel, rule
-from pong.envs.pong.task import DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
+from pong.envs.pong.task import ALE_ACTIONS, DOWN, DOWN_FIRE, FIRE, NOOP, UP, UP_FIRE
 from pong.observations import BEFORE, EARLIER, NOW, SIDE
 
 Floats = NDArray[np.float32]
@@ -65,31 +63,23 @@ class Game(Protocol):
 GAME = np.dtype((np.record, [(name, np.int64) for name in inspect.get_annotations(Game)]))
 
 OPPONENT, PLAYER, NOBODY = 0, 1, 255
-
 WINNING_POINTS = 21
 
-POT_START = 408_823  # ohms, the middle
 POT_LOWEST, POT_HIGHEST = 27_450, 790_196  # ohms
 POT_STEP = 23_000  # ohms a frame
 
-CLOCK_START = 0x147  # the console has been on for some frames when ALE hands it over
 CLOCK_SIZE = 0x10000  # 16 bits
 CLOCK_STOP = 0x100  # the game stops when the high byte is 0
 
-FIRST_PAUSE = 0x3B  # frames from the reset to the first serve
 PAUSE = 0x3F  # frames from a point to the next serve
-
 MIDDLE = 0x80  # line of the opponent, and line and column of the ball, at a serve
 LEFT_END, RIGHT_END = 52, 205  # columns at which a point ends
 TOP_WALL, BOTTOM_WALL = 0x2D, 0xCE  # lines
-
 SPEED, FASTEST = 1, 4  # columns a frame
 
-CPU_START = 0x16  # line
 CPU_SPEED = 2  # lines a frame
 CPU_REST = 8  # the opponent rests in every eighth frame
 
-OWN_START = 0x6D  # line
 SCAN_START = 0x6E  # line, for a knob in the middle, where player B's always is
 FIRST_LINE = 0x26  # of the loop that draws the screen
 LOOP_LINES = 2  # lines an iteration
@@ -101,20 +91,17 @@ CHARGE_CYCLES, CHARGE_OHMS = 119, 6250  # it charges in 119 cycles for every 625
 @rule
 def reset(game: Game) -> None:
     """Start a new game; ALE's games all start in this state."""
-    game.pot = POT_START
-    game.clock, game.stopped = CLOCK_START, False
-    game.pause = FIRST_PAUSE
-    game.cpu_points = game.own_points = 0
+    game.pot = 408_823  # ohms, the middle
+    game.clock = 0x147  # the console has been on for some frames when ALE hands it over
+    game.pause = 0x3B  # frames from the reset to the first serve
     game.x, game.y = 51, 0x3B  # the first screen has a ball at its left edge
-    game.left = game.down = 0
-    game.cpu_y = CPU_START
-    game.own_y = game.next_y = OWN_START
-    game.last = NOBODY
-    game.fire = False
-    game.touch = NOBODY
+    game.cpu_y = 0x16
+    game.own_y = game.next_y = 0x6D
     game.scan = SCAN_START
+    game.cpu_points = game.own_points = game.left = game.down = game.frames = 0
+    game.stopped = game.fire = False
+    game.last = game.touch = NOBODY
     game.action = NOOP
-    game.frames = 0
 
 
 # --- one frame of the game --------------------------------------------------------------------------------------------
@@ -179,8 +166,8 @@ def move_ball(game: Game) -> bool:
         game.stopped = True
         game.cpu_points = 1  # by which the program means that player 1 has won
         return False
-    if game.pause > 0:
-        return count_down(game)
+    if game.pause > 0 and not count_down(game):
+        return False
     if game.x <= LEFT_END:
         game.own_points += 1
         return end_point(game, PLAYER)
@@ -197,12 +184,6 @@ def move_ball(game: Game) -> bool:
         hit_by_player(game)
     elif game.touch == OPPONENT:
         hit_by_opponent(game)
-    return fly(game)
-
-
-@rule
-def fly(game: Game) -> bool:
-    """The ball flies on."""
     game.y += game.down
     game.x -= game.left
     return True
@@ -210,7 +191,10 @@ def fly(game: Game) -> bool:
 
 @rule
 def count_down(game: Game) -> bool:
-    """Between points there is no ball; then it is served towards the side that lost the point, at first to the left."""
+    """Between points there is no ball; then it is served towards the side that lost the point, at first to the left.
+
+    Returns whether it is in play.
+    """
     game.y = 0
     game.pause -= 1
     if game.pause > 0:
@@ -218,7 +202,7 @@ def count_down(game: Game) -> bool:
     game.x = game.y = game.cpu_y = MIDDLE
     game.down = 1 if game.down >= 0 else -1
     game.left = -SPEED if game.last == OPPONENT else SPEED
-    return fly(game)
+    return True
 
 
 @rule
@@ -232,10 +216,7 @@ def end_point(game: Game, winner: int) -> bool:
 @rule
 def hit_by_player(game: Game) -> None:
     """The ball flies back; with the button down it gains one column a frame, which lasts until the next serve."""
-    speed = abs(game.left)
-    if game.fire:
-        speed = min(speed + 1, FASTEST)
-    game.left = speed
+    game.left = min(abs(game.left) + game.fire, FASTEST)
     game.last = PLAYER
     game.down = bounce(game.own_y, game.y)
 
@@ -257,18 +238,13 @@ def bounce(paddle: int, ball: int) -> int:
 @rule
 def touching(game: Game) -> int:
     """Whose paddle overlaps the ball on the screen, which the program uses in the next frame."""
-    # the ball is two screen columns wide; the player's paddle has columns 140 to 143, the opponent's 16 to 19
-    if 188 <= game.x <= 192 and -2 <= round_down(game.y) - round_up(game.own_y) <= 14:
+    # the ball is two screen columns wide; the player's paddle has columns 140 to 143, the opponent's 16 to 19;
+    # the ball and the player's paddle are drawn at even lines
+    if 188 <= game.x <= 192 and -2 <= game.y - game.y % 2 - round_up(game.own_y) <= 14:
         return PLAYER
     if 64 <= game.x <= 68 and -4 <= game.y - game.cpu_y <= 14:
         return OPPONENT
     return NOBODY
-
-
-@rule
-def round_down(line: int) -> int:
-    """The even line at which the ball is drawn."""
-    return line - line % 2
 
 
 @rule
@@ -294,20 +270,19 @@ def draw(game: Game, pixels: Pixels) -> None:
     n = 0
     for row in range(min(cpu_top, own_top, ball_top), max(cpu_bottom, own_bottom, ball_bottom) + 1):
         ball = ball_top <= row <= ball_bottom
-        if ball and column < CPU_COLUMN:
-            n = put(pixels, n, row, column)
-        if cpu_top <= row <= cpu_bottom:
-            n = put(pixels, n, row, CPU_COLUMN)
-            n = put(pixels, n, row, CPU_COLUMN + 1)
-            ball = ball and column > CPU_COLUMN + 1  # on a paddle it adds no pixel
-        if ball and CPU_COLUMN <= column < OWN_COLUMN:
-            n = put(pixels, n, row, column)
-        if own_top <= row <= own_bottom:
-            n = put(pixels, n, row, OWN_COLUMN)
-            n = put(pixels, n, row, OWN_COLUMN + 1)
-            ball = ball and column > OWN_COLUMN + 1
-        if ball and column >= OWN_COLUMN:
-            n = put(pixels, n, row, column)
+        for left, top, bottom in ((CPU_COLUMN, cpu_top, cpu_bottom), (OWN_COLUMN, own_top, own_bottom)):
+            if ball and column < left:
+                n += 1
+                pixels[n] = SIDE * row + column
+                ball = False
+            if top <= row <= bottom:
+                pixels[n + 1] = SIDE * row + left
+                pixels[n + 2] = SIDE * row + left + 1
+                n += 2
+                ball = ball and column > left + 1  # on a paddle it adds no pixel
+        if ball:
+            n += 1
+            pixels[n] = SIDE * row + column
     pixels[0] = n
 
 
@@ -315,13 +290,6 @@ def draw(game: Game, pixels: Pixels) -> None:
 def frame_rows(top: int, bottom: int) -> tuple[int, int]:
     """The frame's rows, first and last, within these rows of the screen; the last is smaller if there are none."""
     return max((top - CROP + 1) // 2, 0), min((bottom - CROP) // 2, SIDE - 1)
-
-
-@rule
-def put(pixels: Pixels, n: int, row: int, column: int) -> int:
-    """Add a pixel to n others; returns their new number."""
-    pixels[1 + n] = SIDE * row + column
-    return n + 1
 
 
 @rule
@@ -397,6 +365,8 @@ def integer(game: Game, numbers: NDArray[np.uint32], low: int, high: int) -> int
 
 # --- N games ----------------------------------------------------------------------------------------------------------
 
+ALE = np.array(ALE_ACTIONS)  # ALE's number of each action
+
 
 class Emulators(NamedTuple):
     """N games with their random numbers, and their task (see ``task.PongTask``)."""
@@ -450,7 +420,7 @@ def start_games(emulators: Emulators) -> None:
 @kernel
 def step(
     emulators: Emulators,
-    actions: NDArray[np.int64],  # (N,), ALE's
+    actions: NDArray[np.int64],  # (N,), see ``task.ACTION_NAMES``
     active: NDArray[np.bool_],  # (N,)
     rewards: Floats,  # (N,) to write: points won minus points lost
     dones: NDArray[np.bool_],  # (N,) to write: the game ended
@@ -464,7 +434,7 @@ def step(
             continue
         before = game.frames
         for _ in range(integer(game, numbers, emulators.shortest_hold, emulators.longest_hold + 1)):
-            rewards[i] += act(emulators, i, game, actions[i])
+            rewards[i] += act(emulators, i, game, ALE[actions[i]])
         frames[i] = game.frames - before
         if is_over(game, emulators.max_frames):
             dones[i] = True
@@ -474,36 +444,41 @@ def step(
 # --- observations -----------------------------------------------------------------------------------------------------
 
 
+class Rows(NamedTuple):
+    """B sparse rows, see ``observations.SparseFrames``."""
+
+    columns: NDArray[np.int32]
+    signs: Floats
+    offsets: NDArray[np.int32]  # (B + 1,), the last one is the last row's end
+
+
 @kernel
 def observe(
     emulators: Emulators,  # whose ``pixels`` move on by one decision
     actions: NDArray[np.int64],  # (N,), the last ones
     fresh: NDArray[np.bool_],  # (N,), the game has just started: its earlier frames equal this one, with no last action
-    columns: NDArray[np.int32],  # to write
-    signs: Floats,  # to write
-    offsets: NDArray[np.int32],  # (N,) to write
-) -> int:
-    """Write a sparse row for each game, see ``observations.SparseFrames``; returns how many numbers are not 0."""
+    rows: Rows,  # to write: a row of each game
+    first: int,  # after so many rows
+) -> None:
+    """Write what the policy observes of each game."""
     pixels, differences = emulators.pixels, emulators.differences
-    n = 0
-    for i in range(len(offsets)):
-        offsets[i] = n
+    n = int(rows.offsets[first])
+    for i in range(len(emulators.games)):
         pixels[EARLIER, i] = pixels[BEFORE, i]
         pixels[BEFORE, i] = pixels[NOW, i]
         draw(emulators.games[i], pixels[NOW, i])
         if fresh[i]:
-            pixels[EARLIER, i] = pixels[NOW, i]
-            pixels[BEFORE, i] = pixels[NOW, i]
+            pixels[EARLIER:NOW, i] = pixels[NOW, i]
         for p in range(len(differences)):
-            n = subtract(pixels[differences[p, 0], i], pixels[differences[p, 1], i], p * SIDE * SIDE, columns, signs, n)
+            n = subtract(pixels[differences[p, 0], i], pixels[differences[p, 1], i], p * SIDE * SIDE, rows, n)
         if emulators.shows_action and not fresh[i]:
-            columns[n], signs[n] = len(differences) * SIDE * SIDE + actions[i], 1
+            rows.columns[n], rows.signs[n] = len(differences) * SIDE * SIDE + actions[i], 1
             n += 1
-    return n
+        rows.offsets[first + i + 1] = n
 
 
 @rule
-def subtract(new: Pixels, old: Pixels, first: int, columns: NDArray[np.int32], signs: Floats, n: int) -> int:
+def subtract(new: Pixels, old: Pixels, first: int, rows: Rows, n: int) -> int:
     """Add a frame minus another to n numbers of a row, in columns from ``first`` on; returns their new number."""
     i, j = 1, 1
     while i <= new[0] or j <= old[0]:
@@ -511,9 +486,9 @@ def subtract(new: Pixels, old: Pixels, first: int, columns: NDArray[np.int32], s
             i += 1
             j += 1
         elif j > old[0] or (i <= new[0] and new[i] < old[j]):
-            columns[n], signs[n] = first + new[i], 1
+            rows.columns[n], rows.signs[n] = first + new[i], 1
             n, i = n + 1, i + 1
         else:
-            columns[n], signs[n] = first + old[j], -1
+            rows.columns[n], rows.signs[n] = first + old[j], -1
             n, j = n + 1, j + 1
     return n

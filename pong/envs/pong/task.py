@@ -13,23 +13,14 @@ ACTION_NAMES = ("DOWN", "UP", "NOOP", "FIRE", "UP+FIRE", "DOWN+FIRE")  # likewis
 
 @dataclass(frozen=True)
 class PongTask:
-    """How Pong is played and observed.
+    """How Pong is played and observed."""
 
-    Args:
-        hold: frames that each decision is held for; "2-4" draws 2, 3 or 4 each time, as gym's ``Pong-v0`` does.
-        sticky: probability that a frame repeats the previous action.
-        noop_max: a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out.
-        max_frames: emulated frames after which a game is truncated.
-        actions: 2: DOWN and UP; 3: NOOP too; 6: all, with FIRE.
-        layout: of an observation.
-    """
-
-    hold: int | Literal["2-4"] = 4
-    sticky: float = 0.25
-    noop_max: int = 0
-    max_frames: int = PONG_FRAMES
-    actions: int = 2
-    layout: RowLayout = field(default_factory=RowLayout)
+    hold: int | Literal["2-4"] = 4  # frames of a decision; "2-4" draws 2, 3 or 4 each time, as gym's ``Pong-v0`` does
+    sticky: float = 0.25  # probability that a frame repeats the previous action
+    noop_max: int = 0  # a game starts with 1 to so many frames of NOOP, drawn uniformly; 0 leaves them out
+    max_frames: int = PONG_FRAMES  # emulated frames after which a game is truncated
+    actions: int = 2  # 2: DOWN and UP; 3: NOOP too; 6: all, with FIRE
+    layout: RowLayout = field(default_factory=RowLayout)  # of an observation
 
     @property
     def holds(self) -> tuple[int, int]:
