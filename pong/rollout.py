@@ -217,7 +217,7 @@ class Player:
         try:
             self.fleet.restore(states)
             _, self._observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config).inputs)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             message = " ".join(str(error).split())
             raise InputError(f"the checkpoint's games do not fit its config ({message})") from None
 

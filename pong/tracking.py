@@ -28,6 +28,7 @@ from pong.policies import Policy
 from pong.render.summaries import game_summary, weight_picture
 from pong.train import Update
 
+LOSSES = ("policy_loss", "entropy", "grad_norm", "approx_kl", "explained_variance")
 SPS_WINDOW = 20  # updates
 IMAGE_EVERY = 500  # updates between pictures of the policy, each of which takes as long as several updates
 LINE_SECONDS = 20.0  # between progress lines
@@ -167,11 +168,7 @@ class Tracker:
             "charts/episodic_length": float(np.mean([e.length for e in episodes])) if episodes else None,
             "charts/SPS": (last_steps - first_steps) / max(last_time - first_time, 1e-9),
             "charts/learning_rate": stats.learning_rate,
-            "losses/policy_loss": stats.policy_loss,
-            "losses/entropy": stats.entropy,
-            "losses/grad_norm": stats.grad_norm,
-            "losses/approx_kl": stats.approx_kl,
-            "losses/explained_variance": stats.explained_variance,
+            **{f"losses/{name}": getattr(stats, name) for name in LOSSES},
             "eval/episodic_return": evaluation.mean if evaluation else None,
             "eval/standard_error": evaluation.standard_error if evaluation else None,
             "policy/prob_up": stats.prob_up,

@@ -125,7 +125,7 @@ def test_fleet_images_have_channels_first():
         observations = fleet.step(np.array([1, 1]), BOTH).observations
     assert observations[:, 1, 1, 2].tolist() == [2, 1]
     assert int(observations.sum()) == 3
-    with pytest.raises(InputError, match="Small-v0': hidden or channels are too large .*[Kk]ernel"):
+    with pytest.raises(InputError, match=r"Small-v0': hidden or channels are too large .*[Kk]ernel"):
         Trainer(IMAGES.replace(env="tests/Small-v0", channels=[2, 2]))
 
 
