@@ -60,10 +60,6 @@ class Ranks:
                 dist.destroy_process_group()
                 gc.collect()  # gloo's threads end with it: one that frees a tensor later aborts the process
 
-    def shard(self, everything: range) -> range:
-        """This rank's part of something, such as the emulators of a run."""
-        return shard(everything, self.rank, self.size)
-
     def all_gather(self, own: T) -> list[T]:
         """The objects of all ranks, in order of rank."""
         gathered = [own] * self.size

@@ -341,7 +341,7 @@ class Rollout:
         self.ranks = ranks or Ranks()
         self.started = False  # whether a rollout was started and not returned yet
         self.while_playing: Callable[[], None] = lambda: None  # called now and then while waiting for a rollout
-        own = self.ranks.shard(range(config.num_envs))
+        own = shard(range(config.num_envs), self.ranks.rank, self.ranks.size)
         prepare(config)
         if config.is_compiled and actor.two_layers is not None:
             players = config.players or 1  # compiled play is many times as fast as learning
