@@ -1,6 +1,6 @@
 """Every fault of docs/reliability.md: an interrupted run ends like an uninterrupted one, bit for bit.
 
-``PONG_STOPS`` sets the number of stops of each recipe: 20 by default, 100 with ``make torture``.
+``PONG_STOPS`` sets the number of stops of each recipe: 10 by default, 100 with ``make torture``.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ from pong.run import TrainRequest, train
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
-STOPS = int(os.environ.get("PONG_STOPS", "20"))
+STOPS = int(os.environ.get("PONG_STOPS", "10"))
 EARLY = max(STOPS // 10, 1)  # kills while the run starts, and as many while it resumes; the others during training
 TRAINING = STOPS - 2 * EARLY
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
