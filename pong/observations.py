@@ -100,8 +100,10 @@ class SparseFrames:
 
     def split(self, rows: int) -> "list[SparseFrames]":
         """The rows in parts of this many, the last one maybe smaller, like ``Tensor.split``."""
-        numbers = torch.arange(len(self), device=self.offsets.device)
-        return [self[numbers[first : first + rows]] for first in range(0, len(self), rows)]
+        starts = self.offsets[rows::rows].tolist()
+        parts = zip(self.columns.tensor_split(starts), self.signs.tensor_split(starts), strict=True)
+        offsets = torch.split(self.offsets, rows)
+        return [SparseFrames(*part, first - first[:1], self.width) for part, first in zip(parts, offsets, strict=True)]
 
     def counts(self) -> Tensor:
         """How many numbers of each row are not 0: (B,) int32."""

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -227,9 +228,9 @@ class ConvNet(nn.Module):
 
     def _outputs(self, x: Tensor | SparseFrames) -> Tensor:
         sparse = isinstance(x, SparseFrames)
-        rows = SPARSE_SCALE * x.dense() if isinstance(x, SparseFrames) else float_rows(x)
+        rows = replace(x, signs=SPARSE_SCALE * x.signs).dense() if isinstance(x, SparseFrames) else float_rows(x)
         pixels = math.prod(self.shape)
-        images, extra = rows[:, :pixels].reshape(-1, *self.shape), rows[:, pixels:]
+        images, extra = rows[:, :pixels].view(-1, *self.shape), rows[:, pixels:]
         if not sparse:
             images = images.contiguous(memory_format=torch.channels_last)  # a third faster
         hidden = torch.relu(self.hidden(torch.cat([self.convolutions(images), extra], 1)))
