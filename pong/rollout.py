@@ -332,7 +332,6 @@ class Rollout:
     Args:
         config: the run's config.
         actor: decides; its weights may change between rollouts.
-        purpose: TRAINING or EVALUATION, which have different random streams.
         ranks: this process among those that train together; each plays its share of the emulators.
     """
 

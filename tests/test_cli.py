@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
@@ -424,6 +425,13 @@ def test_train_a_second_signal_stops_at_once(elsewhere, monkeypatch, capsys):
     assert len(rows("run")) == 4  # the updates before
     assert capsys.readouterr().err.endswith("pong: interrupted\n")
     assert Won.open == 0
+
+
+def test_train_in_a_thread_needs_no_signals(elsewhere, monkeypatch, capsys):
+    play(monkeypatch, Won)
+    with ThreadPoolExecutor(1) as pool:  # only the main thread may set a signal's handler
+        assert pool.submit(main, SHORT).result() == 0
+    assert checkpoint.load("run").counters.updates == 8
 
 
 def test_train_under_nohup_a_closed_terminal_does_not_end_a_run(elsewhere, monkeypatch, capsys):
