@@ -1,6 +1,5 @@
 """Shared by the tests of whole runs: scripted games, trainings in processes of their own, and what a run leaves."""
 
-import contextlib
 import csv
 import itertools
 import os
@@ -10,15 +9,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pong.envs.base import Fleet, StepResult
 from pong.losses import surrogate_loss
 from pong.observations import PIXELS, SparseFrames
-from pong.policies import make_policy
-from pong.rollout import Rollout
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "pong.toml")
@@ -102,21 +98,6 @@ def wait_until(condition, process, event):
         assert process.poll() is None, f"the process ended before {event}"
         assert time.monotonic() < end, f"no {event} after a minute"
         time.sleep(0.001)
-
-
-def alone_and_shared(config):
-    """Two rollouts of a config, each by one player and by two: pairs of batches, which are found to be the same."""
-    batches = []
-    for players in (1, 2):
-        config = config.model_copy(update={"players": players})
-        with contextlib.closing(Rollout(config, make_policy(config))) as rollout:
-            batches.append([rollout.collect(0), rollout.collect(1)])
-    pairs = list(zip(*batches, strict=True))
-    for alone, shared in pairs:
-        for name in ("observations", "actions", "returns"):
-            assert torch.equal(getattr(alone, name), getattr(shared, name))
-        assert alone.episodes == shared.episodes
-    return pairs
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------
