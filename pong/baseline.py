@@ -1,11 +1,14 @@
 """A learned baseline: an estimate of the value of a state."""
 
+import torch
 from torch import Tensor, nn
 
 from pong.config import Config
 from pong.distributed import Ranks
 from pong.observations import Observations
 from pong.optimizers import Adam
+from pong.policies import slice_rows
+from pong.rollout import Batch
 
 
 class Baseline:
@@ -28,19 +31,20 @@ class Baseline:
         self.ranks = ranks
 
     def predict(self, observations: Observations) -> Tensor:
-        """Expected returns (B,) of B observations, in points, with the graph that ``fit`` differentiates."""
-        returns: Tensor = self.unit * self.network(observations)
+        """Expected returns (B,) of B observations, in points; if they are one slice, with the graph for ``fit``."""
+        slices = observations.split(slice_rows(self.network))
+        with torch.set_grad_enabled(len(slices) == 1):
+            returns: Tensor = self.unit * torch.cat([self.network(part) for part in slices])
         return returns
 
-    def fit(self, observations: Observations, predicted: Tensor, returns: Tensor, weight: float) -> None:
-        """Learn from a batch of B rows after it was used: ``predicted`` (B,) by ``predict``, ``returns`` (B,).
-
-        ``weight`` is B over the rows of all ranks together.
-        """
+    def fit(self, batch: Batch, predicted: Tensor) -> None:
+        """Learn from a batch of B rows after it was used; ``predicted`` (B,) by ``predict``."""
         for step in range(self.passes):
-            predicted = self.predict(observations) if step else predicted
-            loss = weight * ((predicted - returns) / self.unit).square().mean()
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part in batch.split(slice_rows(self.network)):
+                known = predicted.requires_grad and step == 0
+                returns = predicted if known else self.unit * self.network(part.observations)  # (b,)
+                loss = part.weight * ((returns - part.returns) / self.unit).square().mean()
+                loss.backward()
             self.ranks.all_reduce([p.grad for p in self.network.parameters() if p.grad is not None])
             self.optimizer.step()

@@ -1,6 +1,7 @@
 """Processes that train one policy together (torchrun), threads of torch, and interrupts."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -94,6 +95,12 @@ def shard(everything: range, part: int, parts: int) -> range:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_heap() -> None:
+    """Let all threads allocate in the same heap, so that what one frees serves the others; only glibc has several."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
 
 
 @contextlib.contextmanager

@@ -94,12 +94,15 @@ class SparseFrames:
         """The rows with these numbers, (b,) int64, in this order."""
         counts = self.counts()[rows]
         ends = counts.cumsum(0)
-        shifts = (self.offsets[rows] - (ends - counts)).repeat_interleave(counts)  # from new to old place of each pixel
-        pixels = torch.arange(len(shifts), device=rows.device) + shifts
-        return SparseFrames(self.columns[pixels], self.signs[pixels], (ends - counts).int(), self.width)
+        starts = (ends - counts).int()
+        pixels = (self.offsets[rows] - starts).repeat_interleave(counts)  # from new to old place of each pixel
+        pixels += torch.arange(len(pixels), dtype=torch.int32, device=rows.device)
+        return SparseFrames(self.columns[pixels], self.signs[pixels], starts, self.width)
 
     def split(self, rows: int) -> "list[SparseFrames]":
         """The rows in parts of this many, the last one maybe smaller, like ``Tensor.split``."""
+        if len(self) <= rows:
+            return [self]
         starts = self.offsets[rows::rows].tolist()
         parts = zip(self.columns.tensor_split(starts), self.signs.tensor_split(starts), strict=True)
         offsets = torch.split(self.offsets, rows)
@@ -142,7 +145,9 @@ Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or of frame
 
 
 def cat(parts: Sequence[Observations]) -> Observations:
-    """Concatenate observations of the same kind."""
+    """Concatenate observations of the same kind; a single part is returned itself."""
+    if len(parts) == 1:
+        return parts[0]
     if isinstance(parts[0], SparseFrames):
         return SparseFrames.cat([part for part in parts if isinstance(part, SparseFrames)])
     return torch.cat([part for part in parts if isinstance(part, Tensor)])

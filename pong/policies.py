@@ -179,6 +179,7 @@ class TwoLayers(nn.Module):
         return h @ self.W2.T
 
 
+SLICE_NUMBERS = 2**21  # in each layer of a slice, 8 MB; on a GPU 16 times as many
 CPU_ROWS = 128  # rows at a time on a CPU, so that they stay in its caches
 SPARSE_SCALE = 10.0  # about one pixel of Pong in a hundred is not 0: times this its standard deviation is near 1
 _WINDOWS = ((8, 4), (4, 2))  # size and stride of the first convolution, and of the others
@@ -341,6 +342,15 @@ def make_value_network(config: Config) -> nn.Module:
         return value
     channels = config.channels if config.baseline_channels is None else config.baseline_channels
     return nn.Sequential(make_network(config, config.baseline_layers, 1, generator, channels), nn.Flatten(0))
+
+
+def slice_rows(network: nn.Module) -> int:
+    """How many rows of a batch a pass takes at a time, so that its activations take bounded memory."""
+    parameters = list(network.parameters())
+    on_gpu = any(p.is_cuda for p in parameters)  # where sparse rows are multiplied as dense ones
+    images = [math.prod(module.shape) for module in network.modules() if isinstance(module, ConvNet)]
+    widest = max(*images, *(max(p.shape) if on_gpu else p.shape[-1] for p in parameters))
+    return max(SLICE_NUMBERS * (16 if on_gpu else 1) // widest, 1)
 
 
 def make_network(

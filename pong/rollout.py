@@ -2,9 +2,9 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,18 @@ class Batch:
     steps: int  # decisions in it, on all ranks
     frames: int  # emulated in it, on all ranks
     weight: float = 1.0  # B over the rows of all ranks together
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        observations, actions = self.observations.to(device), self.actions.to(device)
+        return replace(self, observations=observations, actions=actions, returns=self.returns.to(device))
+
+    def split(self, rows: int) -> "Iterator[Batch]":
+        """Slices of this many rows, whose gradients are computed one after the other and add up to the batch's."""
+        tensors = (self.observations, self.actions, self.returns)
+        for observations, actions, returns in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
+            weight = self.weight * (len(returns) / len(self.returns))
+            yield replace(self, observations=observations, actions=actions, returns=returns, weight=weight)
 
 
 class ActionNoise:
@@ -381,7 +393,8 @@ class Rollout:
         """Wait for the rollout and return its batch."""
         self.wait()
         self.started = False
-        return self._join(self._batches)
+        batches, self._batches = self._batches, []
+        return self._join(batches)
 
     def collect(self, update: int) -> Batch:
         """Play rollout number ``update`` and return its batch."""

@@ -24,7 +24,7 @@ from rich.console import Console
 from pong import checkpoint, envs
 from pong.checkpoint import Checkpoint, Counters, write_atomically
 from pong.config import Config, InputError, RunError, load_config, to_toml
-from pong.distributed import Ranks, cores, threads
+from pong.distributed import Ranks, cores, share_heap, threads
 from pong.envs.base import EmulatorState
 from pong.evaluate import Evaluation, evaluate
 from pong.policies import make_policy
@@ -53,6 +53,7 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
     ``command`` is for run.json; the run's minutes count from ``started``, on the monotonic clock.
     """
     ranks, config = Ranks.from_environment(), request.config
+    share_heap()
     with ranks.process_group(), contextlib.ExitStack() as stack:
         check(config, ranks)
         choose_device(config.device)  # a missing GPU is an error before anything is written

@@ -24,7 +24,7 @@ from torch.utils.tensorboard import summary
 from pong.checkpoint import Counters, write_atomically
 from pong.config import Config, to_toml
 from pong.evaluate import Evaluation
-from pong.policies import Policy
+from pong.policies import Policy, slice_rows
 from pong.render.summaries import game_summary, weight_picture
 from pong.train import Update
 
@@ -183,7 +183,7 @@ class Tracker:
         """Summaries of the policy's probabilities and first layer now and then, and of a game after evaluations."""
         pictures = []
         if update.number % IMAGE_EVERY == 1:
-            device, batch = next(policy.parameters()).device, update.batch
+            device, batch = next(policy.parameters()).device, next(update.batch.split(slice_rows(policy)))
             if not batch.actions.is_floating_point():  # a density is no probability
                 taken = policy.log_prob(batch.observations.to(device), batch.actions.to(device)).exp().cpu().numpy()
                 bins = np.linspace(0, 1, 41)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from pong.baseline import Baseline
 from pong.checkpoint import Checkpoint, load
@@ -17,7 +16,7 @@ from pong.distributed import Ranks, threads, uninterrupted
 from pong.envs import check_task, prepare
 from pong.losses import surrogate_loss
 from pong.optimizers import load_optimizer, make_optimizer
-from pong.policies import Policy, make_policy, make_value_network
+from pong.policies import Policy, make_policy, make_value_network, slice_rows
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
 
@@ -113,12 +112,7 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> UpdateStats:
         """Take the gradient step, start the next rollout, then compute statistics and fit the baseline meanwhile."""
-        batch = replace(
-            batch,
-            observations=batch.observations.to(self.device),
-            actions=batch.actions.to(self.device),
-            returns=batch.returns.to(self.device),
-        )
+        batch = batch.to(self.device)
         with threads(self.threads):
             predicted = self.baseline.predict(batch.observations) if self.baseline else torch.zeros_like(batch.returns)
             unexplained = batch.returns - predicted.detach()
@@ -129,7 +123,7 @@ class Trainer:
         stats = self._measure(step, batch)
         if self.baseline:
             stats = replace(stats, explained_variance=self._explained(batch, unexplained))
-            self.baseline.fit(batch.observations, predicted, batch.returns, batch.weight)
+            self.baseline.fit(batch, predicted)
         return stats
 
     def _standardize(self, returns: Tensor, weight: float) -> Tensor:
@@ -145,17 +139,10 @@ class Trainer:
     def _step(self, batch: Batch, advantages: Tensor) -> "_Step":
         """One step on −log π·R over the batch, the same on every rank."""
         config, done = self.config, self.done
-        distribution = self.policy.distribution(batch.observations)
-        log_probs = distribution.log_prob(batch.actions)  # (B,)
-        policy_loss = surrogate_loss(log_probs, advantages, reduction=config.reduction)  # ()
-        entropy = distribution.entropy().mean()  # ()
-        if config.reduction == "mean":
-            policy_loss = policy_loss * batch.weight
-        bonus = linear_schedule(config.entropy_bonus, config.entropy_bonus_end, done)
-        loss = policy_loss - bonus * entropy * batch.weight
-
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        bonus = linear_schedule(config.entropy_bonus, config.entropy_bonus_end, done)
+        slices = replace(batch, returns=advantages).split(slice_rows(self.policy))
+        losses = [self._backward(part, bonus) for part in slices]  # their gradients add up
         gradient = [p.grad for p in self.policy.parameters() if p.grad is not None]
         self.ranks.all_reduce(gradient)
         grad_norm = torch.nn.utils.get_total_norm(gradient)
@@ -166,7 +153,21 @@ class Trainer:
             group["lr"] = learning_rate
         self.optimizer.step()
         self._sync_actor()
-        return _Step(policy_loss.detach(), entropy.detach(), log_probs.detach(), distribution, grad_norm, learning_rate)
+        return _Step(losses, grad_norm, learning_rate)
+
+    def _backward(self, part: Batch, bonus: float) -> "_Losses":
+        """Add the gradient of the surrogate loss of b rows, whose returns are the advantages."""
+        distribution = self.policy.distribution(part.observations)
+        log_probs = distribution.log_prob(part.actions)  # (b,)
+        policy_loss = surrogate_loss(log_probs, part.returns, reduction=self.config.reduction)  # ()
+        if self.config.reduction == "mean":
+            policy_loss = policy_loss * part.weight
+        entropy = distribution.entropy().mean()  # ()
+        loss = policy_loss - bonus * entropy * part.weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            means = {"entropy": entropy, **self.policy.diagnostics(distribution)}
+        return _Losses(policy_loss.detach(), log_probs.detach(), {name: mean.detach() for name, mean in means.items()})
 
     def _sync_actor(self) -> None:
         """Copy the policy's new weights to the actor."""
@@ -176,10 +177,12 @@ class Trainer:
     @torch.no_grad()
     def _measure(self, step: "_Step", batch: Batch) -> UpdateStats:
         """Statistics of a step over the batch of all ranks."""
-        log_ratio = self.policy.log_prob(batch.observations, batch.actions) - step.log_probs
-        approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
-        means = {"entropy": step.entropy, "approx_kl": approx_kl, **self.policy.diagnostics(step.distribution)}
-        sums = torch.stack([step.policy_loss, *(batch.weight * mean for mean in means.values())])
+        of_slices = []
+        for part, losses in zip(batch.split(slice_rows(self.policy)), step.losses, strict=True):
+            log_ratio = self.policy.log_prob(part.observations, part.actions) - losses.log_probs
+            means = losses.means | {"approx_kl": (log_ratio.exp() - 1 - log_ratio).mean()}
+            of_slices.append(torch.stack([losses.policy_loss, *(part.weight * mean for mean in means.values())]))
+        sums = torch.stack(of_slices).sum(0)
         self.ranks.all_reduce([sums])
         values = dict(zip(("policy_loss", *means), sums.tolist(), strict=True))
         return UpdateStats(**values, grad_norm=step.grad_norm.item(), learning_rate=step.learning_rate)
@@ -194,13 +197,18 @@ class Trainer:
         return 1 - (square_left - mean_left**2) / variance if variance > 1e-9 else None
 
 
+class _Losses(NamedTuple):
+    """What b rows of a batch contributed to a gradient step."""
+
+    policy_loss: Tensor  # ()
+    log_probs: Tensor  # (b,)
+    means: dict[str, Tensor]  # entropy and the policy's diagnostics, each ()
+
+
 class _Step(NamedTuple):
     """A gradient step, before it is measured."""
 
-    policy_loss: Tensor  # ()
-    entropy: Tensor  # ()
-    log_probs: Tensor  # (B,)
-    distribution: Distribution
+    losses: list[_Losses]  # of each slice
     grad_norm: Tensor  # ()
     learning_rate: float
 

@@ -11,6 +11,7 @@ from pong.config import Config
 from pong.distributed import Ranks
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import TwoLayers, mlp
+from pong.rollout import Batch
 
 CONFIG = Config(baseline_learning_rate=0.01)
 
@@ -48,7 +49,7 @@ def test_baseline_fit_equals_plain_passes(kind, passes, unit, weight):
         predicted = baseline.predict(x)
         torch.testing.assert_close(predicted, unit * plain(x), rtol=1e-4, atol=1e-5 * unit)
         before = predicted.detach().clone()
-        baseline.fit(x, predicted, returns, weight)
+        baseline.fit(Batch(x, torch.zeros(30), returns, [], 0, 30, 0, weight), predicted)
         assert torch.equal(predicted.detach(), before)
         for _ in range(passes):
             optimizer.zero_grad()

@@ -1,7 +1,6 @@
 """On a GPU: the same logits, gradients and steps as on the CPU. Elsewhere these tests are skipped."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -103,14 +102,14 @@ def test_trainer_step_raises_the_objective():
     trainer = Trainer(PONG.model_copy(update={"learning_rate": 3e-3}))
     updates = trainer.run()
     batch = next(updates).batch
-    observations, actions = batch.observations.to("cuda"), batch.actions.cuda()
-    advantages = standardize(batch.returns).cuda()
+    batch = batch.to(trainer.device)
+    advantages = standardize(batch.returns)
 
     def objective():
         with torch.no_grad():
-            return (trainer.policy.log_prob(observations, actions) * advantages).mean().item()
+            return (trainer.policy.log_prob(batch.observations, batch.actions) * advantages).mean().item()
 
     before = objective()
-    trainer._step(replace(batch, observations=observations, actions=actions), advantages)
+    trainer._step(batch, advantages)
     trainer.close()
     assert objective() > before

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import signal
 import threading
@@ -15,13 +16,13 @@ import torch
 from conftest import weights_of
 
 from pong import checkpoint
-from pong.config import Config, InputError
+from pong.config import Config, InputError, load_config
 from pong.distributed import Ranks
 from pong.envs.base import Fleet, StepResult
 from pong.evaluate import evaluate
 from pong.observations import PIXELS, SparseFrames
 from pong.optimizers import make_optimizer
-from pong.policies import make_policy
+from pong.policies import make_policy, make_value_network, slice_rows
 from pong.train import Trainer, choose_device
 
 TINY = Config(
@@ -116,6 +117,36 @@ def test_step_equals_numpys(choice, reduction):
     # Adam's first step is lr·g/(|g| + eps), whatever its betas
     for after, theta, g in zip(weights(trainer.policy), before, gradients, strict=True):
         np.testing.assert_allclose(after - theta, 1e-3 * g * scale / (abs(g * scale) + 1e-5), rtol=1e-2, atol=1e-7)
+
+
+@pytest.mark.parametrize("recipe", ["adam", "rmsprop", "conv", "lqr"])
+def test_step_of_slices_equals_that_of_the_batch(monkeypatch, recipe):
+    """Gradients of slices of seven rows add up, in policy and baseline, to the batch's, up to the order of the sums."""
+    lqr = {"env": "pong/LQR-v0", "policy": "mlp", "until": "episodes", "baseline": "network"}
+    config = TINY.model_copy(update={"baseline_passes": 2, **(RECIPES | {"lqr": lqr})[recipe]})
+    updates, weights = [], []
+    for rows in (10**6, 7):
+        for module in ("train", "baseline"):
+            monkeypatch.setattr(f"pong.{module}.slice_rows", lambda network, rows=rows: rows)
+        with contextlib.closing(Trainer(config)) as trainer:
+            updates.append(next(trainer.run()))
+            networks = [trainer.policy, *([trainer.baseline.network] if trainer.baseline else [])]
+            weights.append([parameter.detach() for network in networks for parameter in network.parameters()])
+    assert len(updates[1].batch.returns) > 14
+    stats, expected = (dataclasses.astuple(update.stats) for update in updates[::-1])
+    assert [x for x in stats if x is not None] == pytest.approx(
+        [x for x in expected if x is not None], rel=1e-4, abs=1e-6
+    )
+    for actual, expected in zip(*weights[::-1], strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["pong", "pong_expert", "karpathy", "pong_conv_plain"])
+def test_slice_rows_bounds_the_memory_of_a_pass(recipe):
+    """A layer of a slice has at most 2²¹ numbers: 10,485 rows of 200 hidden units, or 163 of two frames."""
+    config = load_config(f"configs/{recipe}.toml")
+    assert slice_rows(make_policy(config)) == (163 if recipe == "pong_conv_plain" else 10_485)
+    assert slice_rows(make_value_network(config)) == 10_485
 
 
 def test_run_approx_kl_by_hand(choice):

@@ -43,6 +43,7 @@ class MachineFleet(Fleet):
         )
         self._width = task.layout.width
         self._most = num_envs * (2 * machine.MOST * len(task.layout.differences) + 1)  # numbers in N rows
+        self._space = self._rows(0)  # kept from one ``play`` to the next
         self._draws = task.hold == "2-4" or task.noop_max > 1  # from gymnasium's generators
         self._generators = [PCG64() for _ in range(num_envs)]
         for i in range(num_envs):
@@ -92,7 +93,9 @@ class MachineFleet(Fleet):
         every_active, dones = np.empty((2, T + 1, N), np.bool_)
         every_active[0] = active
         actions, frames = np.empty((2, T + 1, N), np.int64)
-        rows = self._rows(T + 1)
+        if len(self._space.offsets) <= (T + 1) * N:
+            self._space = self._rows(T + 1)
+        rows = self._space
         rows.columns[:n], rows.signs[:n] = observations.columns, observations.signs
         rows.offsets[:N], rows.offsets[N] = observations.offsets, n
         return Record(every_active, actions, np.empty((T + 1, N), np.float32), dones, frames, rows)
@@ -103,9 +106,9 @@ class MachineFleet(Fleet):
         return machine.Rows(np.empty(n, np.int32), np.empty(n, np.float32), offsets)
 
     def _sparse(self, rows: machine.Rows, first: int, last: int) -> SparseFrames:
-        """Rows from ``first`` up to ``last``."""
+        """Rows from ``first`` up to ``last``, a copy."""
         start, end = int(rows.offsets[first]), int(rows.offsets[last])
-        arrays = rows.columns[start:end], rows.signs[start:end], rows.offsets[first:last] - start
+        arrays = rows.columns[start:end].copy(), rows.signs[start:end].copy(), rows.offsets[first:last] - start
         return SparseFrames.from_numpy(*arrays, self._width)
 
     def state(self) -> list[EmulatorState]:
