@@ -1,9 +1,14 @@
 # `make` lists the targets. PYTHON picks the interpreter (3.11 to 3.14), CONFIG the recipe, ARGS adds arguments.
 PYTHON ?= python3
-CONFIG ?= configs/pong.toml
 ARGS ?=
-RUNS ?= runs
-OUT ?= results/gpu
+# Names reach the shell as they are, in its environment, so that no character in them is read as a command.
+override CONFIG := $(or $(value CONFIG),$(if $(findstring --resume,$(ARGS)),,configs/pong.toml))
+override RUN := $(value RUN)
+override RUNS := $(or $(value RUNS),runs)
+override STUDY := $(or $(value STUDY),ladder)
+override OUT := $(or $(value OUT),results/gpu)
+export CONFIG RUN RUNS STUDY OUT
+DOOM := $(if $(findstring doom,$(CONFIG) $(RUN) $(STUDY) $(ARGS)),doom)
 VENV := .venv
 BIN := $(VENV)/bin
 EACH_CORE := --numprocesses=auto --dist=worksteal
@@ -38,20 +43,20 @@ $(VENV)/.doom $(VENV)/.notebook: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
 lesson: notebook ## open the lesson, notebooks/pong_from_pixels.ipynb, in a browser
 	$(BIN)/jupyter lab notebooks/pong_from_pixels.ipynb $(ARGS)
 
-train: setup $(if $(findstring doom,$(CONFIG)),doom) ## train a policy: CONFIG=configs/pong.toml ARGS="--seed 3"
-	$(BIN)/python -m pong train "$(CONFIG)" $(ARGS)
+train: setup $(DOOM) ## train a policy: CONFIG=pong ARGS="--seed 3"; or resume a run: ARGS="--resume runs/…"
+	$(BIN)/python -m pong train $(if $(CONFIG),"$$CONFIG") $(ARGS)
 
-eval: setup ## play fresh games with frozen weights, sampled and greedily: RUN=runs/… ARGS="--episodes 20"
-	$(BIN)/python -m pong eval "$(RUN)" $(ARGS)
+eval: setup $(DOOM) ## play fresh games with frozen weights, sampled and greedily: RUN=runs/…, default: newest; ARGS="--episodes 20"
+	$(BIN)/python -m pong eval $(if $(RUN),"$$RUN") $(ARGS)
 
-play: setup ## save a video of one game, or show it live with ARGS="--terminal": RUN=runs/…, default: pretrained/pong
-	$(BIN)/python -m pong play "$(or $(RUN),pretrained)" $(ARGS)
+play: setup $(DOOM) ## save a video of one game, or show it live with ARGS="--terminal": RUN=runs/…, default: newest, or else pretrained
+	$(BIN)/python -m pong play $(if $(RUN),"$$RUN") $(ARGS)
 
 toy: setup ## the log-derivative trick with numbers: ARGS="T3"
 	$(BIN)/python -m pong toy $(ARGS)
 
 tensorboard: setup ## show the curves of all runs in a browser
-	$(BIN)/tensorboard --logdir "$(RUNS)" $(ARGS)
+	$(BIN)/tensorboard --logdir "$$RUNS" $(ARGS)
 
 test: setup ## run the test suite on all CPU cores: ARGS="tests/test_losses.py tests/test_toy.py"
 	$(BIN)/python -m pytest $(EACH_CORE) $(ARGS)
@@ -75,19 +80,19 @@ torture: setup ## stop three small runs 100 times each, in every way, and compar
 soak: setup ## train for half an hour and watch memory and file handles: ARGS="--minutes 3"
 	$(BIN)/python scripts/soak.py $(ARGS)
 
-bench: setup $(if $(findstring doom,$(ARGS)),doom) ## compare the speed of training with the bare emulators and the 2016 loop: ARGS="--json FILE"
+bench: setup $(DOOM) ## compare the speed of training with the bare emulators and the 2016 loop: ARGS="--json FILE"
 	$(BIN)/python scripts/bench.py $(ARGS)
 
 verify-machine: setup ## compare the compiled Pong with ale-py in 20 million frames with fresh seeds: ARGS="--frames 100", in thousands
 	$(BIN)/python scripts/verify_machine.py $(ARGS)
 
 gpu-report: ## on a GPU machine, with its own python3: tests, a benchmark and two trainings, into OUT=results/gpu; takes ten minutes
-	mkdir -p "$(OUT)"
-	-$(PYTHON) -m pytest -m gpu -rs -p no:cacheprovider > "$(OUT)/gpu-tests.txt"; tail -1 "$(OUT)/gpu-tests.txt"
-	$(PYTHON) scripts/bench.py --rounds 2 --seconds 1 --configs pong pong_conv_plain --json "$(OUT)/bench.json"
+	mkdir -p "$$OUT"
+	-$(PYTHON) -m pytest -m gpu -rs -p no:cacheprovider > "$$OUT/gpu-tests.txt"; tail -1 "$$OUT/gpu-tests.txt"
+	$(PYTHON) scripts/bench.py --rounds 2 --seconds 1 --configs pong pong_conv_plain --json "$$OUT/bench.json"
 	for recipe in pong_conv_plain pong_expert; do \
-		timeout --signal=INT 150 $(PYTHON) -m pong train configs/$$recipe.toml --stop-at-mean100 18 --run-dir "$(OUT)/$$recipe" $(ARGS); \
-		$(PYTHON) -m pong eval "$(OUT)/$$recipe" --episodes 32 --json "$(OUT)/$$recipe/eval.json" || exit 1; \
+		timeout --signal=INT 150 $(PYTHON) -m pong train configs/$$recipe.toml --stop-at-mean100 18 --run-dir "$$OUT/$$recipe" $(ARGS); \
+		$(PYTHON) -m pong eval "$$OUT/$$recipe" --episodes 32 --json "$$OUT/$$recipe/eval.json" || exit 1; \
 	done
 
 results: doom ## run whatever is missing from results/, then make the tables and pictures
@@ -104,8 +109,8 @@ plots: setup ## make the tables and pictures of results/ and docs/ again
 	$(BIN)/python scripts/plot_architecture.py
 	$(BIN)/python scripts/report.py
 
-study: setup $(if $(findstring doom,$(STUDY)),doom) ## train the missing runs of a study, every change with every seed; takes hours: STUDY=ladder
-	$(BIN)/python scripts/grid.py $(or $(STUDY),ladder) $(ARGS)
+study: setup $(DOOM) ## train the missing runs of a study, every change with every seed; takes hours: STUDY=ladder
+	$(BIN)/python scripts/grid.py $$STUDY $(ARGS)
 	$(BIN)/python scripts/report.py
 
 clean: ## remove .venv and caches, never runs/

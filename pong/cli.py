@@ -1,4 +1,4 @@
-"""The command line: ``pong train | eval | play | export | import | toy``."""
+"""The command line: ``pong train | eval | play | export | import | toy | recipes``."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from tyro.conf import Positional, arg
 
 from pong import STARTED
 from pong import config as keys
-from pong.config import GROUPS, Config, InputError, RunError, Settings, load_config, nearest
+from pong.config import GROUPS, Config, InputError, RunError, Settings, load_config, nearest, recipes
 
 if TYPE_CHECKING:
     from pong.run import TrainRequest
@@ -35,14 +35,19 @@ def _in_a_folder(file: Path) -> Path:
 
 
 Source = Annotated[Path, Positional, arg(metavar="RUN|CHECKPOINT")]
+Newest = Annotated[Path | None, Positional, arg(metavar="RUN|CHECKPOINT", help_behavior_hint="(default: newest run)")]
+AsTrained = arg(help_behavior_hint="(default: as in training)")
 OutputFile = Annotated[Path, AfterValidator(_in_a_folder)]
 
 
 class Train(Settings):
-    """Train a policy, or resume a run; every key of the config is a flag (pong train CONFIG.toml --help)."""
+    """Train a policy, or resume a run; every key of the config is a flag.
 
-    recipe: Annotated[Path | None, Positional, arg(metavar="CONFIG.toml")] = Field(
-        None, description="the config whose values are the defaults"
+    A recipe's values are the defaults (pong train pong --help); without a recipe, you see those of keys that it omits.
+    """
+
+    recipe: Annotated[Path | None, Positional, arg(metavar="NAME|CONFIG.toml", help_behavior_hint="")] = Field(
+        None, description="a recipe's name (pong recipes) or a config file"
     )
     resume: Annotated[Path | None, arg(metavar="RUN|CHECKPOINT")] = Field(
         None, description="resume a run in its folder, or a checkpoint in a new folder, instead of CONFIG.toml"
@@ -83,14 +88,14 @@ class Train(Settings):
 class Eval(Settings):
     """Play fresh games with a policy and print their mean score ± its standard error."""
 
-    source: Source = Field(description=POLICY)
+    source: Newest = Field(None, description=POLICY)
     episodes: int = Field(100, ge=1, description="games, sampled and greedy each")
     sampled: bool = Field(False, description="only games that sample the actions, as training does")
     greedy: bool = Field(False, description="only games that take the likeliest action")
     seed: int = Field(0, ge=0, description="of the emulators and the sampled actions")
-    sticky: float | None = Field(None, description="probability of sticky actions; default: as in training")
-    noop_max: int | None = Field(None, description="most NOOPs at the start of a game; default: as in training")
-    emulator: Literal["ale", "machine"] = Field("ale", description="what plays Pong; the scores are the same")
+    sticky: Annotated[float | None, AsTrained] = Field(None, description="probability of sticky actions")
+    noop_max: Annotated[int | None, AsTrained] = Field(None, description="most NOOPs at the start of a game")
+    emulator: Literal["ale", "machine"] = Field("ale", description="machine is quicker; the scores are the same")
     scores: Annotated[OutputFile | None, arg(name="json")] = Field(
         None, alias="json", description="also write the scores to this file"
     )
@@ -101,32 +106,34 @@ class Eval(Settings):
         from pong.export import scores_json, summary
         from pong.train import load_policy
 
-        policy, loaded = load_policy(self.source)
+        policy, loaded = load_policy(source := self.source or _newest())
         changes = self.model_dump(include={"sticky", "noop_max"}, exclude_none=True)
         if loaded.config.is_pong:
             changes["emulator"] = self.emulator
         config, counters, games = loaded.config.replace(**changes), loaded.counters, {}
+        if not self.source:
+            print(f"{source}: playing fresh games …", flush=True)
         for way in [way for way in WAYS if getattr(self, way)] or WAYS:
             games[way] = evaluate(WAYS[way](policy), config, self.episodes, seed=self.seed)
             task = f"{way}, seed {self.seed}, {config.task}, update {counters.updates}"
             print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes
         if self.scores is not None:
-            content = scores_json(self.source, config, counters, games, self.seed)
+            content = scores_json(source, config, counters, games, self.seed)
             self.scores.write_text(content, encoding="utf-8")
 
 
 class Play(Settings):
     """Save a video of one game of a policy, or show it live in the terminal."""
 
-    source: Source = Field(description=POLICY)
-    file: NewPath | None = Field(
-        None, description="video to write, .mp4 or .gif, never overwritten; default: RUN-updateN-seedN.mp4"
+    source: Newest = Field(None, description=POLICY)
+    file: Annotated[NewPath | None, arg(help_behavior_hint="(default: RUN-updateN-seedN.mp4)")] = Field(
+        None, description="video to write, .mp4 or .gif, never overwritten"
     )
     terminal: bool = Field(False, description="show the game in this terminal instead")
     speed: float = Field(1, gt=0, description="with --terminal: 1 is natural, in Pong 60 frames a second")
     greedy: bool = Field(False, description="take the likeliest action instead of sampling")
     seed: int = Field(0, ge=0, description="of the emulator and the sampled actions; the first game of pong eval")
-    max_frames: int | None = Field(None, description="frames after which the game ends; default: as in training")
+    max_frames: Annotated[int | None, AsTrained] = Field(None, description="frames after which the game ends")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -148,15 +155,15 @@ class Play(Settings):
         from pong.render.terminal import show
         from pong.train import load_policy
 
-        policy, loaded = load_policy(self.source)
+        policy, loaded = load_policy(source := self.source or _newest())
         config, updates = loaded.config, loaded.counters.updates
         if not config.has_screen:
-            raise InputError(f"play: {self.source} was trained on {config.env}, which has no screen to show")
+            raise InputError(f"play: {source} was trained on {config.env}, which has no screen to show")
         config = config.replace(**self.model_dump(include={"max_frames"}, exclude_none=True))
-        name, way = _run_name(self.source), "greedy" if self.greedy else "sampled"
+        name, way = _run_name(source), "greedy" if self.greedy else "sampled"
         file = self.file or Path(f"{name}-update{updates}{'-greedy' if self.greedy else ''}-seed{self.seed}.mp4")
         where = "playing one game in the terminal" if self.terminal else f"recording one game to {file}"
-        print(f"{self.source}: update {updates}, {way}, seed {self.seed}, {config.task}; {where} …", flush=True)
+        print(f"{source}: update {updates}, {way}, seed {self.seed}, {config.task}; {where} …", flush=True)
         with contextlib.closing(play_frames(policy, config, self.seed, greedy=self.greedy)) as frames:
             watched = (last := frame for frame in frames)
             if self.terminal:
@@ -229,7 +236,16 @@ class Toy(Settings):
         toy(self.examples, self.samples, self.seed, self.plot)
 
 
-COMMANDS: dict[str, Any] = {"train": Train, "eval": Eval, "play": Play, "export": Export, "import": Import, "toy": Toy}
+class Recipes(Settings):
+    """List the recipes in configs/, whose names pong train takes."""
+
+    def __call__(self) -> None:
+        """Print the first line of each, up to a colon."""
+        for name, path in recipes().items():
+            print(f"{name:18}{path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ').split(': ')[0]}")
+
+
+COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Train, Eval, Play, Export, Import, Toy, Recipes)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -262,7 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> Any:
     """A command with its flags; None if tyro has printed the help."""
-    name, *flags = arguments or [""]
+    counts = r"(--(?:total.steps|max.frames|episodes)[\0=])(\d+(?:\.\d+)?e\d+)(?=\0|$)"  # may be 1e6
+    name, *flags = re.sub(counts, lambda m: f"{m[1]}{float(m[2]):.0f}", "\0".join(arguments)).split("\0")
     if name not in (*COMMANDS, "-h", "--help"):
         problem = f"unknown command {name!r}" if name else "no command"
         raise InputError(f"{problem}; {nearest(name, COMMANDS)} (pong --help)")
@@ -272,8 +289,8 @@ def _parse(arguments: list[str]) -> Any:
             if name not in COMMANDS:
                 tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="pong", description=ABOUT, args=[name])
             default = _train_defaults(flags) if name == "train" else None
-            settings: dict[str, Any] = {"prog": f"pong {name}", "config": (tyro.conf.OmitArgPrefixes,)}
-            return tyro.cli(COMMANDS[name], default=default, args=flags, **settings)
+            how = [tyro.conf.OmitArgPrefixes] if default else [tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff]
+            return tyro.cli(COMMANDS[name], default=default, args=flags, prog=f"pong {name}", config=how)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except SystemExit as end:
@@ -282,20 +299,23 @@ def _parse(arguments: list[str]) -> Any:
     text = output.getvalue().partition("\n")[2]  # tyro draws a box, in colour on a terminal, with a title
     text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯─]|\+?-{3,}\+?|^\||\|$", "", text, flags=re.MULTILINE)
     text = " ".join(re.split("Got errors|Argument helptext|For full helptext", text)[0].split())
-    text = re.sub(r" Perhaps you meant: (--[\w-]+).*", r"; did you mean \1?", text)
+    text = re.sub(r" (?:Perhaps you meant|Arguments similar to \S+): (--[\w-]+).*", r"; did you mean \1?", text)
+    text = re.sub(r"no type matching (.+) could be instantiated from \['(.*)'\]\.", r"'\2' is not \1", text)
+    text = re.sub(r"(options: --lr\b[^;]*)$", r"\1; did you mean --learning-rate?", text)
+    text = re.sub(r"(?i)(options: (?:true|false|yes|no))$", r"\1; a switch takes no value; --no-… turns it off", text)
     raise InputError(f"{name}: {text} (pong {name} --help)")
 
 
 def _train_defaults(flags: list[str]) -> Train:
     """Flags with the values of the config file or the run."""
-    if flags[:1] == ["--resume"] and len(flags) > 1:
-        config = _saved_config(Path(flags[1]))
+    if resumed := re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(flags)):
+        config = _saved_config(Path(resumed[1]))
     elif flags and not flags[0].startswith("-"):
-        config = load_config(flags[0])
+        config = load_config(flags[0] if Path(flags[0]).is_file() else recipes().get(flags[0], flags[0]))
     elif flags[:1] in (["-h"], ["--help"]):
         config = Config()
     else:
-        raise InputError("give a config file or --resume RUN first, such as: pong train configs/pong.toml")
+        raise InputError("give a recipe (pong recipes), a config file or --resume RUN first, such as: pong train pong")
     values = config.model_dump()
     return Train(**{name: group(**{key: values[key] for key in group.model_fields}) for name, group in GROUPS.items()})
 
@@ -313,6 +333,14 @@ def _saved_config(source: Path) -> Config:
         init = f" --init {source}" if (source / "policy.safetensors").exists() else ""
         raise InputError(f"--resume {source}: it has no checkpoints; start a new run: pong train {config}{init}")
     return load_config(config)
+
+
+def _newest() -> Path:
+    """The run in runs/ with the newest checkpoint, or the pretrained agent."""
+    from pong.checkpoint import checkpoints
+
+    times = {path.parent: path.stat().st_mtime for path in Path("runs").glob("*/checkpoints") if checkpoints(path)}
+    return max(times, key=times.__getitem__, default=Path("pretrained"))
 
 
 def _run_name(source: Path) -> str:

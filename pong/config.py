@@ -9,13 +9,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 INT32 = 2**31 - 1  # the emulator's largest number
 PONG = "Pong"
 PONG_FRAMES = 65_209  # the longest game: then the console's own clock runs out, see docs/pong-machine.md
 PONG_KEYS = ("sticky", "noop_max", "emulator", "actions", "frames", "last_action", "reset_at_points")
 END = "value reached at total_steps (linear schedule); unset: stays constant"
+Count = Annotated[int, BeforeValidator(lambda x: int(x) if isinstance(x, float) and x.is_integer() else x)]  # 1e6
 Units = Annotated[int, Field(ge=1)]
 Filters = Annotated[list[Units], Field(max_length=3)]
 Hold = Annotated[int, Field(ge=1, le=INT32)] | Literal["2-4"]
@@ -42,7 +43,9 @@ class Settings(BaseModel):
         except ValidationError as error:
             errors = error.errors()
         key = str(errors[0]["loc"][0]) if errors[0]["loc"] else ""
-        messages = [item["msg"].removeprefix("Value error, ") for item in errors if key in ("", *item["loc"][:1])]
+        errors = [item for item in errors if key in ("", *item["loc"][:1])]
+        bounds = [item for item in errors if "than" in item["type"]]  # of a number, which need not be a list instead
+        messages = [item["msg"].removeprefix("Value error, ") for item in bounds or errors]
         if errors[0]["type"] == "extra_forbidden":
             raise InputError(f"unknown key {key!r}; {nearest(key, type(self).model_fields)}")
         value = values.get(key)  # with a message for each type that it may have
@@ -57,7 +60,7 @@ class TaskKeys(Settings):
     hold: Hold = Field(4, description="frames per action (frame skip); 2-4: drawn at random for each action")
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
     noop_max: int = Field(0, ge=0, le=INT32, description="maximum number of NOOPs at the start of a game")
-    max_frames: int = Field(108_000, ge=0, le=INT32, description="longest game, in frames; 0: no limit (Pong: 65,209)")
+    max_frames: Count = Field(108_000, ge=0, le=INT32, description="longest game in frames; 0: no limit (Pong: 65,209)")
     emulator: Literal["machine", "ale"] = Field("machine", description="compiled Pong, or ALE; the games are the same")
 
 
@@ -125,7 +128,7 @@ class RunKeys(Settings):
     name: str = Field("pong", pattern=r"^[\w.-]+$", description="name of the run")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of all random streams")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: on a GPU if there is one")
-    total_steps: int = Field(4_000_000, ge=1, description="decisions after which training ends")
+    total_steps: Count = Field(4_000_000, ge=1, description="decisions after which training ends")
     checkpoint_every: int = Field(200, ge=1, description="updates between checkpoints; unsavable environments restart")
     checkpoint_seconds: float = Field(60.0, ge=0, description="most seconds between checkpoints; 0: no limit")
     eval_episodes: int = Field(0, ge=0, description="games every checkpoint_every updates, to find the best; 0: none")
@@ -206,14 +209,19 @@ def linear_schedule(start: float, end: float | None, progress: float) -> float:
     return start if end is None else start + (end - start) * progress
 
 
+def recipes() -> dict[str, Path]:
+    """The recipes of this checkout: {name: config file}."""
+    return {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))}
+
+
 def load_config(path: PathLike) -> Config:
     """Read a TOML file in UTF-8, whose name gives the run's name if it sets none."""
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        known = ", ".join(sorted(str(file) for file in Path("configs").glob("*.toml")))
-        raise InputError(f"config file {path} does not exist" + (f"; there are {known}" if known else "")) from None
+        hint = f"; {nearest(path.stem, recipes())}" if recipes() else ""
+        raise InputError(f"config file {path} does not exist{hint}") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or too long a number
         raise InputError(f"config file {path} can't be read as TOML: {error}") from None
     name = re.sub(r"[^\w.-]+", "-", path.stem) or "run"

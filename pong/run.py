@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
         say(console, f"{folder}: {config.name}, seed {config.seed}; {_status(request, start)}")
         stack.enter_context(_failures_in_one_line(config, folder))
-        stop = stack.enter_context(_stop_requested())
+        stop = stack.enter_context(_stop_requested(console, folder))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
         if start.policy:
             trainer.restore(start)
@@ -290,7 +291,7 @@ def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -
 
 
 @contextlib.contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
+def _stop_requested(console: Console, folder: Path | None) -> Iterator[Callable[[], bool]]:
     """The first SIGINT, SIGTERM or SIGHUP requests a stop after this update; the second one stops at once."""
     received: list[int] = []
 
@@ -310,6 +311,8 @@ def _stop_requested() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if received:
+            say(console, f"resume with: pong train --resume {shlex.quote(str(folder))}")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ import contextlib
 import io
 import itertools
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,20 +76,24 @@ def cartpole(tmp_path_factory):
 
 LONG = 300 * "x"
 ERRORS = {  # command: what the line says. {file} exists, {cartpole} and {run} are runs
-    "": "no command; there are train, eval, play, export, import, toy (pong --help)",
+    "": "no command; there are train, eval, play, export, import, toy, recipes (pong --help)",
     "trian": "unknown command 'trian'; did you mean train?",
-    "train": "train: give a config file or --resume RUN first, such as: pong train configs/pong.toml",
-    "train --seed 3 {config}": "give a config file or --resume RUN first",
-    "train nowhere.toml": "config file nowhere.toml does not exist",
+    "train": "train: give a recipe (pong recipes), a config file or --resume RUN first, such as: pong train pong",
+    "train --seed 3 {config}": "give a recipe (pong recipes), a config file or --resume RUN first",
+    "train nowhere.toml": "config file nowhere.toml does not exist; there are cartpole, cartpole_simonini, ",
+    "train configs/karpaty.toml": "config file configs/karpaty.toml does not exist; did you mean karpathy?",
     "train {root}": "can't be read",
     f"train {LONG}": "File name too long",
     "train {config} --lerning-rate 1": "Unrecognized options: --lerning-rate, 1; did you mean --learning-rate?",
     "train {config} surplus": "Unrecognized options: surplus (pong train --help)",
     "train {config} --seed": "Missing value for argument '--seed'",
+    "train {config} --lr 1e-3": "Unrecognized options: --lr, 1e-3; did you mean --learning-rate? (pong train --help)",
+    "train {config} --last-action true": "Unrecognized options: true; a switch takes no value; --no-… turns it off",
     "train {config} --seed 1.5": "Error parsing --seed: invalid literal for int() with base 10: '1.5' (pong train",
+    "train {config} --hidden 0": "hidden = 0: Input should be greater than or equal to 1\n",
     "train {config} --gamma 1.5": "gamma = 1.5: Input should be less than or equal to 1",
     "train {config} --learning-rate nan": "learning_rate = nan: Input should be a finite number",
-    "train {config} --hold 2-5": "Error parsing --hold: no type matching",
+    "train {config} --hold 2-5": "Error parsing --hold: '2-5' is not INT|{{2-4}} (pong train --help)",
     "train {config} --device tpu": "invalid choice 'tpu' for argument '--device'",
     "train {config} --device cuda": "device = 'cuda'",
     "train {config} --policy mlp": 'policy = "mlp" can\'t play env = "Pong"; "karpathy" plays Pong, ',
@@ -104,11 +110,13 @@ ERRORS = {  # command: what the line says. {file} exists, {cartpole} and {run} a
     "train --resume {run} --hidden=9": "hidden = 9, but the run was started with 4; set it back, or start a new run",
     "train --resume {run} --init {run}": "--init is for a new run",
     "train --resume {run} --run-dir new": "a run resumes in its own folder",
-    "eval": "Missing from pong eval: RUN|CHECKPOINT run folder, checkpoint or exported folder",
+    "export": "Missing from pong export: RUN|CHECKPOINT run folder, checkpoint or exported folder",
     "eval nowhere": "nowhere does not exist",
     "eval {root}": "{root} holds no checkpoints",
     "eval {run}/config.toml": "{run}/config.toml can't be read",
     "eval {run} --gamma 1": "Unrecognized options: --gamma, 1 (pong eval --help)",
+    "eval {run} --gready": "Unrecognized options: --gready; did you mean --greedy? (pong eval --help)",
+    "eval {run} --episode 3 --foo": "Unrecognized options: --episode, 3, --foo; did you mean --episodes? (pong eval",
     "eval {run} --episodes 0": "episodes = 0: Input should be greater than or equal to 1",
     "eval {run} --sticky 1.5": "sticky = 1.5: Input should be less than 1",
     "eval {cartpole} --sticky 0.5": 'sticky = 0.5: env = "CartPole-v1" has no such setting; leave it out',
@@ -159,7 +167,8 @@ def test_main_bad_input_is_one_line_and_writes_nothing(
     file.write_bytes(b"a film")
     names = {"root": ROOT, "config": CONFIG, "run": run, "cartpole": cartpole, "file": file}
     before = contents(run, cartpole)
-    assert text.format(**names) in refusal(*(argument.format(**names) for argument in arguments.split()))
+    line = refusal(*(argument.format(**names) for argument in arguments.split()))
+    assert text.format(**names) in f"{line}\n"
     assert list(elsewhere.iterdir()) == []
     assert contents(run, cartpole) == before
     assert file.read_bytes() == b"a film"
@@ -187,10 +196,11 @@ class Accepted(BaseException):
 
 @pytest.mark.parametrize("inputs", [FILES, st.tuples(STARTS, REST)], ids=["config files", "command lines"])
 def test_main_refuses_malformed_input(elsewhere, monkeypatch, inputs):
-    def accept(*_):
+    def accept(*_, **__):
         raise Accepted
 
-    monkeypatch.setattr("pong.run.train", accept)
+    for function in "run.train", "evaluate.evaluate", "render.frame.play_frames":
+        monkeypatch.setattr(f"pong.{function}", accept)
     path, refused = elsewhere / "config.toml", Counter()
     path.touch()
 
@@ -218,10 +228,11 @@ def test_main_refuses_malformed_input(elsewhere, monkeypatch, inputs):
 # --- help and output --------------------------------------------------------------------------------------------------
 
 HELP = {
-    "": ["{train,eval,play,export,import,toy}", "Exit status: 0 done, 2 bad input"],
-    "train": ["--run-dir", "What the policy sees and does", "--learning-rate FLOAT", "(default: 0.003)"],
+    "": ["{train,eval,play,export,import,toy,recipes}", "Exit status: 0 done, 2 bad input"],
+    "train": ["--run-dir", "What the policy sees and does", "without a recipe, you see those of keys"],
     f"train {CONFIG}": ["--learning-rate FLOAT", "(default: 0.002)"],
     "eval": ["RUN|CHECKPOINT", "--sampled", "--json", "games, sampled and greedy each (default: 100)"],
+    "play": ["exported folder (default:", "--greedy  ", "--max-frames INT", "(default: as in training)"],
 }
 
 
@@ -231,6 +242,19 @@ def test_main_help(capsys, command, words):
     out, err = capsys.readouterr()
     assert err == ""
     assert [word for word in words if word not in out] == []
+
+
+def test_recipes_have_names_that_train_takes(elsewhere, monkeypatch, capsys):
+    configs = {file.stem: load_config(file) for file in Path(CONFIG).parent.glob("*.toml")}
+    monkeypatch.setattr("pong.run.train", lambda request, *_: request.config != configs.pop(request.config.name))
+    Path("pong").mkdir()  # is no config file
+    Path("lqr").touch()  # is one, and comes before a recipe
+    configs["lqr"] = load_config("lqr")
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "pong_expert       A strong policy of two layers with sticky actions" in lines
+    assert not any(main(["train", line.split()[0]]) for line in lines)
+    assert not configs
 
 
 def test_main_help_and_bad_input_import_nothing_slow():
@@ -281,9 +305,10 @@ def test_train_request(run, elsewhere, monkeypatch):
     config, (path,) = load_config(run / "config.toml"), (run / "checkpoints").iterdir()
     new, free = Path("new"), config.replace(players=3)
     expected = {
-        "{run}/config.toml --init {run}": TrainRequest(config, init=run),
-        "{run}/config.toml --run-dir new --players 3": TrainRequest(free, run_dir=new),
+        "{run}/config.toml --init {run} --total-steps 2e2": TrainRequest(config, init=run),
+        "{run}/config.toml --total-steps=0.2e3 --run-dir new --players 3": TrainRequest(free, run_dir=new),
         "--resume {run} --players 3": TrainRequest(free, run_dir=run, resume=True),
+        "--players 3 --resume={run}": TrainRequest(free, run_dir=run, resume=True),
         "--resume {path}": TrainRequest(config, checkpoint=path),
         "--resume {path} --run-dir new": TrainRequest(config, run_dir=new, checkpoint=path),
     }
@@ -358,6 +383,22 @@ def test_eval_a_checkpoint_file_one_way(run, elsewhere, monkeypatch, capsys, way
     assert other not in scores
 
 
+def test_eval_and_play_take_the_newest_run(run, elsewhere, monkeypatch, capsys):
+    play(monkeypatch, Won)
+    assert main(["eval", "--episodes", "1"]) == 0
+    assert capsys.readouterr().out.startswith("pretrained: playing fresh games …\n+1.00, ")
+    Path("runs/no-checkpoint/checkpoints").mkdir(parents=True)
+    for name, seconds in {"a": 3, "newest": 4, "b": 2}.items():
+        shutil.copytree(run, f"runs/{name}")
+        os.utime(f"runs/{name}/checkpoints", (seconds, seconds))
+    for command, line in {
+        "eval --episodes 1": "playing fresh",
+        "play --max-frames 8 --file film.gif": "update",
+    }.items():
+        assert main(command.split()) == 0
+        assert capsys.readouterr().out.startswith(f"runs/newest: {line} ")
+
+
 def test_eval_on_another_task(run, elsewhere, capsys):
     flags = ["--sticky", "0", "--noop-max", "30", "--emulator", "machine", "--episodes", "3", "--greedy"]
     assert main(["eval", str(run), *flags, "--json", "scores.json"]) == 0
@@ -414,6 +455,7 @@ def test_train_one_signal_finishes_the_update_and_saves(elsewhere, monkeypatch, 
     assert checkpoint.load("run").counters.updates == 5
     out, err = capsys.readouterr()
     assert "saved run/checkpoints/update-000005.safetensors" in out
+    assert out.endswith("resume with: pong train --resume run\n")
     assert "again to stop at once" in err
     assert [signal.getsignal(n) for n in SIGNALS] == before
     assert Won.open == 0  # the emulators are closed
@@ -423,7 +465,9 @@ def test_train_a_second_signal_stops_at_once(elsewhere, monkeypatch, capsys):
     assert interrupted(monkeypatch, signal.SIGTERM, signal.SIGINT) == 130
     assert not Path("run/checkpoints").exists()
     assert len(rows("run")) == 4  # the updates before
-    assert capsys.readouterr().err.endswith("pong: interrupted\n")
+    out, err = capsys.readouterr()
+    assert out.endswith("resume with: pong train --resume run\n")
+    assert err.endswith("pong: interrupted\n")
     assert Won.open == 0
 
 

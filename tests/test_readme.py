@@ -1,10 +1,13 @@
 """README's commands and its Python run, and the links of all pages resolve."""
 
+import ast
 import contextlib
 import io
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,17 +31,49 @@ def test_readme_python_runs(monkeypatch):
     assert float(pretrained.split()[0]) > 5  # the pretrained agent beats Atari's built-in opponent
 
 
-@pytest.mark.parametrize("command", re.findall(r"^(make .*?) *(?:#.*)?$", README, re.MULTILINE))
-def test_readme_make_commands_run(monkeypatch, command):
-    """Make knows the target, and pong the flags; RUN is any run."""
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Run make with programs that only print their arguments, and return these."""
     monkeypatch.chdir(ROOT)
-    arguments = shlex.split(command.replace("runs/…", "'my run'"))[1:]
-    done = subprocess.run(["make", "-n", *arguments], capture_output=True, text=True, check=True)
+    for name in ".ready", ".doom", ".notebook", "python", "tensorboard", "jupyter":
+        file = tmp_path / name
+        file.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:], end=',')", encoding="utf-8")
+        file.chmod(0o700)
+    clean = {"PATH": os.environ["PATH"]}  # without the variables of a make that runs the tests
+    command = ["make", "-s", f"VENV={tmp_path}", f"BIN={tmp_path}"]
+    return lambda *words: ast.literal_eval(f"[{subprocess.check_output([*command, *words], text=True, env=clean)}]")
+
+
+@pytest.mark.parametrize("command", re.findall(r"^(make .*?) *(?:#.*)?$", README, re.MULTILINE))
+def test_readme_make_commands_run(make, monkeypatch, command):
+    """Make knows the target, and pong the flags; RUN is any run."""
     monkeypatch.setattr("pong.run.train", lambda *_: 0)
-    for line in re.findall(r"-m pong (.*)", done.stdout):
-        words = shlex.split(line)
-        assert main(words if words[0] == "train" else [*words, "--help"]) == 0
-        assert ("my run" in words) == ("runs/…" in command)
+    for _, package, *words in make(*shlex.split(command.replace("runs/…", "'my run'"))[1:]):
+        if package == "pong":
+            assert main(words if words[0] == "train" else [*words, "--help"]) == 0
+            assert ("my run" in words) == ("runs/…" in command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("train ARGS=--help", "train configs/pong.toml --help"),
+        ("train CONFIG=doom_basic ARGS='--name \"my run\"'", "train doom_basic --name 'my run'"),
+        ("train ARGS='--resume runs/a'", "train --resume runs/a"),
+        ("eval", "eval"),
+    ],
+)
+def test_make_gives_pong_its_arguments(make, arguments, expected):
+    assert make(*shlex.split(arguments)) == [["-m", "pong", *shlex.split(expected)]]
+
+
+@pytest.mark.parametrize("variable", ["train CONFIG", "eval RUN", "play RUN", "tensorboard RUNS"])
+def test_make_executes_nothing_in_a_name(make, tmp_path, variable):
+    hit = f"touch {tmp_path}/hit"
+    name = f"`{hit}` $({hit}) $$({hit}) $(shell {hit}) '\" ; {hit} # doom"
+    (words,) = make(*f"{variable}={name}".split(maxsplit=1))
+    assert words[-1] == name
+    assert not (tmp_path / "hit").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -55,7 +55,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
         try:
             import vizdoom.gymnasium_wrapper  # noqa: F401  # registers the environments
         except ImportError as error:
-            remedy = 'run: pip install "pong-from-pixels[doom]", or in a checkout: make doom'
+            remedy = "run: make doom, or: pip install vizdoom"
             raise InputError(f"env = {env!r} needs ViZDoom ({error}); {remedy}") from None
         settings = {"frame_skip": hold, "screen_resolution": "RES_160X120"}  # ViZDoom's
         super().__init__(make_env(env, disable_env_checker=True, **settings))
