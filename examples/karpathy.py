@@ -8,6 +8,7 @@ same in compiled Pong, 8,000 games in under two minutes. docs/from-karpathy.md c
 https://karpathy.github.io/2016/05/31/rl/ and https://gist.github.com/karpathy/a4166c7fe253700972fcbc77e4ea32c5
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ BATCH = 10  # games per update
 GAMMA = 0.99  # discount per step
 RMSPROP = {"lr": 1e-4, "alpha": 0.99, "eps": 1e-5}  # alpha was decay_rate in 2016; eps is outside the root
 UP, DOWN = 2, 3  # ALE's numbers of the only two actions that are used
+HOLD = (2, 5)  # each action is held for 2, 3 or 4 frames, as in Pong-v0
 MAX_FRAMES = 65_209  # after 18 minutes the console's own clock stops the game, and ALE gives a stray reward
 
 
@@ -99,15 +101,19 @@ def save(file: Path, policy: Policy, optimizer: torch.optim.Optimizer, progress:
 
 def load(file: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Restore the policy and the optimiser, and return the progress."""
-    saved = torch.load(file, weights_only=True)
-    policy.load_state_dict(saved["policy"])
-    optimizer.load_state_dict(saved["optimizer"])  # without its cache the first step is ten times too large
-    return saved["progress"]
+    try:
+        saved = torch.load(file, weights_only=True)
+        policy.load_state_dict(saved["policy"])
+        optimizer.load_state_dict(saved["optimizer"])  # without its cache the first step is ten times too large
+        return saved["progress"]
+    except Exception:  # each kind of damage raises another
+        print(f"{file} is damaged or of another program; delete or rename it to start over", file=sys.stderr)
+        sys.exit(2)
 
 
 def main(games: float = torch.inf, file: Path = Path("save.pt")) -> None:
     """Train until this many games have been played."""
-    env = gymnasium.make("ale_py:Pong-v0", max_num_frames_per_episode=MAX_FRAMES)  # holds 2 to 4 frames; sticky actions
+    env = gymnasium.make("ale_py:ALE/Pong-v5", frameskip=HOLD, max_num_frames_per_episode=MAX_FRAMES)  # sticky actions
     policy = Policy()
     optimizer = torch.optim.RMSprop(policy.parameters(), **RMSPROP)
     progress = load(file, policy, optimizer) if file.exists() else {"games": 0}
@@ -117,4 +123,8 @@ def main(games: float = torch.inf, file: Path = Path("save.pt")) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print(f"\nstopped; the games since the last save, at most {BATCH}, are lost", file=sys.stderr)
+        sys.exit(130)

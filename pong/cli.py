@@ -202,9 +202,11 @@ class Export(Settings):
 
 
 class Import(Settings):
-    """Turn a save.p of the 2016 program into a folder like that of pong export; nothing in the pickle is executed."""
+    """Turn a save.p of the 2016 program or a port into a folder like that of pong export; nothing in it is executed."""
 
-    file: Annotated[Path, Positional, arg(metavar="SAVE.P")] = Field(description="a pickle of W1 and W2")
+    file: Annotated[Path, Positional, arg(metavar="SAVE.P")] = Field(
+        description="a pickle, plain or in gzip, or an .npz; W1 and W2 are taken, also from an inner dictionary 'model'"
+    )
     folder: Annotated[NewPath, Positional, arg(metavar="DIR")] = Field(description="to write")
     hold: int | Literal["2-4"] = Field("2-4", description="frames per action; 2-4: drawn at random, as in Pong-v0")
     sticky: float = Field(0.25, description="probability that a frame repeats the previous action")

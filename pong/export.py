@@ -133,7 +133,9 @@ def _origin(loaded: Checkpoint, source: Path) -> str:
 
 def import_save_p(file: Path, task: dict[str, Any]) -> tuple[Policy, Checkpoint]:
     """The policy of a save.p, for a task (``hold``, ``sticky`` and ``noop_max``)."""
-    weights = save_p.read(file)
+    weights, others = save_p.read(file)
+    if others:
+        print(f"{file}: took W1 and W2, left out {', '.join(others)[:200]!a}")
     config = Config(**{**PROGRAM, **task}, hidden=len(weights["W2"]))
     policy = make_policy(config)
     load_weights(policy, weights)

@@ -1,15 +1,16 @@
-"""The 2016 program's own file, ``save.p``: a pickle of W1 and W2.
+"""The 2016 program's own file, ``save.p``: a pickle of W1 and W2, and what ports of the program save.
 
 A pickle can name any function to be called. Here the calls that NumPy's arrays need are recorded, all others are
 refused, and none is made. Source: Karpathy 2016, gist pg-pong.py, ``pickle.dump(model, open('save.p', 'wb'))``.
 """
 
+import gzip
 import io
 import pickle
 import pickletools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,29 +20,29 @@ from pong.observations import PIXELS
 
 ENTRIES = ("W1", "W2")
 MAX_BYTES = 2**28  # 200 hidden units take 10 to 40 MB
-MAX_OPCODES = 1_000  # a save.p has about 100
-OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
-CALLS = re.compile(r"numpy\.(ndarray|dtype|_?core\.(multiarray\._reconstruct|numeric\._frombuffer))|_codecs\.encode")
+MAX_OPCODES = 10_000  # a save.p has about 100; a history of scores in it may have thousands
+SLOW = ("LONG4", "EMPTY_SET", "FROZENSET")  # as keys or elements they can take hours, and no array needs them
+OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes if opcode.name not in SLOW}
+NUMPY = r"ndarray|dtype|_?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
+CALLS = re.compile(rf"numpy\.({NUMPY})|_codecs\.encode|collections\.OrderedDict")
 
 
-def read(path: Path) -> dict[str, torch.Tensor]:
-    """A policy's W1 (6400, hidden) and W2 (hidden,), float32, of a file that Python 2 or 3 wrote with any protocol."""
+def read(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """A policy's W1 (6400, hidden) and W2 (hidden,), float32, and the names of all else in the file."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES)
+        content = _pickled(path)
         _check_size(content)
-        model = _Unpickler(io.BytesIO(content), encoding="latin1").load()
-        if not isinstance(model, dict) or set(model) != set(ENTRIES):
-            raise ValueError("its content is not W1 and W2")
-        W1, W2 = weights = [_tensor(model[name]) for name in ENTRIES]
+        model, others = _model(_Unpickler(io.BytesIO(content), encoding="latin1").load())
+        W1, W2 = (_tensor(model[name]) for name in ENTRIES)
+        W2 = W2.flatten() if W2.numel() in W2.shape else W2  # (hidden, 1) or (1, hidden)
         if W1.shape != (*W2.shape, PIXELS) or W1.ndim != 2 or not len(W1):
             raise ValueError(f"W1 {tuple(W1.shape)} and W2 {tuple(W2.shape)} are not (hidden, {PIXELS}) and (hidden,)")
-        if not all(tensor.isfinite().all() for tensor in weights):
+        if not all(tensor.isfinite().all() for tensor in (W1, W2)):
             raise ValueError("a weight is NaN or infinite")
     except Exception as error:  # a broken or hostile pickle can raise anything
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"import: {path} can't be read as save.p: {message}; nothing in it was executed") from None
-    return {"W1": W1.T.contiguous(), "W2": W2}
+    return {"W1": W1.T.contiguous(), "W2": W2}, others
 
 
 def write(path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -49,6 +50,31 @@ def write(path: Path, weights: dict[str, torch.Tensor]) -> None:
     model = {name: np.ascontiguousarray(weights[name].double().numpy().T) for name in ENTRIES}
     content = pickle.dumps(model, protocol=2)  # the newest that Python 2 knows
     path.write_bytes(content.replace(b"cnumpy._core.", b"cnumpy.core.", 1))  # NumPy 2's name, pickled once
+
+
+def _pickled(path: Path) -> bytes:
+    """The pickle in a file, which gzip may have compressed; an .npz becomes one."""
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES)
+    if content.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=io.BytesIO(content)).read(MAX_BYTES)
+    if not content.startswith(b"PK\x03\x04"):
+        return content
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        if sum(entry.file_size for entry in arrays.zip.infolist()) > MAX_BYTES:
+            raise ValueError("it is incomplete or too large")
+        return pickle.dumps({name: arrays[name] if name in ENTRIES else None for name in arrays.files})
+
+
+def _model(content: Any) -> tuple[dict[str, Any], list[str]]:
+    """The dictionary that holds W1 and W2, or the one inside it that does, and the names of all else."""
+    outer = {"": content, **(content if isinstance(content, dict) else {})}
+    names = [name for name, value in outer.items() if isinstance(value, dict) and value.keys() >= {*ENTRIES}]
+    chosen = [name for name in ("", "model") if name in names][:1] or names
+    if len(chosen) != 1:
+        raise ValueError("its content is not W1 and W2, in one dictionary or in one called 'model'")
+    model = outer[chosen[0]]
+    return model, [name for name in {**outer, **model} if isinstance(name, str) and name not in ("", *ENTRIES, *chosen)]
 
 
 def _check_size(content: bytes) -> None:
@@ -61,9 +87,7 @@ def _check_size(content: bytes) -> None:
         if opcode.name == "STOP":
             return
         # pickletools reads ASCII alone in Python 2's strings; it raises an error where the file ends in an argument
-        argument: Any = file.readline() if opcode.name == "STRING" else opcode.arg and opcode.arg.reader(file)
-        if "PUT" in opcode.name and argument > MAX_OPCODES:  # the unpickler makes a table of so many entries
-            break
+        _ = file.readline() if opcode.name == "STRING" else opcode.arg and opcode.arg.reader(file)
     raise pickle.UnpicklingError("it is incomplete or too large")
 
 
@@ -77,12 +101,20 @@ class _Call:
         self.state = state
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The one that Python has in Python: its memo needs little memory, and its methods can be replaced."""
+
+    # Tuples become lists, which can't be keys: to hash a tuple of tuples of … can crash or take for ever
+    dispatch: ClassVar[Any] = pickle._Unpickler.dispatch | {
+        code: lambda self, load=pickle._Unpickler.dispatch[code]: (load(self), self.append([*self.stack.pop()]))
+        for code in (ord(opcode.code) for opcode in pickletools.opcodes if "TUPLE" in opcode.name)
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         """A function that records its call."""
         if not CALLS.fullmatch(f"{module}.{name}"):
             raise pickle.UnpicklingError(f"it names {f'{module}.{name}'[:80]!a}")
-        return lambda *arguments: _Call(name, arguments)
+        return lambda *arguments: dict(*arguments) if name == "OrderedDict" else _Call(name, arguments)
 
 
 def _tensor(array: _Call) -> torch.Tensor:
@@ -95,8 +127,8 @@ def _tensor(array: _Call) -> torch.Tensor:
     if isinstance(data, _Call):  # of encode: how Python 3 writes bytes for Python 2
         data = data.arguments[0]
     data = data.encode("latin1") if isinstance(data, str) else data
-    kind = f"{dtype.state[1]}{dtype.arguments[0]}"
+    kind = "".join((dtype.state[1], dtype.arguments[0]))
     if kind not in ("<f4", "<f8", ">f4", ">f8"):
         raise ValueError(f"it holds {kind[:80]!a}, not floating-point numbers")
-    values = np.frombuffer(data, kind).reshape(shape, order=order)
-    return torch.from_numpy(values.astype(np.float64, order="C")).float()
+    values = np.ndarray(shape, kind, data, order=order)
+    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), order="C")).float()

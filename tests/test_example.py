@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import itertools
+import pickle
 import re
 import runpy
 from pathlib import Path
@@ -166,7 +167,19 @@ def test_save_that_fails_keeps_the_last(example, tmp_path, monkeypatch):
     assert example.load(file, *learner(example)) == {"games": 10}
 
 
-@pytest.mark.filterwarnings("ignore:.*Pong-v0 is out of date")
+@pytest.mark.parametrize("damage", [lambda saved: saved[:-100], lambda _: b"", lambda _: pickle.dumps({"W1": 0}, 2)])
+def test_load_refuses_a_damaged_or_foreign_file(example, tmp_path, capsys, damage):
+    file = tmp_path / "save.pt"
+    example.save(file, *learner(example), {"games": 10})
+    file.write_bytes(content := damage(file.read_bytes()))
+    with pytest.raises(SystemExit, match="2"):
+        example.main(20, file)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{file} is damaged or of another program; delete or rename it to start over"
+    assert file.read_bytes() == content
+
+
+@pytest.mark.filterwarnings("error")
 def test_main_prints_saves_and_continues(example, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(example, "BATCH", 2)
     monkeypatch.setattr(example, "MAX_FRAMES", 700)
@@ -175,7 +188,8 @@ def test_main_prints_saves_and_continues(example, tmp_path, monkeypatch, capsys)
     file = tmp_path / "save.pt"
     for games in (2, 6):
         example.main(games, file)
-    assert made == [("ale_py:Pong-v0", {"max_num_frames_per_episode": 700})] * 2
+    assert made == [("ale_py:ALE/Pong-v5", {"frameskip": (2, 5), "max_num_frames_per_episode": 700})] * 2
+    assert gymnasium.spec("ALE/Pong-v5").kwargs | {"frameskip": (2, 5)} == gymnasium.spec("Pong-v0").kwargs
     lines = capsys.readouterr().out.splitlines()
     totals, means = np.array([[float(number) for number in LINE.fullmatch(line).groups()] for line in lines]).T
     assert len(totals) == 6
@@ -192,15 +206,19 @@ def test_main_prints_saves_and_continues(example, tmp_path, monkeypatch, capsys)
 
 def test_file_is_short_and_imports_only_losses_and_returns():
     text = FILE.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 120
+    assert len(text.splitlines()) <= 130
     nodes = list(ast.walk(ast.parse(text)))
     modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     modules |= {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
     assert {name for name in modules if name.startswith("pong")} == {"pong.losses", "pong.returns"}
 
 
-def test_file_runs_as_a_script(tmp_path, monkeypatch):
+def test_file_ends_in_one_line_at_ctrl_c(tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):  # in main's first step
+        raise KeyboardInterrupt
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(gymnasium, "make", lambda *_, **__: 1 / 0)  # main's first step
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr(gymnasium, "make", interrupt)
+    with pytest.raises(SystemExit, match="130"):
         runpy.run_path(str(FILE), run_name="__main__")
+    assert capsys.readouterr().err == "\nstopped; the games since the last save, at most 10, are lost\n"

@@ -1,8 +1,11 @@
 """The 2016 program's file: read without executing anything, played as the program plays, and written back."""
 
+import gzip
+import io
 import pickle
 import pickletools
 import resource
+from collections import OrderedDict
 from pathlib import Path
 
 import karpathy_numpy
@@ -15,7 +18,7 @@ from pong.checkpoint import load
 from pong.cli import main
 from pong.config import Config, load_config
 from pong.evaluate import Evaluation
-from pong.export import PROGRAM
+from pong.export import PROGRAM, import_save_p
 from pong.observations import PIXELS
 from pong.rollout import Episode
 from pong.train import load_policy
@@ -36,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def python_2(model):
-    """The pickle of protocol 0 that ``pickle.dump(model, open('save.p', 'wb'))`` makes in Python 2."""
+    """The pickle of protocol 0 that ``pickle.dump(model, open('save.p', 'wb'))`` makes in Python 2, also in order."""
 
     def array(a):
         shape = "".join(f"I{n}\n" for n in a.shape)
@@ -49,14 +52,24 @@ def python_2(model):
             + b"\ntb"
         )
 
-    entries = b"".join(b"S'" + name.encode() + b"'\n" + array(weights) + b"s" for name, weights in model.items())
-    return b"(dp0\n" + entries + b"."
+    entries = [b"S'" + name.encode() + b"'\n" + array(weights) for name, weights in model.items()]
+    if isinstance(model, OrderedDict):
+        return b"ccollections\nOrderedDict\n((l" + b"".join(b"(" + entry + b"la" for entry in entries) + b"tR."
+    return b"(dp0\n" + b"s".join(entries) + b"s."
 
 
 def model(protocol=2, convert=lambda weights: weights, **changes):
     return pickle.dumps({name: convert(weights) for name, weights in {**MODEL, **changes}.items()}, protocol)
 
 
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+CACHE = {name: weights**2 for name, weights in MODEL.items()}
+PORT = {"model": MODEL, "rmsprop_cache": CACHE, "episode": np.int64(8000), "mean": np.float64(-20.5)}
 FILES = {
     "Python 2": python_2(MODEL),
     **{f"protocol {number}": model(number) for number in range(6)},
@@ -65,13 +78,23 @@ FILES = {
     "columns first, protocol 5": model(5, np.asfortranarray),
     "float32": model(4, lambda weights: weights.astype(np.float32)),
     "the other byte order": model(2, lambda weights: weights.astype(">f8")),
+    "gzip": gzip.compress(model()),
+    "npz": npz(**MODEL, history=np.array([None])),
+    "in order": pickle.dumps(OrderedDict(MODEL)),
+    "in order, Python 2": python_2(OrderedDict(MODEL)),
+    "a column": model(W2=MODEL["W2"][:, None]),
+    "a row": model(W2=MODEL["W2"][None]),
+    "a port": pickle.dumps(PORT),
+    "a port, protocol 2": pickle.dumps(OrderedDict(PORT), 2),
+    "one inner dictionary": pickle.dumps({"policy": MODEL, "hidden": (HIDDEN,)}),
+    "a history of scores": model(scores=[-21.0] * 8000),
 }
 
 
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES)
 def test_read_any_protocol(tmp_path, content):
     (tmp_path / "save.p").write_bytes(content)
-    weights = save_p.read(tmp_path / "save.p")
+    weights, _ = save_p.read(tmp_path / "save.p")
     assert weights.keys() == MODEL.keys()
     for name, expected in MODEL.items():
         np.testing.assert_array_equal(weights[name].numpy().T, expected.astype(np.float32), strict=True)
@@ -86,6 +109,7 @@ class Bomb:
 
 # numpy.ndarray and numpy.dtype, b'b' and a tuple: the reconstruct call of an array without its state
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+TUPLES = b")" + 60 * b"2\x86"  # () in a pair twice, that pair in a pair twice, …: 2⁶⁰ to hash or to print
 REFUSED = {
     "a program": (model(4, W2=Bomb()), "it names 'pathlib"),
     "a shell": (b"cos\nsystem\n(S'touch crater'\ntR.", "it names 'os.system'"),
@@ -100,16 +124,28 @@ REFUSED = {
     "half a file": (FILES["Python 2"][:5000], "it is incomplete or too large"),
     "half a file, protocol 4": (FILES["protocol 4"][:5000], "expected"),
     "nothing": (b"", "it is incomplete or too large"),
-    # 16 bytes that make the unpickler allocate gigabytes, and values that crash whoever hashes or prints them
-    "a large memo": (b"\x80\x02}r\xff\xff\xff\x07.", "it is incomplete or too large"),
+    "two policies": (pickle.dumps({"old": MODEL, "new": MODEL}), "or in one called 'model'"),
+    "half a file, gzip": (gzip.compress(FILES["Python 2"])[:5000], "ended before"),
+    "objects, npz": (npz(**{**MODEL, "W2": np.array([None])}), "allow_pickle=False"),
+    "another zip": (b"PK\x03\x04", "not a zip file"),
+    "a negative length": (model().replace(b"K\x07M", b"J\xff\xff\xff\xffM"), "negative dimensions"),
+    # small files that make a reader allocate gigabytes, and values that crash or stop whoever hashes or prints them
+    "large when decompressed": (gzip.compress(model(4, history=np.zeros(2**18))), "expected"),
+    "large when decompressed, npz": (npz(**MODEL, history=np.zeros(2**18)), "it is incomplete or too large"),
+    "a large memo": (b"\x80\x02}r\xff\xff\xff\x07.", "is not W1 and W2"),
+    "many tuples as a key": (b"}" + TUPLES + b"Ns.", "unhashable"),
+    "many tuples in a set": (b"\x80\x04\x8f(" + TUPLES + b"\x90.", "it is incomplete or too large"),
+    "many tuples as a name": (model().replace(b"X\x01\x00\x00\x00<", TUPLES), "expected str instance"),
+    "a long line": (b"F" + 10**6 * b"x" + b"\n.", "could not convert string to float"),
     "a large bytearray": (b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b".", "bytearray8"),
     "deep nesting": (b"\x80\x02})" + 10**6 * b"\x85" + b"Ns.", "it is incomplete or too large"),
-    "a long integer": (b"\x80\x02}\x8b" + (10**4).to_bytes(4, "little") + 10**4 * b"\x01" + b"Ns.", "is not W1 and W2"),
+    "a long integer": (b"\x80\x02}\x8b" + (10**4).to_bytes(4, "little") + 10**4 * b"\x01" + b"Ns.", "too large"),
 }
 
 
 @pytest.mark.parametrize(("content", "words"), REFUSED.values(), ids=REFUSED)
-def test_import_refuses_other_files_in_one_line(folder, capsys, content, words):
+def test_import_refuses_other_files_in_one_line(folder, monkeypatch, capsys, content, words):
+    monkeypatch.setattr(save_p, "MAX_BYTES", 2**20)
     Path("save.p").write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert main(["import", "save.p", "agent"]) == 2
@@ -117,6 +153,7 @@ def test_import_refuses_other_files_in_one_line(folder, capsys, content, words):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("pong: import: save.p can't be read as save.p: ")
     assert words in line
+    assert len(line) < 400
     assert [path.name for path in folder.iterdir()] == ["save.p"]  # nothing was executed
 
 
@@ -137,6 +174,13 @@ def test_import_plays_as_the_program_and_can_be_trained(folder, capsys):
     flags = ["--hidden", str(HIDDEN), "--total-steps", "1", "--num-envs", "1", "--device", "cpu", "--run-dir", "run"]
     assert main(["train", str(ROOT / "configs/pong.toml"), *flags, "--init", "agent"]) == 0
     assert torch.equal(load(Path("run/checkpoints/update-000000.safetensors")).policy["W1"], loaded.policy["W1"])
+
+
+def test_import_names_what_it_leaves_out(folder, capsys):
+    Path("save.p").write_bytes(pickle.dumps({**PORT, "\x1b[2J": 0}))
+    policy, _ = import_save_p(Path("save.p"), {})
+    assert capsys.readouterr().out == "save.p: took W1 and W2, left out 'rmsprop_cache, episode, mean, \\x1b[2J'\n"
+    assert torch.equal(policy.state_dict()["W2"], torch.from_numpy(MODEL["W2"]).float())
 
 
 def test_import_task_and_games_by_flags(folder, monkeypatch):
