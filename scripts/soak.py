@@ -2,10 +2,12 @@
 
     python scripts/soak.py --minutes 30
 
-fails if, after the first minutes and updates, the memory grows by more than 2 % or the file handles at all.
+fails if, after the first minutes and updates, the memory grows by more than 2 % or the file handles at all, or if the
+trainer ever needs more than 700 MiB.
 """
 
 import contextlib
+import resource
 import signal
 import subprocess
 import sys
@@ -26,10 +28,11 @@ from pong.config import RunError, load_config
 WARM_UP = 3.0  # minutes, or a third of the time if that is less
 SETTLED = 150  # updates after which memory has settled: three minutes on two slow cores
 GROWTH = 0.02
+MOST_MIB = 700
 SAMPLES = 360  # over the whole time
 FLAGS = (  # checkpoints and evaluations included: some in each minute
     *("--total-steps", 10**12, "--checkpoint-every", 20, "--eval-episodes", 2, "--device", "cpu"),
-    # with an agent that stays as bad as it is, since a better player's longer games need more memory
+    # with a policy that stays as good as it is, since a better player's longer games need more memory
     *("--learning-rate", 1e-12, "--learning-rate-end", 1e-12),
 )
 
@@ -43,14 +46,18 @@ def main(
     samples = pd.DataFrame(watch(config, minutes))
     print(samples[::12].to_string(index=False, float_format="%.1f"))
     passed, text = verdict(samples, minutes)
-    print(f"soak: {'passed' if passed else 'FAILED'}: {text}")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)
+    passed &= peak <= MOST_MIB
+    print(f"soak: {'passed' if passed else 'FAILED'}: {text}, peak {peak:.0f} MiB (allowed {MOST_MIB})")
     return 0 if passed else 1
 
 
 def watch(config: Path, minutes: float) -> Iterator[dict[str, float]]:
     """Train for some minutes, and look at the processes now and then."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pong", "train", config, *FLAGS, "--run-dir", f"{folder}/run"]
+        trained = ROOT / "pretrained" / config.stem
+        init = ("--init", trained) if trained.exists() else ()
+        command = [sys.executable, "-m", "pong", "train", config, *FLAGS, *init, "--run-dir", f"{folder}/run"]
         process, start = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL), time.monotonic()
         curve = Path(folder, "run/metrics.csv")
         try:
