@@ -12,10 +12,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, FiniteFloat, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -26,23 +26,26 @@ from pong.envs.base import EmulatorState
 
 FORMAT = 4
 SUFFIX = ".safetensors"
+MOST_NAMES = 1 << 23  # bytes of a file's start: safetensors takes a minute to read 64 MiB of names
 NEWEST = 2  # checkpoints of a run that are not deleted, besides the best
 BEST = f"best{SUFFIX}"
 POLICY = f"policy{SUFFIX}"  # of an exported folder
 PRETRAINED = Path(__file__).parents[1] / "pretrained/pong"
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Scores = Annotated[tuple[FiniteFloat, ...], Field(max_length=100)]
 
 
 @dataclass(frozen=True)
 class Counters:
     """How far a run has come."""
 
-    updates: int = 0
-    steps: int = 0  # agent steps
-    games: int = 0
-    points: int = 0
-    ema: float | None = None  # running mean of the scores
-    last100: tuple[float, ...] = ()  # scores of the last games, at most 100
-    best: float | None = None  # in best.safetensors: the mean score of its evaluation
+    updates: Count = 0
+    steps: Count = 0  # agent steps
+    games: Count = 0
+    points: Count = 0
+    ema: FiniteFloat | None = None  # running mean of the scores
+    last100: Scores = ()  # of the last games
+    best: FiniteFloat | None = None  # in best.safetensors: the mean score of its evaluation
 
     @property
     def mean100(self) -> float | None:
@@ -112,8 +115,9 @@ def save_policy(path: Path, config: Config, counters: Counters, weights: dict[st
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file completely or not at all; when this returns, the file is on the disk."""
     temporary = path.with_suffix(".tmp")  # in the same folder, so that it can be renamed
+    temporary.unlink(missing_ok=True)  # of a killed process; or a stranger's link, whose target stays as it is
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -128,15 +132,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def load(where: PathLike) -> Checkpoint:
-    """Read a checkpoint file, or the newest checkpoint of a run folder."""
+def load(where: PathLike, trust: bool = False) -> Checkpoint:
+    """Read a checkpoint file, or the newest checkpoint of a run folder; ``trust`` as in ``config.validate``."""
     path = find(Path(where))
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        remedy = f"if it is a save.p of 2016: pong import {path} DIR" if path.suffix != SUFFIX else _others(path)
-        raise InputError(f"checkpoint {path} can't be read: {' '.join(str(error).split())}; {remedy}") from None
+    metadata, tensors = _read(path)
     try:
         header = json.loads(metadata["pong"])
         if metadata["sha256"] != _digest(metadata["pong"], tensors):
@@ -144,9 +143,12 @@ def load(where: PathLike) -> Checkpoint:
         if header["format"] != FORMAT:
             mismatch = f"has format {header['format']}, this version of pong reads {FORMAT}"
             raise InputError(f"checkpoint {path} {mismatch}; use the version that wrote it, or train again")
+        for name, tensor in tensors.items():
+            if not tensor.float().isfinite().all():
+                raise InputError(f"checkpoint {path} can't be used: {name} is not finite; {_others(path)}")
         play = sorted(_by_number(_part("play", tensors)).items())
         return Checkpoint(
-            config=validate(header["config"], str(path)),
+            config=validate(header["config"], str(path), trust),
             counters=TypeAdapter(Counters).validate_python(header["counters"]),
             policy=_part("policy", tensors),
             optimizer=_by_number(_part("optimizer", tensors)),
@@ -154,14 +156,27 @@ def load(where: PathLike) -> Checkpoint:
             baseline_optimizer=_by_number(_part("baseline_optimizer", tensors)),
             play=[{name: tensor.numpy() for name, tensor in emulator.items()} for _, emulator in play],
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise InputError(f"checkpoint {path} is damaged or was not written by pong; {_others(path)}") from None
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file."""
+    try:
+        with path.open("rb") as start:
+            if int.from_bytes(start.read(8), "little") > MOST_NAMES:
+                raise SafetensorError("its header is too long")
+        with safe_open(path, framework="pt") as file:
+            return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        remedy = f"if it is a save.p of 2016: pong import {path} DIR" if path.suffix != SUFFIX else _others(path)
+        raise InputError(f"checkpoint {path} can't be read: {' '.join(str(error).split())}; {remedy}") from None
 
 
 def best_score(folder: Path) -> float:
     """The score of the best checkpoint in a folder, −∞ if none can be read."""
     with contextlib.suppress(InputError):
-        best = load(folder / BEST).counters.best
+        best = load(folder / BEST, trust=True).counters.best
         return -math.inf if best is None else best
     return -math.inf
 

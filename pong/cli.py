@@ -16,7 +16,7 @@ from tyro.conf import Positional, arg
 
 from pong import STARTED
 from pong import config as keys
-from pong.config import GROUPS, Config, InputError, RunError, Settings, load_config, nearest, recipes
+from pong.config import GROUPS, Config, InputError, RunError, Settings, load_config, nearest, printable, recipes
 
 if TYPE_CHECKING:
     from pong.run import TrainRequest
@@ -25,6 +25,7 @@ ABOUT = """Karpathy's Pong from Pixels in PyTorch.
 
 Exit status: 0 done, 2 bad input, 1 anything else, 130 interrupted."""
 POLICY = "run folder, checkpoint or exported folder"
+TRUST = 'import the module that a file names in env = "module:Id", which runs its code'
 
 
 def _in_a_folder(file: Path) -> Path:
@@ -54,6 +55,7 @@ class Train(Settings):
     )
     run_dir: Path | None = Field(None, description="folder of the new run; default: runs/NAME-sSEED-TIME")
     init: Path | None = Field(None, description="start with the policy of this run or exported folder")
+    trust: bool = Field(False, description=f"{TRUST}; --env does, too")
     task: keys.TaskKeys = keys.TaskKeys()
     observation: keys.ObservationKeys = keys.ObservationKeys()
     batch: keys.BatchKeys = keys.BatchKeys()
@@ -99,6 +101,7 @@ class Eval(Settings):
     scores: Annotated[OutputFile | None, arg(name="json")] = Field(
         None, alias="json", description="also write the scores to this file"
     )
+    trust: bool = Field(False, description=TRUST)
 
     def __call__(self) -> None:
         """Play games with frozen weights and print their scores."""
@@ -106,7 +109,7 @@ class Eval(Settings):
         from pong.export import scores_json, summary
         from pong.train import load_policy
 
-        policy, loaded = load_policy(source := self.source or _newest())
+        policy, loaded = load_policy(source := self.source or _newest(), self.trust)
         changes = self.model_dump(include={"sticky", "noop_max"}, exclude_none=True)
         if loaded.config.is_pong:
             changes["emulator"] = self.emulator
@@ -134,6 +137,7 @@ class Play(Settings):
     greedy: bool = Field(False, description="take the likeliest action instead of sampling")
     seed: int = Field(0, ge=0, description="of the emulator and the sampled actions; the first game of pong eval")
     max_frames: Annotated[int | None, AsTrained] = Field(None, description="frames after which the game ends")
+    trust: bool = Field(False, description=TRUST)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -155,7 +159,7 @@ class Play(Settings):
         from pong.render.terminal import show
         from pong.train import load_policy
 
-        policy, loaded = load_policy(source := self.source or _newest())
+        policy, loaded = load_policy(source := self.source or _newest(), self.trust)
         config, updates = loaded.config, loaded.counters.updates
         if not config.has_screen:
             raise InputError(f"play: {source} was trained on {config.env}, which has no screen to show")
@@ -163,7 +167,8 @@ class Play(Settings):
         name, way = _run_name(source), "greedy" if self.greedy else "sampled"
         file = self.file or Path(f"{name}-update{updates}{'-greedy' if self.greedy else ''}-seed{self.seed}.mp4")
         where = "playing one game in the terminal" if self.terminal else f"recording one game to {file}"
-        print(f"{source}: update {updates}, {way}, seed {self.seed}, {config.task}; {where} …", flush=True)
+        about = f"{source}: update {updates}, {way}, seed {self.seed}, {config.task}; {where} …"
+        print(printable(about), flush=True)
         with contextlib.closing(play_frames(policy, config, self.seed, greedy=self.greedy)) as frames:
             watched = (last := frame for frame in frames)
             if self.terminal:
@@ -171,7 +176,9 @@ class Play(Settings):
             else:
                 write_film(watched, file, fps_of(config), f"{name} · update {updates} · {way} · seed {self.seed}")
         end = "" if last.finished else ", truncated"
-        print(f"score {signed(last.score)} in {last.step:,} steps{end}{'' if self.terminal else f': {file}'}")
+        print(
+            printable(f"score {signed(last.score)} in {last.step:,} steps{end}{'' if self.terminal else f': {file}'}")
+        )
 
 
 class Export(Settings):
@@ -182,6 +189,7 @@ class Export(Settings):
     episodes: int = Field(100, ge=1, description="fresh games for the model card, sampled and greedy each")
     half: bool = Field(False, description="store the weights as 16-bit numbers; the fresh games show if it matters")
     save_p: OutputFile | None = Field(None, description="also, or instead, write the file of the 2016 program")
+    trust: bool = Field(False, description=TRUST)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -194,7 +202,7 @@ class Export(Settings):
         from pong.export import write_folder, write_save_p
         from pong.train import load_policy
 
-        policy, loaded = load_policy(self.source)
+        policy, loaded = load_policy(self.source, self.trust)
         if self.save_p is not None:
             write_save_p(self.save_p, loaded)
         if self.folder is not None:
@@ -270,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
     except (InputError, RunError, FloatingPointError, OSError, MemoryError) as error:
-        print("pong:", " ".join(str(error).split()), file=sys.stderr)
+        print("pong:", printable(" ".join(str(error).split())), file=sys.stderr)
         return 2 if command is None or isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("pong: interrupted", file=sys.stderr)
@@ -310,10 +318,11 @@ def _parse(arguments: list[str]) -> Any:
 
 def _train_defaults(flags: list[str]) -> Train:
     """Flags with the values of the config file or the run."""
+    trust = any(flag.partition("=")[0] in ("--trust", "--env") for flag in flags)  # --env: the file's is not used
     if resumed := re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(flags)):
-        config = _saved_config(Path(resumed[1]))
+        config = _saved_config(Path(resumed[1]), trust)
     elif flags and not flags[0].startswith("-"):
-        config = load_config(flags[0] if Path(flags[0]).is_file() else recipes().get(flags[0], flags[0]))
+        config = load_config(flags[0] if Path(flags[0]).is_file() else recipes().get(flags[0], flags[0]), trust)
     elif flags[:1] in (["-h"], ["--help"]):
         config = Config()
     else:
@@ -322,19 +331,19 @@ def _train_defaults(flags: list[str]) -> Train:
     return Train(**{name: group(**{key: values[key] for key in group.model_fields}) for name, group in GROUPS.items()})
 
 
-def _saved_config(source: Path) -> Config:
+def _saved_config(source: Path, trust: bool) -> Config:
     """The config of a run or of a checkpoint."""
     if source.suffix == ".safetensors":
         from pong import checkpoint
 
-        return checkpoint.load(source).config
+        return checkpoint.load(source, trust).config
     config = source / "config.toml"
     if not config.exists():
         raise InputError(f"--resume {source}: no run is there; give a run folder (runs/…) or one of its checkpoints")
     if not (source / "lock").exists() and not (source / "checkpoints").exists():
         init = f" --init {source}" if (source / "policy.safetensors").exists() else ""
         raise InputError(f"--resume {source}: it has no checkpoints; start a new run: pong train {config}{init}")
-    return load_config(config)
+    return load_config(config, trust)
 
 
 def _newest() -> Path:

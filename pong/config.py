@@ -17,10 +17,11 @@ PONG_FRAMES = 65_209  # the longest game: then the console's own clock runs out,
 PONG_KEYS = ("sticky", "noop_max", "emulator", "actions", "frames", "last_action", "reset_at_points")
 END = "value reached at total_steps (linear schedule); unset: stays constant"
 Count = Annotated[int, BeforeValidator(lambda x: int(x) if isinstance(x, float) and x.is_integer() else x)]  # 1e6
-Units = Annotated[int, Field(ge=1)]
+Units = Annotated[int, Field(ge=1, le=INT32)]
 Filters = Annotated[list[Units], Field(max_length=3)]
 Hold = Annotated[int, Field(ge=1, le=INT32)] | Literal["2-4"]
 PathLike = str | os.PathLike[str]
+MOST_BYTES, MOST_DOTS = 65_536, 1_000  # of a config file: tomllib takes minutes for a key with many dots
 
 
 class InputError(Exception):
@@ -56,7 +57,7 @@ class Settings(BaseModel):
 class TaskKeys(Settings):
     """The task"""
 
-    env: str = Field(PONG, description="Pong, or a gymnasium id such as CartPole-v1")
+    env: str = Field(PONG, pattern=r"^[\w:./-]+$", description="Pong, or a gymnasium id such as CartPole-v1")
     hold: Hold = Field(4, description="frames per action (frame skip); 2-4: drawn at random for each action")
     sticky: float = Field(0.25, ge=0, lt=1, description="probability that a frame repeats the previous action")
     noop_max: int = Field(0, ge=0, le=INT32, description="maximum number of NOOPs at the start of a game")
@@ -214,32 +215,44 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))}
 
 
-def load_config(path: PathLike) -> Config:
-    """Read a TOML file in UTF-8, whose name gives the run's name if it sets none."""
+def load_config(path: PathLike, trust: bool = False) -> Config:
+    """Read a TOML file in UTF-8, whose name gives the run's name if it sets none; ``trust`` as in ``validate``."""
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES or content.count(b".") > MOST_DOTS:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes or {MOST_DOTS:,} dots")
+        values = tomllib.loads(content.decode("utf-8-sig"))
     except FileNotFoundError:
         hint = f"; {nearest(path.stem, recipes())}" if recipes() else ""
         raise InputError(f"config file {path} does not exist{hint}") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or too long a number
         raise InputError(f"config file {path} can't be read as TOML: {error}") from None
     name = re.sub(r"[^\w.-]+", "-", path.stem) or "run"
-    return validate({"name": name, **values}, source=str(path))
+    return validate({"name": name, **values}, str(path), trust)
 
 
-def validate(values: dict[str, Any], source: str) -> Config:
-    """Build a config from plain values; an InputError names their source."""
+def validate(values: dict[str, Any], source: str, trust: bool = False) -> Config:
+    """Build a config from plain values, which name a module only with ``trust``; an InputError names their source."""
     try:
-        return Config(**values)
+        config = Config(**values)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+    if ":" in config.env and not trust:  # gymnasium imports what precedes the colon
+        raise InputError(f"{source}: env = {config.env!r} runs a module's code; if you trust it, add --trust")
+    return config
 
 
 def nearest(given: str, known: Collection[str]) -> str:
     """A hint for an unknown name: the names most like it, or all."""
     similar = difflib.get_close_matches(given, known, n=2)
     return f"did you mean {' or '.join(similar)}?" if similar else f"there are {', '.join(known)}"
+
+
+def printable(text: str) -> str:
+    """The text for a terminal, at most 2,000 characters: control characters, which can command it, are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:2000])
 
 
 def to_toml(config: Config) -> str:

@@ -73,7 +73,7 @@ def write_folder(
         part = Path(temporary) / "part"
         weights = {name: tensor.half() if half else tensor.float() for name, tensor in policy.state_dict().items()}
         checkpoint.save_policy(part / checkpoint.POLICY, config, counters, weights)
-        policy, _ = load_policy(part)  # as it was stored
+        policy, _ = load_policy(part, trust=True)  # as it was stored
         (part / "config.toml").write_text(to_toml(config), encoding="utf-8")
         if episodes:
             print(f"{folder}: playing {episodes} games sampled and {episodes} greedily …", flush=True)

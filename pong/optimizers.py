@@ -50,8 +50,8 @@ def load_optimizer(optimizer: Optimizer, saved: dict[int, dict[str, Tensor]]) ->
     parameters = dict(enumerate(optimizer.param_groups[0]["params"]))
     state: dict[int, dict[str, Tensor]] = {}
     for number, values in saved.items():
-        like = parameters.get(number, torch.empty(0))
-        if set(values) != names or any(v.shape != like.shape for name, v in values.items() if name != "step"):
+        like, step = parameters.get(number, torch.empty(0)), torch.empty(())
+        if set(values) != names or any(v.shape != (like, step)[k == "step"].shape for k, v in values.items()):
             raise InputError(f"the checkpoint does not fit its config: optimiser state {number}, {', '.join(values)}")
         state[number] = {name: value.clone() for name, value in values.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

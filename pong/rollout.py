@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pong.config import Config, InputError, RunError, linear_schedule
 from pong.distributed import Ranks, shard, uninterrupted
-from pong.envs import make_fleet, prepare, task_spec
-from pong.envs.base import Actor, EmulatorState, Segment
+from pong.envs import TaskSpec, make_fleet, prepare, task_spec
+from pong.envs.base import Actor, EmulatorState, Fleet, Segment
 from pong.observations import Observations, SparseFrames, cat
 from pong.returns import discounted_returns, standardize
 
@@ -156,12 +156,14 @@ class Snapshot(NamedTuple):
         return states
 
     @classmethod
-    def unpack(cls, states: list[EmulatorState], width: int) -> "Snapshot":
-        """The reverse; rows have ``width`` numbers."""
+    def unpack(cls, states: list[EmulatorState], spec: TaskSpec) -> "Snapshot":
+        """The reverse."""
+        for state in states:
+            _check_rows(state, spec)
         names = ("rows.columns", "rows.signs", "rows.counts", "waiting.actions", "waiting.rewards")
         columns, signs, sizes, actions, rewards = (np.concatenate([state[name] for state in states]) for name in names)
         starts = (np.cumsum(sizes) - sizes).astype(np.int32)
-        rows = SparseFrames.from_numpy(columns.astype(np.int32), signs.astype(np.float32), starts, width)
+        rows = SparseFrames.from_numpy(columns.astype(np.int32), signs.astype(np.float32), starts, spec.inputs)
         counts = np.array([len(state["waiting.actions"]) for state in states])
         current = np.zeros(len(sizes), np.bool_)
         current[np.cumsum(counts + 1) - 1] = True
@@ -174,6 +176,21 @@ class Snapshot(NamedTuple):
         decisions = Decisions(waiting, torch.from_numpy(actions.astype(np.int64)), *arrays)
         totals = np.stack([state["episode"] for state in states])
         return cls(states, rows[torch.from_numpy(np.flatnonzero(current))], totals, decisions)
+
+
+def _check_rows(state: EmulatorState, spec: TaskSpec) -> None:
+    """Refuse a stranger's rows where they would mislead compiled code."""
+    from pong.envs.pong.machine import MOST  # Numba is imported when Pong is first played
+
+    decisions, numbers = len(state["waiting.actions"]), len(state["rows.columns"])
+    Fleet.checked(state, "rows.columns", np.empty(numbers, np.int16), 0, spec.inputs - 1)
+    Fleet.checked(state, "rows.signs", np.empty(numbers, np.int8), -1, 1)
+    Fleet.checked(state, "rows.counts", np.empty(decisions + 1, np.int32), 0, 2 * MOST * spec.shape[0] + 1)
+    Fleet.checked(state, "waiting.actions", np.empty(decisions, np.int8), 0, spec.actions - 1)
+    Fleet.checked(state, "waiting.rewards", np.empty(decisions, np.float32))
+    Fleet.checked(state, "episode", np.empty(3))
+    if state["rows.counts"].sum() != numbers:
+        raise ValueError("rows.counts and rows.columns do not fit")
 
 
 class Player:
@@ -228,8 +245,8 @@ class Player:
         """Continue from the result of ``state``."""
         try:
             self.fleet.restore(states)
-            _, self._observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config).inputs)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            _, self._observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config))
+        except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError, SystemError) as error:
             message = " ".join(str(error).split())
             raise InputError(f"the checkpoint's games do not fit its config ({message})") from None
 

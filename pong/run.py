@@ -184,7 +184,7 @@ def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path,
         start = _load(config, request.checkpoint)
     elif request.init:
         policy = make_policy(config)
-        load_weights(policy, checkpoint.load(request.init).policy)
+        load_weights(policy, checkpoint.load(request.init, trust=True).policy)  # its config is not used
         start = Checkpoint(config, policy=policy.state_dict())
     with _locked(folder):
         if not request.resume:
@@ -192,7 +192,7 @@ def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path,
         elif checkpoint.exists(folder):
             start = _load(config, folder)
         else:
-            _check_same_run(config, load_config(folder / "config.toml"), folder)
+            _check_same_run(config, load_config(folder / "config.toml", trust=True), folder)
         yield folder, start
 
 
@@ -206,7 +206,7 @@ def _check_same_run(config: Config, before: Config, path: Path) -> None:
 
 def _load(config: Config, path: Path) -> Checkpoint:
     """A checkpoint from which a run with this config can continue."""
-    saved = checkpoint.load(path)
+    saved = checkpoint.load(path, trust=True)  # its config must equal the one that the user approved
     _check_same_run(config, saved.config, path)
     if saved.counters.updates and not (saved.optimizer and (saved.baseline or config.baseline == "none")):
         raise InputError(f"{path}: the checkpoint holds only a policy; start a new run with --init {path}")
@@ -235,6 +235,9 @@ def _locked(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with _writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            for name in ("lock", "checkpoints"):  # of a stranger's run: in the target, files would be lost
+                if (folder / name).is_symlink():
+                    raise InputError(f"run folder {folder}: {name} is a symbolic link; replace it by what it links to")
             file = stack.enter_context((folder / "lock").open("w"))
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -283,7 +286,7 @@ def _status(request: TrainRequest, start: Checkpoint) -> str:
 
 def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -> None:
     """Write a changed ``total_steps`` into the run's config.toml, from which it is resumed."""
-    before = load_config(folder / "config.toml")
+    before = load_config(folder / "config.toml", trust=True)
     if config.total_steps != before.total_steps:
         write_atomically(folder / "config.toml", to_toml(before.replace(total_steps=config.total_steps)).encode())
         done = f"schedules continue at {min(start.counters.steps / config.total_steps, 1):.0%} of the run"

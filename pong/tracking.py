@@ -22,7 +22,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 from torch.utils.tensorboard import summary
 
 from pong.checkpoint import Counters, write_atomically
-from pong.config import Config, to_toml
+from pong.config import Config, printable, to_toml
 from pong.evaluate import Evaluation
 from pong.policies import Policy, slice_rows
 from pong.render.summaries import game_summary, weight_picture
@@ -243,7 +243,7 @@ class Tracker:
 def say(console: Console, text: str) -> None:
     """Print a line, above the progress bar if there is one; without effect if the output is closed."""
     with contextlib.suppress(OSError, SystemExit):  # rich exits at a broken pipe
-        console.print(text, markup=False)
+        console.print(printable(text), markup=False)
 
 
 def _lines_up_to(update: int, table: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The training loop: rollout → log π → surrogate loss → step, and its statistics."""
 
+import contextlib
 import copy
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pong.distributed import Ranks, threads, uninterrupted
 from pong.envs import check_task, prepare
 from pong.losses import surrogate_loss
 from pong.optimizers import load_optimizer, make_optimizer
-from pong.policies import Policy, make_policy, make_value_network, slice_rows
+from pong.policies import F32, Policy, make_policy, make_value_network, slice_rows
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
 
@@ -216,15 +217,21 @@ class _Step(NamedTuple):
 def check(config: Config, ranks: Ranks) -> None:
     """Refuse what can't be trained, before anything is created."""
     check_task(config)
-    try:
+    with _refusing(f"env = {config.env!r}: hidden or channels are too large"):
         make_policy(config)
         make_value_network(config)
-    except RuntimeError as error:  # images too small for the convolutions, or no memory for so many units
-        message = " ".join(str(error).split())
-        raise InputError(f"env = {config.env!r}: hidden or channels are too large ({message})") from None
     if config.num_envs < ranks.size:
         raise InputError(f"num_envs = {config.num_envs} is too few for {ranks.size} ranks; give each one or more")
     prepare(config)
+
+
+@contextlib.contextmanager
+def _refusing(problem: str) -> Iterator[None]:
+    """Report torch's errors about shapes, such as images too small for the convolutions, and about memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(f"{problem} ({' '.join(str(error).split())})") from None
 
 
 def choose_device(name: str, number: int = 0) -> torch.device:
@@ -236,17 +243,19 @@ def choose_device(name: str, number: int = 0) -> torch.device:
     return torch.device(name, number % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
 
 
-def load_policy(path: PathLike) -> tuple[Policy, Checkpoint]:
-    """The policy of a run folder's newest checkpoint, a checkpoint file or an exported folder, and its checkpoint."""
-    checkpoint = load(path)
-    policy = make_policy(checkpoint.config)
-    load_weights(policy, checkpoint.policy)
+def load_policy(path: PathLike, trust: bool = False) -> tuple[Policy, Checkpoint]:
+    """The policy and checkpoint of a run folder, checkpoint or exported folder; ``trust`` imports a module it names."""
+    checkpoint = load(path, trust)
+    check_task(checkpoint.config)
+    weights = {name: tensor.to(F32, copy=True) for name, tensor in checkpoint.policy.items()}
+    with _refusing("the checkpoint does not fit its config"):
+        with torch.device("meta"):  # in no memory, of which a stranger's config may ask for any amount
+            policy = make_policy(checkpoint.config)
+        policy.load_state_dict(weights, assign=True)
     return policy, checkpoint
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     """Give a network saved weights."""
-    try:
+    with _refusing("the checkpoint does not fit its config"):
         network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"the checkpoint does not fit its config: {' '.join(str(error).split())}") from None

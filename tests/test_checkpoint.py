@@ -1,5 +1,6 @@
 """Checkpoints: what is saved is loaded, damaged and foreign files are refused, and a failed save destroys nothing."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,8 +22,10 @@ from pong.checkpoint import FORMAT, Counters
 from pong.cli import main
 from pong.config import Config, InputError
 from pong.distributed import Ranks
+from pong.envs.pong.machine import GAME as GAME_DTYPE
 from pong.optimizers import make_optimizer
 from pong.policies import make_policy
+from pong.rollout import Rollout
 from pong.train import Trainer, load_policy
 
 CONFIG = Config(name="saved", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")
@@ -244,6 +247,11 @@ FOREIGN = {
     "no config": signed(json.dumps({"format": FORMAT, "counters": {}})),
     "a config of another kind": signed(header(config=[1])),
     "counters of another kind": signed(header(counters={"updates": "many"})),
+    "a negative counter": signed(header(counters={"updates": -1})),
+    "a large counter": signed(header(counters={"steps": 10**400})),
+    "a score that is not finite": signed(header(counters={"last100": [math.nan]})),
+    "deep nesting": signed(100_000 * "["),
+    "too many digits": signed(5_000 * "1"),
 }
 
 
@@ -260,11 +268,87 @@ def test_load_refuses_foreign_content(tmp_path):
     assert "gamma = 7" in refusal(foreign(path, signed(header(config={"gamma": 7}))))
 
 
+def test_load_refuses_hostile_weights(tmp_path):
+    path, weights = tmp_path / "model.safetensors", make_policy(CONFIG).state_dict()
+    for value in (torch.nan, 1e300):  # which is infinite in 32 bits
+        checkpoint.save_policy(path, CONFIG, COUNTERS, {**weights, "W2": torch.full((4,), value, dtype=torch.float64)})
+        assert "policy.W2 is not finite" in refusal(path)
+    checkpoint.save_policy(path, CONFIG.replace(hidden=10**9), COUNTERS, weights)
+    with pytest.raises(InputError, match=r"^the checkpoint does not fit its config .*W1"):
+        load_policy(path)
+    path.write_bytes((2**23 + 1).to_bytes(8, "little") + bytes(2**23))
+    assert "its header is too long" in refusal(path)
+
+
 @pytest.mark.parametrize("number", [FORMAT - 1, FORMAT + 1])
 def test_load_refuses_other_formats(tmp_path, number):
     path = foreign(tmp_path / "model.safetensors", signed(json.dumps({"format": number, "other": "things"})))
     expected = f"has format {number}, this version of pong reads {FORMAT}; use the version that wrote it"
     assert refusal(path).startswith(f"checkpoint {path} {expected}")
+
+
+# --- games that no run has played -------------------------------------------------------------------------------------
+
+GAME = GAME_DTYPE.names
+HOSTILE = [  # an array, one of its places, a number that does not belong there
+    *(("machine.pixels", place, value) for place in (0, 1) for value in (-1, 6400, 32767)),
+    ("machine.pixels", 0, 36),
+    *(("machine.game", GAME.index(name), value) for name in ("gym_drawn", "ale_drawn", "y") for value in (-99, 2**62)),
+    ("machine.game", GAME.index("ale_drawn"), 623),
+    *(("rows.columns", 0, value) for value in (-1, 6400)),
+    *(("rows.counts", 0, value) for value in (-1, 72, 2**31 - 1)),
+    *(("waiting.actions", 0, value) for value in (-1, 2)),
+    ("rows.signs", 0, 2),
+    *(("ale.executed", 0, value) for value in (-1, 6)),
+    *(("ale.chance", -1, value) for value in (-1, 625)),
+    ("ale.frames", 0, 2),
+]
+GENERATORS = {"inc": 2}, {"state": -1}, {"more": 1}  # each instead of PCG64's
+
+
+@pytest.fixture(scope="module")
+def rollouts():
+    """Games of either emulator, with what they continue from."""
+    with contextlib.ExitStack() as stack:
+        pairs = []
+        for emulator in ("machine", "ale"):
+            config = CONFIG.replace(num_envs=1, horizon=20, players=1, emulator=emulator)
+            rollout = stack.enter_context(contextlib.closing(Rollout(config, make_policy(config))))
+            rollout.collect(0)
+            pairs.append((rollout, rollout.state()[0]))
+        yield pairs
+
+
+def assert_foreign(rollout, state):
+    with pytest.raises(InputError, match=r"^the checkpoint's games do not fit its config \(.+\)$"):
+        rollout.restore([state])
+
+
+@pytest.mark.parametrize(("name", "place", "value"), HOSTILE)
+def test_restore_refuses_a_number_out_of_range(rollouts, name, place, value):
+    for rollout, state in rollouts:
+        if name in state:
+            array = state[name].copy()
+            array.reshape(-1)[place] = value
+            assert_foreign(rollout, {**state, name: array})
+
+
+def test_restore_refuses_other_types_shapes_and_generators(rollouts):
+    for rollout, state in rollouts:
+        for name, array in state.items():
+            if "generator" in name:
+                generator = json.loads(array.tobytes())
+                texts = [json.dumps({**generator, "state": generator["state"] | change}) for change in GENERATORS]
+                others = [np.frombuffer(text.encode(), np.uint8) for text in (*texts, 100_000 * "[")]
+            elif name == "ale.console":
+                others = [array[:-1000]]
+            else:
+                others = [array.astype(np.complex128), array[None], array.reshape(-1)[:-1], np.zeros((), array.dtype)]
+            for other in others:
+                assert_foreign(rollout, {**state, name: other})
+            assert_foreign(rollout, {key: state[key] for key in state if key != name})
+        rollout.restore([state])  # which is valid
+        assert rollout.collect(1).steps >= 20
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -366,3 +450,11 @@ def test_resume_refuses_a_policy_alone(run, capsys):
     checkpoint.save_policy(LAST, loaded.config, loaded.counters, loaded.policy)
     words = "run: the checkpoint holds only a policy; start a new run with --init run"
     assert_refused(capsys, words, "train", "--resume", "run")
+
+
+@pytest.mark.parametrize("source", ["no\x1b[2Jwhere", "agent"])
+def test_eval_escapes_names(tmp_path, monkeypatch, capsys, source):
+    """Of a path, and of a tensor."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save_policy(Path("agent/policy.safetensors"), CONFIG, COUNTERS, {"W\x1b[2J": torch.zeros(2)})
+    assert_refused(capsys, r"\x1b[2J", "eval", source)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pong.config import GROUPS, Config, InputError, load_config, to_toml, validate
+from pong.config import GROUPS, Config, InputError, load_config, printable, to_toml, validate
 
 exact = settings(deadline=None, derandomize=True)  # the same examples on every machine
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -146,12 +146,19 @@ REFUSED = {  # TOML: what the line must contain
     ],
     "hidden = [200]": ['hidden = [200]: policy = "karpathy" has one hidden layer; give one number'],
     "baseline_hidden = [200]": ["baseline_hidden = [200]: ", "one hidden layer"],
-    # no TOML
+    # no TOML, or not for a parser
     "seed 3": ["can't be read as TOML", "line 1"],
+    "seed = " + 5_000 * "1": ["can't be read as TOML", "limit"],
+    "hidden = " + 30_000 * "[": ["can't be read as TOML", "recursion"],
+    "a" + 20_000 * ".a" + " = 1": ["can't be read as TOML: it has more than 65,536 bytes or 1,000 dots"],
+    "#" + 65_536 * " ": ["can't be read as TOML: it has more than 65,536 bytes or 1,000 dots"],
+    # code
+    "env = 'payload:X-v0'\npolicy = 'mlp'": ["env = 'payload:X-v0' runs a module's code; if you trust it, add --trust"],
+    "env = 'Pong\\u001b[2J'": ["env = 'Pong"],
 }
 
 
-@pytest.mark.parametrize(("text", "words"), REFUSED.items(), ids=REFUSED)
+@pytest.mark.parametrize(("text", "words"), REFUSED.items(), ids=[text[:60] for text in REFUSED])
 def test_load_config_errors_are_one_line(tmp_path, text, words):
     with pytest.raises(InputError) as caught:
         load(tmp_path, text)
@@ -160,6 +167,12 @@ def test_load_config_errors_are_one_line(tmp_path, text, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_printable_escapes_what_commands_a_terminal():
+    assert printable("Größe π …") == "Größe π …"
+    assert printable("a\x1b[2J\u202e\udc80\nb") == r"a\x1b[2J\u202e\udc80\nb"
+    assert printable("x" * 10**6) == "x" * 2000
 
 
 def test_load_config_unreadable_files(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -10,9 +12,12 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.utils.env_checker import check_env
 
-from pong.config import Config, InputError, RunError
+from pong.checkpoint import Counters, save_policy
+from pong.cli import main
+from pong.config import Config, InputError, RunError, to_toml
 from pong.envs import check_task, make_fleet, task_spec
 from pong.envs.lqr import COST_TO_GO, LQR, optimal_gain
+from pong.policies import make_policy
 from pong.rollout import Rollout
 from pong.train import Trainer
 
@@ -196,6 +201,58 @@ def test_trainer_ignores_torchs_default_dtype(config):
     assert stats[0] == stats[1]
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
     assert {weight.dtype for weight in weights[1]} == {torch.float32}
+
+
+# --- modules that a file names ---------------------------------------------------------------------------------------
+
+PAYLOAD = """import gymnasium, pathlib
+pathlib.Path("ran").touch()
+gymnasium.register("Payload-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=9)
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """A config, a run and a policy whose environment is that of payload.py, which can be imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("payload.py").write_text(PAYLOAD, encoding="utf-8")
+    config = Config(env="CartPole-v1", policy="mlp", hidden=[], num_envs=2, horizon=9, total_steps=18, device="cpu")
+    weights = make_policy(config).state_dict()
+    config = config.replace(env="payload:Payload-v0")
+    save_policy(Path("agent/policy.safetensors"), config, Counters(), weights)
+    save_policy(Path("run/checkpoints/update-000000.safetensors"), config, Counters(), weights)
+    for path in (Path("my.toml"), Path("run/config.toml")):
+        path.write_text(to_toml(config), encoding="utf-8")
+    yield
+    sys.modules.pop("payload", None)
+    gymnasium.registry.pop("Payload-v0", None)
+
+
+def pong(command):
+    return main(command.split())
+
+
+COMMANDS = ["train my.toml", "train --resume run", "train --resume agent/policy.safetensors"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "eval agent", "play agent --file game.gif", "export agent new"])
+def test_commands_import_no_module_that_a_file_names(stranger, capsys, command):
+    assert pong(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "env = 'payload:Payload-v0' runs a module's code; if you trust it, add --trust" in line
+    assert not Path("ran").exists()
+
+
+def test_commands_import_a_module_that_the_user_names_or_trusts(stranger, capsys):
+    assert pong("train my.toml --env CartPole-v1 --init agent --run-dir new") == 0
+    assert not Path("ran").exists()  # the file's is not used
+    assert pong("eval agent --episodes 1 --sampled --trust") == 0
+    assert Path("ran").exists()
+    assert pong("export agent exported --episodes 1 --trust") == 0
+    assert pong("train new/config.toml --env payload:Payload-v0 --eval-episodes 1 --run-dir own") == 0
+    assert pong("train --resume own --total-steps 36") == 2
+    assert pong("train --resume own --total-steps 36 --trust") == 0
 
 
 # --- the linear system ------------------------------------------------------------------------------------------------

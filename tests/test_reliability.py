@@ -203,7 +203,7 @@ def full_disk(path_part):
     opened = Path.open
 
     def open_or_fail(path, mode="r", **settings):
-        if "w" in mode and path_part in str(path):
+        if mode[0] in "wx" and path_part in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
         return opened(path, mode, **settings)
 
@@ -274,6 +274,28 @@ def test_train_full_disk_at_the_start(elsewhere, capsys, file):
     one_line(capsys, "run folder run can't be written: No space left on device; free some space or choose another")
     assert Dice.open == 0
     assert (main([*DICE, "run"]) if file != "metrics.tmp" else resume()) == 0  # once there is space
+
+
+LINKS = {
+    "metrics.csv": 0,
+    "metrics.tmp": 0,
+    "config.tmp": 0,
+    "checkpoints/update-000010.tmp": 0,
+    "lock": 2,
+    "checkpoints": 2,
+}
+
+
+@pytest.mark.parametrize(("name", "status"), LINKS.items())
+def test_resume_leaves_the_targets_of_links(elsewhere, name, status):
+    """As in a stranger's run folder."""
+    assert main([*DICE, "run"]) == 0
+    Path("target").write_bytes(b"precious\n")
+    if Path("run", name).exists():
+        Path("run", name).rename("before")
+    Path("run", name).symlink_to(Path("target").absolute())
+    assert main(["train", "--resume", "run", "--total-steps", "200"]) == status
+    assert Path("target").read_bytes() == b"precious\n"
 
 
 @pytest.mark.parametrize("curve", ["TensorBoard", "metrics.csv"])

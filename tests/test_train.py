@@ -431,7 +431,7 @@ ADAM = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torc
 @pytest.mark.parametrize(
     ("changes", "parts", "message"),
     [
-        ({"hidden": 7}, {}, r"(?s)^the checkpoint does not fit its config: [^\n]*W1[^\n]*$"),
+        ({"hidden": 7}, {}, r"(?s)^the checkpoint does not fit its config [^\n]*W1[^\n]*$"),
         ({}, {"optimizer": {0: ADAM, 1: ADAM}}, "does not fit"),
         ({"optimizer": "rmsprop"}, {}, "does not fit"),
     ],

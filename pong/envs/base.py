@@ -93,6 +93,15 @@ class Fleet:
 
     def restore(self, state: list[EmulatorState]) -> None:
         """Continue from the result of ``state``; N environments of the same task."""
+        raise ValueError("these environments can't be saved")
+
+    @staticmethod
+    def checked(state: EmulatorState, name: str, like: Any, low: Any = -np.inf, high: Any = np.inf) -> NDArray[Any]:
+        """An array of a stranger's state; a ValueError where its type, shape or range would mislead compiled code."""
+        array = state[name]
+        if array.dtype != like.dtype or array.shape != like.shape or (array < low).any() or (array > high).any():
+            raise ValueError(f"{name} has another type or shape, or is out of range")
+        return array
 
     def close(self) -> None:
         """Close the environments."""
@@ -105,7 +114,9 @@ def generator_state(generator: np.random.BitGenerator) -> NDArray[np.uint8]:
 
 def restore_generator(generator: np.random.BitGenerator, state: NDArray[np.uint8]) -> None:
     """Let a generator continue from the result of ``generator_state``."""
-    generator.state = json.loads(state.tobytes())
+    generator.state = saved = json.loads(state.tobytes())
+    if generator.state != saved or saved["state"]["inc"] % 2 == 0:  # of an even one, all numbers may be 0
+        raise ValueError("the state of gymnasium's generator is wrong")
 
 
 @contextlib.contextmanager

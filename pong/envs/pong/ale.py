@@ -90,14 +90,17 @@ class AleFleet(Fleet):
         """Continue from the result of ``state``."""
         for i, (emulator, saved) in enumerate(zip(self.emulators, state, strict=True)):
             self._new_game(i, seed=0)
-            executed = int(saved["ale.executed"][0])
+            executed = int(self.checked(saved, "ale.executed", np.zeros(1, np.int64), 0, len(ALE_ACTIONS) - 1)[0])
             while self.executed[i] != executed:
                 self.act(i, executed, 1)
             emulator.ale.restoreState(ale_py.ALEState(saved["ale.console"].tobytes()))
             restore_generator(emulator.np_random.bit_generator, saved["ale.gym_generator"])
-            words = saved["ale.chance"].view(np.uint32)
+            words = self.checked(saved, "ale.chance", np.zeros(625, np.int32)).view(np.uint32)
+            if words[-1] > 624:  # its position
+                raise ValueError("ale.chance is out of range")
             self.chance[i].set_state(("MT19937", words[:-1], int(words[-1]), 0, 0.0))
-            self._frames[self.task.layout.memory, i] = saved["ale.frames"]
+            frames = self._frames[self.task.layout.memory, i]
+            frames[:] = self.checked(saved, "ale.frames", frames, 0, 1)
 
     @property
     def screen(self) -> NDArray[np.uint8]:

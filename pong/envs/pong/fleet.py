@@ -19,6 +19,11 @@ from pong.observations import NOW, PIXELS, Observations, SparseFrames
 
 AHEAD = 128  # numbers of gymnasium's generator that are drawn at a time
 SPARE = 32  # of them are left before a decision; it takes two, and one more in a thousand million
+INDICES = {"ale_drawn": machine.WORDS, "gym_drawn": AHEAD}
+RANGES: dict[str, tuple[int, Any]] = {  # of saved arrays; a game's other numbers only have to stay far from an overflow
+    "machine.game": (-64, [INDICES.get(name, 1 << 20) for name in machine.GAME.names or ()]),
+    "machine.pixels": (0, [machine.MOST] + [PIXELS - 1] * machine.MOST),
+}
 MOST_ROWS = 16_384  # of a segment, whose memory is that of the fullest rows
 
 
@@ -124,8 +129,13 @@ class MachineFleet(Fleet):
         """Continue from the result of ``state``."""
         for i, saved in enumerate(state):
             for name, array in self._arrays().items():
-                array[i] = saved[name]
+                array[i] = self.checked(saved, name, array[i], *RANGES.get(name, ()))
             restore_generator(self._generators[i], saved["machine.gym_generator"])
+            if self._draws:  # again, as zeros would be rejected for ever
+                self._generators[i].advance(-AHEAD // 2)
+                self._emulators.numbers[i] = self._generators[i].random_raw(AHEAD // 2).astype("<u8").view("<u4")
+        if (self.games["ale_drawn"] % 2).any():
+            raise ValueError("machine.game: ale_drawn is odd")
 
     def _arrays(self) -> EmulatorState:
         """The arrays (N, …) of which ``state`` has each game's part, sharing their memory."""
