@@ -110,3 +110,4 @@ study: setup $(if $(findstring doom,$(STUDY)),doom) ## train the missing runs of
 
 clean: ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find pong -path '*/__pycache__/*.nb[ic]*' -delete
