@@ -115,3 +115,4 @@ study: setup $(DOOM) ## train the missing runs of a study, every change with eve
 
 clean: ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find pong -path '*/__pycache__/*.nb[ic]*' -delete

@@ -235,7 +235,8 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = torch.as_tensor(value).cpu().contiguous()
+            key = f"{prefix}{name}".replace("_orig_mod.", "")  # which torch.compile adds
+            flat[key] = torch.as_tensor(value).cpu().contiguous()
     return flat
 
 

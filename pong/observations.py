@@ -230,6 +230,8 @@ class DifferenceFrames(VectorWrapper):
         """Start new episodes: every difference frame is zero."""
         screens, infos = self.env.reset(seed=seed, options=options)
         self._before = preprocess(screens).reshape(-1, PIXELS).view(np.int8)
+        if self._before.mean() > 0.5:  # in Pong a hundredth of the field is not background
+            raise ValueError(f"{self.env} shows other colours than ALE's Pong; make it with obs_type rgb or grayscale")
         self._done = np.zeros(len(screens), bool)
         return np.zeros_like(self._before), infos
 

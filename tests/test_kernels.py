@@ -2,17 +2,20 @@
 
 import ast
 import contextlib
+import importlib
 import runpy
+import subprocess
+import sys
 from dataclasses import astuple
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from numba.core.caching import CompileResultCacheImpl
+from small_runs import ROOT
 
-import pong
 from pong.config import Config
 from pong.envs import task_spec
 from pong.envs.pong import compiled, kernels, machine
@@ -248,8 +251,10 @@ def test_kernel_names_change_with_their_sources(tmp_path):
     digests = set()
     for changed in (None, *compiled.SOURCES):
         for source in compiled.SOURCES:
-            (tmp_path / source.name).write_text(source.read_text() + "#" * (source == changed))
-        digests.add(runpy.run_path(str(tmp_path / "compiled.py"))["DIGEST"])
+            copy = tmp_path / source.relative_to(compiled.PACKAGE)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(source.read_text() + "#" * (source == changed))
+        digests.add(runpy.run_path(str(tmp_path / "envs/pong/compiled.py"))["DIGEST"])
     assert compiled.DIGEST in digests
     assert len(digests) == 1 + len(compiled.SOURCES)
     for kernel in (machine.step, machine.start_games, machine.observe, kernels.play, kernels.decide):
@@ -257,9 +262,59 @@ def test_kernel_names_change_with_their_sources(tmp_path):
 
 
 def test_kernel_sources_are_complete():
-    def has_compiled(path):
-        functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+    """Each module with compiled functions, and what it imports from: its constants are compiled in."""
+
+    def has_compiled(tree):
+        functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
         return {"rule", "kernel"} & {d.id for node in functions for d in node.decorator_list if isinstance(d, ast.Name)}
 
-    (package,) = {path.parent for path in Path(pong.__file__).parent.rglob("*.py") if has_compiled(path)}
-    assert {*package.glob("*.py")} == {*compiled.SOURCES}
+    trees = {path: ast.parse(path.read_text()) for path in compiled.PACKAGE.rglob("*.py")}
+    needed = {path: tree for path, tree in trees.items() if has_compiled(tree)}
+    imports = [node for tree in needed.values() for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules = {f"{node.module.replace('.', '/')}.py" for node in imports if node.module.startswith("pong")}
+    assert {*needed, *(compiled.PACKAGE.parent / module for module in modules)} <= {*compiled.SOURCES}
+    assert len(needed) > 1
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])  # Numba's index, and the code
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1], lambda data: b"?" * len(data), None])
+def test_kernel_does_without_a_damaged_cache(tmp_path, monkeypatch, capsys, suffix, damage):
+    (tmp_path / "small.py").write_text(f"from {compiled.__name__} import kernel\n@kernel\ndef twice(x): return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def play():
+        """In a new process, as it were: whether the kernel was loaded, and what was printed."""
+        monkeypatch.setattr(compiled, "FAILURES", [])
+        monkeypatch.delitem(sys.modules, "small", raising=False)
+        twice = importlib.import_module("small").twice
+        assert twice(21) == 42
+        return twice.stats.cache_hits.total() == 1, capsys.readouterr().err.splitlines()
+
+    assert [play(), play()] == [(False, []), (True, [])]
+    (file,) = tmp_path.rglob(f"*.{suffix}")
+    if damage:
+        file.write_bytes(damage(file.read_bytes()))
+    else:  # it can be neither read nor written nor removed
+        file.unlink()
+        file.mkdir()
+    loaded, (line,) = play()
+    assert not loaded
+    assert line.startswith(f"pong: Numba's cache fails ({file.parent}: ")
+    assert line.endswith("NUMBA_CACHE_DIR can name another folder")
+    assert play() == ((True, []) if damage else (False, [line]))
+
+
+def test_kernel_without_a_cache_folder_is_compiled_by_each_process(monkeypatch, capsys):
+    monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", [])  # none of its folders can be written
+    monkeypatch.setattr(compiled, "FAILURES", [])
+    assert [compiled.kernel(lambda x, k=k: k * x)(21) for k in (2, 3)] == [42, 63]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pong: Numba's cache fails (cannot cache function ")
+
+
+def test_make_clean_removes_the_cache(tmp_path):
+    (cache := tmp_path / "pong/envs/__pycache__").mkdir(parents=True)
+    for name in ("play.py311.1.nbc", "play.py311.nbi.tmp.5", "play.cpython-311.pyc"):
+        (cache / name).touch()
+    subprocess.run(["make", "-C", tmp_path, "-f", ROOT / "Makefile", "clean"], check=True)
+    assert [file.suffix for file in cache.iterdir()] == [".pyc"]

@@ -4,9 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import numba
 import numpy as np
 import pytest
 import verify_machine
@@ -17,7 +15,7 @@ from verify_machine import KINDS, Kind, Task, differences, random_player, record
 from pong.cli import main
 from pong.config import Config
 from pong.envs import make_fleet
-from pong.envs.pong import compiled, machine
+from pong.envs.pong import machine
 from pong.envs.pong.ale import AleFleet
 from pong.envs.pong.fleet import MachineFleet
 from pong.envs.pong.task import DOWN, NOOP, UP
@@ -250,20 +248,9 @@ def python(program, *arguments, **variables):
 def test_kernels_are_compiled_once_and_play_the_same_game_uncompiled(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     first, second = (python(PLAY, **cache) for _ in range(2))
-    assert first.stderr == "pong: compiling the game, which takes about ten seconds, once …\n"
+    assert first.stderr == "pong: compiling the game, which takes about ten seconds …\n"
     assert second.stderr == ""
     assert first.stdout == second.stdout == python(PLAY, NUMBA_DISABLE_JIT="1").stdout != ""
-
-
-def test_kernel_without_a_cache_folder_is_compiled_by_each_process(monkeypatch):
-    def njit(cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function 'step': no locator available")
-        return lambda function: (function, options)
-
-    function = SimpleNamespace(__qualname__="step")
-    monkeypatch.setattr(numba, "njit", njit)
-    assert compiled.kernel(function) == (function, {"nogil": True})
 
 
 WITHOUT_NUMBA = "import sys; sys.modules['numba'] = None; from pong.cli import main; sys.exit(main(sys.argv[1:]))"

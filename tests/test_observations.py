@@ -9,6 +9,7 @@ import pytest
 import torch
 from gymnasium.utils.passive_env_checker import check_observation_space
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import GrayscaleObservation, TransformObservation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,16 +130,22 @@ def test_difference_frames_equal_preprocess(screens, mode, max_frames):
         check_observation_space(envs.single_observation_space)
 
 
+def make_bgr():
+    return TransformObservation(make_games("rgb", AutoresetMode.NEXT_STEP), lambda screens: screens[..., ::-1])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: GrayscaleObservation(make_games("rgb", AutoresetMode.NEXT_STEP)), "shows other colours than ALE's"),
+        (make_bgr, "; make it with obs_type rgb or grayscale$"),
         (lambda: make_games("rgb", AutoresetMode.DISABLED), r"autoreset_mode .*DISABLED; make it with AutoresetMode"),
         (lambda: gymnasium.make_vec("CartPole-v1", 2), r"^screens must be \(210, 160, 3\) or .* uint8; .* shows Box"),
     ],
 )
 def test_difference_frames_rejects_an_environment(make, message):
     with contextlib.closing(make()) as envs, pytest.raises(ValueError, match=message):
-        DifferenceFrames(envs)
+        DifferenceFrames(envs).reset(seed=0)
 
 
 # --- sparse rows ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Policies: logits and log-probabilities by hand, sparse and dense inputs, initial weights, and sampled actions."""
 
+import contextlib
+import copy
+import itertools
 from math import e, exp, log, log1p, pi, sqrt
 
 import numpy as np
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pong import policies
+from pong import checkpoint, policies
 from pong.config import Config
 from pong.losses import surrogate_loss
 from pong.observations import PIXELS, SparseFrames
@@ -25,6 +28,7 @@ from pong.policies import (
     make_value_network,
     mlp,
 )
+from pong.train import Trainer, load_policy
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}  # dense and sparse sums have different orders
 
@@ -359,3 +363,26 @@ def test_make_value_network_layers():
     network = make_value_network(config)
     assert [tuple(p.shape) for p in network.parameters()] == [(5, 4), (5,), (3, 5), (3,), (1, 3), (1,)]
     assert torch.equal(network(torch.randn(7, 4)), torch.zeros(7))
+
+
+# --- torch.compile and autocast ---------------------------------------------------------------------------------------
+
+CARTPOLE = Config(env="CartPole-v1", policy="mlp", hidden=8, baseline="network", num_envs=2, horizon=40, device="cpu")
+
+
+def test_compiled_policy_is_saved_like_a_plain_one(tmp_path):
+    policy = make_policy(CARTPOLE)
+    weights = copy.deepcopy(policy.state_dict())
+    policy.network = torch.compile(policy.network)  # nothing is compiled before it is called
+    path = tmp_path / "policy.safetensors"
+    checkpoint.save_policy(path, CARTPOLE, checkpoint.Counters(), torch.compile(policy).state_dict())
+    torch.testing.assert_close(load_policy(path)[0].state_dict(), weights, rtol=0, atol=0)
+
+
+def test_run_ignores_autocast():
+    def trained(context):
+        with contextlib.closing(Trainer(CARTPOLE)) as trainer, context:
+            stats = [update.stats for update in itertools.islice(trainer.run(), 3)]
+            return stats, [p.tolist() for p in (*trainer.policy.parameters(), *trainer.baseline.network.parameters())]
+
+    assert trained(torch.autocast("cpu", torch.bfloat16)) == trained(contextlib.nullcontext())

@@ -192,7 +192,7 @@ class _SayOnce(Listener):
 
     def on_start(self, event: Event) -> None:
         if not self.printed:
-            print("pong: compiling the game, which takes about ten seconds, once …", file=sys.stderr, flush=True)
+            print("pong: compiling the game, which takes about ten seconds …", file=sys.stderr, flush=True)
         self.printed = True
 
     def on_end(self, event: Event) -> None:
