@@ -90,7 +90,10 @@ def _run(trainer: Trainer, recorder: "Recorder | None", ranks: Ranks, stop: Call
             raise _StoppedError
 
     is_done, _ = _agree(recorder, ranks, stop)
-    if is_done:  # already before this start
+    if is_done or trainer.done >= 1:  # already before this start
+        goal = "total-steps" if trainer.done >= 1 else "stop-at-mean100"
+        if recorder and not stop():
+            recorder.tracker.print(f"the run is complete, it has reached its {goal}; extend it with a higher --{goal}")
         return
     trainer.rollout.while_playing = while_playing
     with contextlib.suppress(_StoppedError):
@@ -208,6 +211,9 @@ def _load(config: Config, path: Path) -> Checkpoint:
     """A checkpoint from which a run with this config can continue."""
     saved = checkpoint.load(path, trust=True)  # its config must equal the one that the user approved
     _check_same_run(config, saved.config, path)
+    if saved.config.total_steps != config.total_steps < saved.counters.steps:
+        done = f"{saved.counters.steps} steps are done; give at least as many, or leave it out"
+        raise InputError(f"{path}: total_steps = {config.total_steps}, but {done}")
     if saved.counters.updates and not (saved.optimizer and (saved.baseline or config.baseline == "none")):
         raise InputError(f"{path}: the checkpoint holds only a policy; start a new run with --init {path}")
     # neither emulator can restore the other's games
