@@ -82,6 +82,8 @@ def _all_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch has no class of its own for a lost connection or a timeout
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise
         message = str(error).splitlines()[0]
         raise RunError(f"another rank is gone ({message}); resume it with --resume") from None
 

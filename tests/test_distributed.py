@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -65,6 +66,14 @@ def test_ranks_single_process():
         numbers = torch.tensor([1.0, 2.0])
         Ranks().all_reduce([numbers])
         assert numbers.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_all_reduce_full_memory_is_no_lost_rank(monkeypatch, error):
+    monkeypatch.setattr("torch.distributed.all_reduce", Mock(side_effect=error))
+    with pytest.raises(RuntimeError) as caught:
+        Ranks(0, 2).all_reduce([torch.zeros(1)])
+    assert caught.value is error
 
 
 # --- one update, in threads -------------------------------------------------------------------------------------------
