@@ -65,7 +65,7 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
         say(console, f"{folder}: {config.name}, seed {config.seed}; {_status(request, start)}")
         stack.enter_context(_failures_in_one_line(config, folder))
-        stop = stack.enter_context(_stop_requested(console, folder))
+        stop = stack.enter_context(_stop_requested(ranks, console, folder))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
         if start.policy:
             trainer.restore(start)
@@ -300,8 +300,8 @@ def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -
 
 
 @contextlib.contextmanager
-def _stop_requested(console: Console, folder: Path | None) -> Iterator[Callable[[], bool]]:
-    """The first SIGINT, SIGTERM or SIGHUP requests a stop after this update; the second one stops at once."""
+def _stop_requested(ranks: Ranks, console: Console, folder: Path | None) -> Iterator[Callable[[], bool]]:
+    """The first SIGINT, SIGTERM or SIGHUP, or torchrun's end, requests a stop; a second signal stops at once."""
     received: list[int] = []
 
     def on_signal(number: int, frame: types.FrameType | None) -> None:
@@ -316,12 +316,13 @@ def _stop_requested(console: Console, folder: Path | None) -> Iterator[Callable[
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
-        yield lambda: bool(received)
+        yield lambda: bool(received) or ranks.is_orphan
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if received:
-            say(console, f"resume with: pong train --resume {shlex.quote(str(folder))}")
+        if received or ranks.is_orphan:
+            why = "torchrun is gone; " if ranks.is_orphan else ""
+            say(console, f"{why}resume with: pong train --resume {shlex.quote(str(folder))}")
 
 
 @contextlib.contextmanager
