@@ -32,13 +32,20 @@ class Ranks:
     size: int = 1  # processes in all
     local_rank: int = 0  # number of this process on its machine
     local_size: int = 1  # processes on this machine
+    launcher: int = 0  # torchrun's process number, 0 without it
 
     @classmethod
     def from_environment(cls) -> "Ranks":
         """As ``torchrun`` started this process; alone if not all is set that it sets."""
         if not all(name in os.environ for name in (*VARIABLES, "MASTER_ADDR", "MASTER_PORT")):
             return cls()
-        return cls(*(int(os.environ[name]) for name in VARIABLES))
+        rank, size, local_rank, local_size = (int(os.environ[name]) for name in VARIABLES)
+        return cls(rank, size, local_rank, local_size, os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0)
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether torchrun is gone, which would end this process with the others."""
+        return self.launcher not in (0, os.getppid())
 
     @property
     def cores(self) -> int:
@@ -82,6 +89,8 @@ def _all_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch has no class of its own for a lost connection or a timeout
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise
         message = str(error).splitlines()[0]
         raise RunError(f"another rank is gone ({message}); resume it with --resume") from None
 

@@ -364,6 +364,7 @@ class Rollout:
         ranks: this process among those that train together; each plays its share of the emulators.
     """
 
+    @uninterrupted()  # an interrupted import, such as Numba's, can't be repeated
     def __init__(self, config: Config, actor: Actor, purpose: int = TRAINING, ranks: Ranks | None = None):
         self.config = config
         self.ranks = ranks or Ranks()
@@ -383,6 +384,7 @@ class Rollout:
                 self.players.append(Player(config, shard(own, k, players), purpose, actor))
             stack.pop_all()
 
+    @uninterrupted()
     def start(self, update: int, done: float = 0.0) -> None:
         """Start playing rollout number ``update``, from 0, in the background; ``done`` in [0, 1] is the progress."""
         self._batches: list[Batch] = []
@@ -393,18 +395,21 @@ class Rollout:
 
     def wait(self) -> None:
         """Wait until the rollout has rows to learn from; it may be interrupted and called again."""
-        while not self._ready:
-            for player in self.players:
-                while not wait([player.batch], POLL_SECONDS).done:
-                    self.while_playing()
-            with uninterrupted():
-                self._batches += [player.batch.result() for player in self.players]
-                self._ready = any(self.ranks.all_gather(any(len(batch.returns) for batch in self._batches)))
-                if self._ready:
-                    return
-                for player in self.players:  # no point has ended yet
-                    player.resume()
+        while not self._is_ready():
             self.while_playing()
+
+    @uninterrupted()  # for at most a second: an interrupt inside ``concurrent.futures`` would leave its locks taken
+    def _is_ready(self) -> bool:
+        """Wait for a while; returns whether the rollout has rows to learn from."""
+        futures = [player.batch for player in self.players]
+        if self._ready or wait(futures, POLL_SECONDS).not_done:
+            return self._ready
+        self._batches += [future.result() for future in futures]
+        self._ready = any(self.ranks.all_gather(any(len(batch.returns) for batch in self._batches)))
+        if not self._ready:  # no point has ended yet
+            for player in self.players:
+                player.resume()
+        return self._ready
 
     def finish(self) -> Batch:
         """Wait for the rollout and return its batch."""
@@ -418,6 +423,7 @@ class Rollout:
         self.start(update)
         return self.finish()
 
+    @uninterrupted()
     def state(self) -> list[EmulatorState] | None:
         """What the next rollout continues from, of each emulator of all ranks; None where it can't be saved.
 

@@ -65,7 +65,7 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
         say(console, f"{folder}: {config.name}, seed {config.seed}; {_status(request, start)}")
         stack.enter_context(_failures_in_one_line(config, folder))
-        stop = stack.enter_context(_stop_requested(console, folder))
+        stop = stack.enter_context(_stop_requested(ranks, console, folder))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
         if start.policy:
             trainer.restore(start)
@@ -90,7 +90,10 @@ def _run(trainer: Trainer, recorder: "Recorder | None", ranks: Ranks, stop: Call
             raise _StoppedError
 
     is_done, _ = _agree(recorder, ranks, stop)
-    if is_done:  # already before this start
+    if is_done or trainer.done >= 1:  # already before this start
+        goal = "total-steps" if trainer.done >= 1 else "stop-at-mean100"
+        if recorder and not stop():
+            recorder.tracker.print(f"the run is complete, it has reached its {goal}; extend it with a higher --{goal}")
         return
     trainer.rollout.while_playing = while_playing
     with contextlib.suppress(_StoppedError):
@@ -208,6 +211,9 @@ def _load(config: Config, path: Path) -> Checkpoint:
     """A checkpoint from which a run with this config can continue."""
     saved = checkpoint.load(path, trust=True)  # its config must equal the one that the user approved
     _check_same_run(config, saved.config, path)
+    if saved.config.total_steps != config.total_steps < saved.counters.steps:
+        done = f"{saved.counters.steps} steps are done; give at least as many, or leave it out"
+        raise InputError(f"{path}: total_steps = {config.total_steps}, but {done}")
     if saved.counters.updates and not (saved.optimizer and (saved.baseline or config.baseline == "none")):
         raise InputError(f"{path}: the checkpoint holds only a policy; start a new run with --init {path}")
     # neither emulator can restore the other's games
@@ -294,8 +300,8 @@ def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -
 
 
 @contextlib.contextmanager
-def _stop_requested(console: Console, folder: Path | None) -> Iterator[Callable[[], bool]]:
-    """The first SIGINT, SIGTERM or SIGHUP requests a stop after this update; the second one stops at once."""
+def _stop_requested(ranks: Ranks, console: Console, folder: Path | None) -> Iterator[Callable[[], bool]]:
+    """The first SIGINT, SIGTERM or SIGHUP, or torchrun's end, requests a stop; a second signal stops at once."""
     received: list[int] = []
 
     def on_signal(number: int, frame: types.FrameType | None) -> None:
@@ -310,12 +316,13 @@ def _stop_requested(console: Console, folder: Path | None) -> Iterator[Callable[
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
-        yield lambda: bool(received)
+        yield lambda: bool(received) or ranks.is_orphan
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if received:
-            say(console, f"resume with: pong train --resume {shlex.quote(str(folder))}")
+        if received or ranks.is_orphan:
+            why = "torchrun is gone; " if ranks.is_orphan else ""
+            say(console, f"{why}resume with: pong train --resume {shlex.quote(str(folder))}")
 
 
 @contextlib.contextmanager

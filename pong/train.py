@@ -50,6 +50,7 @@ class Update:
 class Trainer:
     """A policy, its optimiser and its rollout; ``ranks`` train it together, each with its share of the emulators."""
 
+    @uninterrupted()
     def __init__(self, config: Config, ranks: Ranks | None = None):
         self.config = config
         self.ranks = ranks or Ranks()
@@ -66,7 +67,9 @@ class Trainer:
         self.threads = self.ranks.cores if config.policy == "conv" else 1  # of torch, while the players are idle
         self.updates = 0
         self.steps = 0
+        self._update: Update | None = None  # learned, but not yielded because of an interrupt
 
+    @uninterrupted()
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same config; one of update 0 may hold a policy and nothing else."""
         load_weights(self.policy, checkpoint.policy)
@@ -76,6 +79,7 @@ class Trainer:
             load_optimizer(self.baseline.optimizer, checkpoint.baseline_optimizer)
         self._sync_actor()
         self.updates, self.steps = checkpoint.counters.updates, checkpoint.counters.steps
+        self._update = None
         if checkpoint.play:
             self.rollout.restore(checkpoint.play)
 
@@ -95,17 +99,18 @@ class Trainer:
         everything that leaves the policy unchanged, including the caller's work. After a ``break``, an exception or
         Ctrl-C (a notebook's stop button), calling this again continues as if nothing had happened.
         """
-        with uninterrupted():
-            if not self.rollout.started:
-                self._start_rollout()
-        while self.steps < self.config.total_steps:
-            start = time.perf_counter()
-            self.rollout.wait()
-            with uninterrupted(), threads(1):  # sums of a single thread are reproducible
-                batch = self.rollout.finish()
-                learn_start = time.perf_counter()
-                stats = self._learn(batch)
-            yield Update(self.updates, batch, stats, learn_start - start, time.perf_counter() - learn_start)
+        if not self.rollout.started:
+            self._start_rollout()
+        while self._update or self.steps < self.config.total_steps:
+            if not self._update:
+                start = time.perf_counter()
+                self.rollout.wait()
+                with uninterrupted(), threads(1):  # sums of a single thread are reproducible
+                    batch = self.rollout.finish()
+                    played, stats = time.perf_counter(), self._learn(batch)
+                    self._update = Update(self.updates, batch, stats, played - start, time.perf_counter() - played)
+            update, self._update = self._update, None
+            yield update
 
     def _start_rollout(self) -> None:
         if self.steps < self.config.total_steps:

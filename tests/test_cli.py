@@ -108,6 +108,7 @@ ERRORS = {  # command: what the line says. {file} exists, {cartpole} and {run} a
     "train --resume {root}/results/pong/s11": "it has no checkpoints; start a new run: pong train {root}/results/pong/",
     "train --resume {run}/checkpoints/update-999999.safetensors": "does not exist; there is {run}/checkpoints/update-",
     "train --resume {run} --hidden=9": "hidden = 9, but the run was started with 4; set it back, or start a new run",
+    "train --resume {run} --total-steps 199": "total_steps = 199, but 240 steps are done; give at least as many",
     "train --resume {run} --init {run}": "--init is for a new run",
     "train --resume {run} --run-dir new": "a run resumes in its own folder",
     "export": "Missing from pong export: RUN|CHECKPOINT run folder, checkpoint or exported folder",
@@ -329,14 +330,16 @@ def test_train_saves_by_updates_and_by_the_clock(elsewhere, monkeypatch, capsys,
 
 
 # 52 games an update, all won; 8 updates. The hundredth game is in the second one
-@pytest.mark.parametrize(("threshold", "updates"), [("1", 2), ("1.01", 8)])
-def test_train_stops_at_a_mean_of_100_games(elsewhere, monkeypatch, capsys, threshold, updates):
+@pytest.mark.parametrize(("threshold", "updates", "goal"), [("1", 2, "stop-at-mean100"), ("1.01", 8, "total-steps")])
+def test_train_stops_at_a_mean_of_100_games(elsewhere, monkeypatch, capsys, threshold, updates, goal):
     play(monkeypatch, Won)
     command = ["train", CONFIG, *TINY, "--horizon", "26", "--total-steps", "416", "--run-dir", "run"]
     assert main([*command, f"--stop-at-mean100={threshold}"]) == 0
     before = rows("run")
     assert len(before) == checkpoint.load("run").counters.updates == updates
+    assert "is complete" not in capsys.readouterr().out
     assert main(["train", "--resume", "run"]) == 0  # which changes nothing
+    assert f"is complete, it has reached its {goal}; extend it with a higher --{goal}\n" in capsys.readouterr().out
     assert rows("run") == before
 
 

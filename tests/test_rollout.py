@@ -400,6 +400,20 @@ def test_state_is_from_before_a_start(monkeypatch, kind):
         assert bits(rollout.state()) == states[1]
 
 
+def test_state_ignores_numbers_drawn_ahead():
+    """A game that waits for others, for which its fleet draws, keeps its bits; saving them changes no later hold."""
+    config = Config(hold="2-4", noop_max=30, max_frames=200)
+    saved, _ = fleets = [make_fleet(config, 1), make_fleet(config, 1)]
+    for fleet in fleets:
+        fleet.reset(np.array([5]))
+    for _ in range(200):
+        results = [fleet.step(np.zeros(1, np.int64), np.ones(1, bool)) for fleet in fleets]
+        assert results[0].frames == results[1].frames
+        before = bits(saved.state())
+        saved.step(np.zeros(1, np.int64), np.zeros(1, bool))
+        assert bits(saved.state()) == before
+
+
 SHARDS = [  # players in the config, purpose, cores, ranks on this machine, emulators; how many each player has
     (3, TRAINING, 8, 1, 4, [1, 1, 2]),
     (8, TRAINING, 1, 1, 2, [1, 1]),  # each player has an emulator

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import itertools
 import signal
+import sys
 import threading
 import time
 from math import log, sqrt
@@ -375,13 +376,14 @@ def test_run_continues_after_ctrl_c_anywhere(recipe, players):
         for _ in itertools.islice(uninterrupted.run(), 6):
             pass
         expected = {name: weights.clone() for name, weights in uninterrupted.policy.state_dict().items()}
-    random, stops = np.random.default_rng(players), 0
+    random, stops, numbers = np.random.default_rng(players), 0, []
     with contextlib.closing(Trainer(config)) as trainer:
         while trainer.updates < 6:
             button = threading.Timer(random.uniform(0, 0.05), signal.raise_signal, [signal.SIGINT])
             try:
                 button.start()
-                for _ in trainer.run():
+                for update in trainer.run():
+                    numbers.append(update.number)
                     if trainer.updates == 6:
                         break
                 button.join()
@@ -393,6 +395,46 @@ def test_run_continues_after_ctrl_c_anywhere(recipe, players):
         for name, weights in trainer.policy.state_dict().items():
             assert torch.equal(weights, expected[name])
     assert stops
+    assert [*numbers, 6][:6] == [1, 2, 3, 4, 5, 6]  # the last one may still wait to be yielded
+
+
+@pytest.mark.parametrize("players", [1, 2])
+@pytest.mark.usefixtures("ctrl_c")
+def test_run_continues_after_ctrl_c_at_each_line(players):
+    """At the n-th call, line or return of the first updates' own code, and of the modules with which they wait."""
+    config = TINY.model_copy(update={"num_envs": 4, "players": players, "total_steps": 10**5})
+
+    def trace(frame, event, arg):
+        is_traced = frame.f_globals.get("__name__", "").startswith(("pong.", "concurrent.", "threading", "contextlib"))
+        if is_traced and next(events) == 0:
+            signal.raise_signal(signal.SIGINT)
+        return trace if is_traced else None
+
+    with contextlib.closing(Trainer(config)) as trainer:
+        for n in range(1, 350):
+            events = itertools.count(-n)
+            sys.settrace(trace)
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    list(trainer.run())
+            finally:
+                sys.settrace(None)
+    assert trainer.updates > 50
+    with contextlib.closing(Trainer(config)) as uninterrupted:
+        list(itertools.islice(uninterrupted.run(), trainer.updates))
+    assert all(map(torch.equal, trainer.policy.parameters(), uninterrupted.policy.parameters()))
+
+
+@pytest.mark.parametrize("make", [Trainer, lambda config: evaluate(make_policy(config), config, 1)])
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_a_trainer_or_rollout_is_made(monkeypatch, make):
+    """What is under way is finished: an interrupted import, such as Numba's, can't be repeated in the same process."""
+    finished, before = [], (threading.active_count(), torch.get_num_threads(), signal.getsignal(signal.SIGINT))
+    monkeypatch.setattr("pong.rollout.prepare", lambda _: finished.append(signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        make(TINY)
+    assert finished == [None]
+    assert (threading.active_count(), torch.get_num_threads(), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_trainer_keeps_the_callers_number_of_threads():

@@ -117,7 +117,10 @@ class MachineFleet(Fleet):
         return SparseFrames.from_numpy(*arrays, self._width)
 
     def state(self) -> list[EmulatorState]:
-        """Of each game: its numbers, its two generators, and the pixels of its last frames."""
+        """Of each game, whoever plays it: its numbers, its two generators, and the pixels of its last frames."""
+        self._give_back()
+        pixels = self._emulators.pixels
+        pixels[np.arange(1 + machine.MOST) > pixels[..., :1]] = 0  # a frame's first number is how many it has
         arrays = self._arrays()
         return [
             {name: array[i].copy() for name, array in arrays.items()}
@@ -164,6 +167,15 @@ class MachineFleet(Fleet):
             numbers[i, : AHEAD - drawn] = numbers[i, drawn:]
             numbers[i, AHEAD - drawn :] = self._generators[i].random_raw(drawn // 2).astype("<u8").view("<u4")
             self.games["gym_drawn"][i] -= drawn
+
+    def _give_back(self) -> None:
+        """Give back to gymnasium's generators what was drawn ahead, up to half of a generator's number."""
+        for numbers, game, generator in zip(self._emulators.numbers, self.games, self._generators, strict=True):
+            whole, half = divmod(AHEAD - int(game["gym_drawn"]), 2)
+            generator.advance(-whole % 2**128)  # back
+            numbers[-1] = numbers[AHEAD - 2 * whole - 1]  # unused if there is a half
+            numbers[: AHEAD - half] = 0
+            game["gym_drawn"] = AHEAD - half
 
     def _observe(self, actions: NDArray[np.int64], fresh: NDArray[np.bool_]) -> SparseFrames:
         """The current rows; a fresh game has no difference and no last action."""
