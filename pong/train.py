@@ -105,7 +105,8 @@ class Trainer:
             if not self._update:
                 start = time.perf_counter()
                 self.rollout.wait()
-                with uninterrupted(), threads(1):  # sums of a single thread are reproducible
+                # sums of a single thread are reproducible, and a caller's autocast would round
+                with uninterrupted(), threads(1), torch.autocast(self.device.type, enabled=False):
                     batch = self.rollout.finish()
                     played, stats = time.perf_counter(), self._learn(batch)
                     self._update = Update(self.updates, batch, stats, played - start, time.perf_counter() - played)
