@@ -1,5 +1,6 @@
 """A policy as a folder of its own: its weights, scores of fresh games, a video and a model card."""
 
+import contextlib
 import json
 import platform
 import tempfile
@@ -120,12 +121,12 @@ def _origin(loaded: Checkpoint, source: Path) -> str:
     where = f" in {'the compiled Pong' if config.is_compiled else 'ALE'}" if config.is_pong else ""
     counts = f"{counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games"
     trained = f"Trained{where} for {counts}, seed {config.seed}"
-    if not files:
-        return f"{trained}."
-    run = json.loads(files[0].read_text(encoding="utf-8"))
-    versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
-    hardware = f"CPU cores: {run['cpu_count']}, device: {run['device']}"
-    return f"{trained}:\n`{' '.join(run['command'])}` (revision {run['git_revision']}; {hardware}; {versions})."
+    with contextlib.suppress(IndexError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # none
+        run = json.loads(files[0].read_text(encoding="utf-8"))
+        versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
+        hardware = f"CPU cores: {run['cpu_count']}, device: {run['device']}"
+        return f"{trained}:\n`{' '.join(run['command'])}` (revision {run['git_revision']}; {hardware}; {versions})."
+    return f"{trained}."
 
 
 # --- the 2016 program's file ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pong.checkpoint import Counters
 from pong.cli import main
-from pong.config import Config, load_config
+from pong.config import Config, InputError, load_config
 from pong.evaluate import Evaluation
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import KarpathyPolicy
@@ -213,6 +213,39 @@ def test_tracker_half_a_line_and_half_an_event(tmp_path, half):
         assert table.read_bytes() == before
         track.track(*UPDATES[2], POLICY)
     assert tensorboard(tmp_path)[0]["charts/games"] == [(100, 0), (200, 2), (350, 99)]
+
+
+@pytest.mark.parametrize("about", ["", "[]", "{", '{"command": 1}'])
+def test_tracker_damaged_run_json(tmp_path, about):
+    (tmp_path / "run.json").write_text(about, encoding="utf-8")
+    tracker(tmp_path).__exit__(None)
+    text = tensorboard(tmp_path)[1].Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+    assert text.startswith(b"```\nunknown command\n```")
+
+
+MINUTES = "(?m)^(2,200,2,49,)[^,]*"  # of update 2
+TABLES = {  # what damages a metrics.csv: the updates that are left; None: it is refused
+    "byte order mark": (lambda text: "\ufeff" + text, [1, 2]),
+    "empty": (lambda text: "", []),
+    "no minutes": (lambda text: re.sub(MINUTES, r"\1", text), None),
+    "few cells": (lambda text: re.sub(f"{MINUTES}.*", "2,200", text), None),
+    "no header": (lambda text: text.split("\n", 1)[1], None),
+    "semicolons": (lambda text: text.replace(",", ";"), None),
+}
+
+
+@pytest.mark.parametrize(("damage", "updates"), TABLES.values(), ids=TABLES)
+def test_tracker_damaged_metrics(tmp_path, damage, updates):
+    counters, table = leave(tmp_path, UPDATES[:2], UPDATES[2:3]), tmp_path / "metrics.csv"
+    before = damage(table.read_text(encoding="utf-8"))
+    table.write_text(before, encoding="utf-8")
+    if updates is None:
+        with pytest.raises(InputError, match=r"metrics.csv is damaged \(.*\); repair it, or move it away"):
+            tracker(tmp_path, counters)
+        assert table.read_text(encoding="utf-8") == before
+    else:
+        tracker(tmp_path, counters).__exit__(None)
+        assert [int(row["update"]) for row in rows(tmp_path)] == updates
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
