@@ -12,6 +12,7 @@ import os
 import pkgutil
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -328,6 +329,19 @@ def test_train_closed_output_stops_nothing(tmp_path):
         assert process.stderr.read() == ""
         assert process.wait(MINUTE) == 0
     assert checkpoint.load(run).counters.steps >= 1500
+
+
+def replace(run):
+    run.rename("moved")
+    assert main([*DICE[:-2], "20", "--run-dir", str(run)]) == 0  # of one update
+
+
+@pytest.mark.parametrize("happening", [shutil.rmtree, lambda run: run.rename("moved"), replace])
+def test_train_run_folder_is_gone(elsewhere, monkeypatch, capsys, happening):
+    during_update(monkeypatch, {5: lambda: happening(Path("run"))})
+    assert main([*DICE, "run"]) == 1
+    one_line(capsys, "pong: run folder run was deleted, moved or replaced during training")
+    assert newest() == ([name(1)] if happening == replace else [])
 
 
 # --- numbers, memory and emulators ------------------------------------------------------------------------------------
