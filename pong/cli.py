@@ -117,7 +117,7 @@ class Eval(Settings):
         if not self.source:
             print(f"{source}: playing fresh games …", flush=True)
         for way in [way for way in WAYS if getattr(self, way)] or WAYS:
-            games[way] = evaluate(WAYS[way](policy), config, self.episodes, seed=self.seed)
+            games[way] = evaluate(WAYS[way](policy), config, self.episodes, seed=self.seed, title=way)
             task = f"{way}, seed {self.seed}, {config.task}, update {counters.updates}"
             print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes
         if self.scores is not None:

@@ -2,11 +2,13 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 from pong.config import Config
@@ -77,7 +79,18 @@ class Greedy:
 WAYS: dict[str, Callable[[Policy], Actor]] = {"sampled": lambda policy: policy, "greedy": Greedy}  # of choosing actions
 
 
-def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> Evaluation:
+@contextlib.contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Callable[[int, float], None]]:
+    """Show a bar if there is a title and a terminal; yields what moves it: how much is done, and the score so far."""
+    console = Console(stderr=True)  # the standard output has only the results
+    hidden = not title or not console.is_terminal or console.is_dumb_terminal
+    with Progress(console=console, auto_refresh=False, transient=True, disable=hidden) as bar:
+        task = bar.add_task(title, total=total)
+        label = f"{title}: {{}} of {total}, score {{:+.2f}}" if total else f"{title}: {{}} steps, score {{:+.2f}}"
+        yield lambda done, score: bar.update(task, completed=done, description=label.format(done, score), refresh=True)
+
+
+def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0, title: str = "") -> Evaluation:
     """Play fresh games of a config's task and score them.
 
     The games are played in waves of up to 25, each wave to its last game's end: taking the first games to finish would
@@ -88,14 +101,16 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
         config: names the task (``hold``, ``sticky``, …); its seed plays no part.
         episodes: games, at least 1.
         seed: of the emulators and the sampled actions.
+        title: of a progress bar on a terminal.
     """
     waves = math.ceil(episodes / PARALLEL)
     num_envs = math.ceil(episodes / waves)
     whole_games = {"until": "episodes", "standardize": "none", "checkpoint_every": waves}
     config = config.model_copy(update={"seed": seed, "num_envs": num_envs, **whole_games})
     games: list[Episode] = []
-    with contextlib.closing(Rollout(config, policy, EVALUATION)) as rollout:
+    with progress(title, episodes) as show, contextlib.closing(Rollout(config, policy, EVALUATION)) as rollout:
         for wave in range(waves):
             wanted = min(num_envs, episodes - len(games))
             games += [episode for episode in rollout.collect(wave).episodes if episode.emulator < wanted]
+            show(len(games), Evaluation(games).mean)
     return Evaluation(games)

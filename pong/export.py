@@ -79,7 +79,7 @@ def write_folder(
         if episodes:
             print(f"{folder}: playing {episodes} games sampled and {episodes} greedily …", flush=True)
             task = config.replace(emulator="ale") if config.is_pong else config
-            games = {way: evaluate(actor(policy), task, episodes, seed=SEED) for way, actor in WAYS.items()}
+            games = {way: evaluate(actor(policy), task, episodes, seed=SEED, title=way) for way, actor in WAYS.items()}
             (part / "eval.json").write_text(scores_json(source, task, counters, games), encoding="utf-8")
         if config.has_screen:
             short = config.replace(max_frames=config.noop_max + GIF_SECONDS * frame_rate(config))

@@ -1,5 +1,6 @@
 """Evaluation: exactly the games asked for, whole ones, the same for the same seed, and their statistics by hand."""
 
+import re
 from math import sqrt
 
 import numpy as np
@@ -131,6 +132,20 @@ def test_evaluate_seven_games_three_at_a_time(games):
     assert result.mean == 18 / 7
     # it seeds once, from the evaluation's own seed and stream, and lets the emulators run on
     assert games[0].seeds == [emulator_seeds(0, 0, range(3), EVALUATION).tolist(), None, None]
+
+
+def test_evaluate_progress(games, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    evaluate(Up(), CONFIG, 7, title="sampled")
+    out, err = capsys.readouterr()
+    assert out == ""
+    # games of 1 + 2 + 3 points, then 2 + 3 + 4, then 3
+    assert re.findall(r"sampled: (\d of 7, score .....)", err)[:3] == [
+        "3 of 7, score +2.00",
+        "6 of 7, score +2.50",
+        "7 of 7, score +2.57",
+    ]
 
 
 def test_evaluate_closes_the_emulators(games):
