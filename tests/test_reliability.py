@@ -331,6 +331,24 @@ def test_train_closed_output_stops_nothing(tmp_path):
     assert checkpoint.load(run).counters.steps >= 1500
 
 
+@pytest.mark.parametrize(
+    ("command", "file", "status"),
+    [
+        (
+            ["train", CONFIG, *TINY, "--total-steps", "60", "--run-dir", "run"],
+            "run/checkpoints/update-000001.safetensors",
+            0,
+        ),
+        (["eval", "pretrained", "--episodes", "1", "--emulator", "machine", "--json", "12:30.json"], "12:30.json", 0),
+        (["play", "pretrained", "--max-frames", "40", "--file", "game.gif"], "game.gif", 1),
+    ],
+)
+def test_main_full_disk_for_the_output(tmp_path, command, file, status):
+    with Path("/dev/full").open("w") as full:
+        assert pong(*command, cwd=tmp_path, stdout=full, stderr=full).wait(MINUTE) == status
+    assert (tmp_path / file).stat().st_size > 0
+
+
 def replace(run):
     run.rename("moved")
     assert main([*DICE[:-2], "20", "--run-dir", str(run)]) == 0  # of one update
