@@ -99,7 +99,8 @@ class Tracker:
         self._console = console
         score, details = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[details]"))
         columns = (score, BarColumn(None), TaskProgressColumn(), TimeRemainingColumn(), details)
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal or console.is_dumb_terminal)
+        hidden = not console.is_terminal or console.is_dumb_terminal
+        self._bar = Progress(*columns, console=console, auto_refresh=False, disable=hidden)  # without a thread
         self._task = self._bar.add_task(config.name, total=config.total_steps, details="")
 
     def _open_curves(self, folder: Path) -> float:
@@ -228,7 +229,8 @@ class Tracker:
         games, points = counters.games, f"  {counters.points} points" if self.config.is_pong else ""
         score = f"waiting for 100 games ({games} so far)" if mean is None else f"mean100 {mean:+.2f}  {games} games"
         details = f"{speed:,.0f} steps/s{points}"
-        self._bar.update(self._task, completed=counters.steps, description=score, details=details)
+        with contextlib.suppress(OSError, SystemExit):
+            self._bar.update(self._task, completed=counters.steps, description=score, details=details, refresh=True)
         is_first_or_last = counters.updates == 1 or counters.steps >= self.config.total_steps
         if is_first_or_last or time.monotonic() - self._last_line >= LINE_SECONDS:
             left = TimeRemainingColumn().render(self._bar.tasks[0])

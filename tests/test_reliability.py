@@ -405,6 +405,16 @@ def test_train_failure_in_update_6(elsewhere, monkeypatch, capsys, whole, functi
     assert_same("run", whole)
 
 
+@pytest.mark.parametrize("color", ["", "1"])  # with colour, there is a progress bar
+@pytest.mark.parametrize("command", [[*DICE, "run"], ["eval", "pretrained", "--episodes", "1"]])
+def test_main_no_thread(elsewhere, monkeypatch, capsys, command, color):
+    monkeypatch.setattr("threading.Thread.start", mock.Mock(side_effect=RuntimeError("can't start new thread")))
+    monkeypatch.setenv("FORCE_COLOR", color)
+    assert main(command) == 1
+    problem = "pong: can't start new thread: lower players, or raise the limit of threads (ulimit -u)"
+    assert problem in capsys.readouterr().err.splitlines()[-1]
+
+
 def worn(*arguments, **settings):
     """ale-py's environment with an emulator that fails in its 250th decision of four frames."""
     env = AtariEnv(*arguments, **settings)
