@@ -25,14 +25,13 @@ from pong.train import Update, UpdateStats
 
 CONFIG = Config(name="tracked", seed=4, hidden=2, total_steps=1_000, learning_rate_end=0.0, device="cpu")
 POLICY = KarpathyPolicy(2, generator=torch.Generator().manual_seed(0))
-NO_FRAMES = SparseFrames.from_dense(np.zeros((0, PIXELS), np.int8))
+ROW = SparseFrames.from_dense(np.zeros((1, PIXELS), np.int8)), torch.zeros(1), torch.zeros(1)
 
 
 def update(number, games=(), points=0, **stats):
     """An update in which those games, (score, length), ended."""
     episodes = [Episode(0, score, length) for score, length in games]
-    empty = (NO_FRAMES, torch.zeros(0), torch.zeros(0))
-    batch = Batch(*empty, weight=1.0, episodes=episodes, points=points, steps=100, frames=400)
+    batch = Batch(*ROW, weight=1.0, episodes=episodes, points=points, steps=100, frames=400)
     values = {"policy_loss": -0.5, "entropy": 0.625, "grad_norm": 2.0, "approx_kl": 0.125, "learning_rate": 0.25}
     values |= {"explained_variance": 0.5, "prob_up": 0.375, "std": 0.75, **stats}
     return Update(number, batch, UpdateStats(**values), rollout_seconds=3.0, learn_seconds=0.75)
