@@ -105,6 +105,7 @@ class Eval(Settings):
 
     def __call__(self) -> None:
         """Play games with frozen weights and print their scores."""
+        from pong.distributed import cores
         from pong.evaluate import WAYS, evaluate
         from pong.export import scores_json, summary
         from pong.train import load_policy
@@ -119,7 +120,8 @@ class Eval(Settings):
             with printing:
                 print(f"{source}: playing fresh games …", flush=True)
         for way in [way for way in WAYS if getattr(self, way)] or WAYS:
-            games[way] = evaluate(WAYS[way](policy), config, self.episodes, seed=self.seed, title=way)
+            actor = WAYS[way](policy)
+            games[way] = evaluate(actor, config, self.episodes, seed=self.seed, title=way, processes=cores())
             task = f"{way}, seed {self.seed}, {config.task}, update {counters.updates}"
             with printing:
                 print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes

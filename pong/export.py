@@ -10,6 +10,7 @@ from typing import Any
 from pong import checkpoint, save_p
 from pong.checkpoint import Checkpoint, Counters
 from pong.config import Config, InputError, to_toml
+from pong.distributed import cores
 from pong.envs import frame_rate
 from pong.evaluate import WAYS, Evaluation, evaluate
 from pong.policies import Policy, make_policy
@@ -79,7 +80,8 @@ def write_folder(
         if episodes:
             print(f"{folder}: playing {episodes} games sampled and {episodes} greedily …", flush=True)
             task = config.replace(emulator="ale") if config.is_pong else config
-            games = {way: evaluate(actor(policy), task, episodes, seed=SEED, title=way) for way, actor in WAYS.items()}
+            settings: dict[str, Any] = {"seed": SEED, "processes": cores()}
+            games = {way: evaluate(actor(policy), task, episodes, **settings, title=way) for way, actor in WAYS.items()}
             (part / "eval.json").write_text(scores_json(source, task, counters, games), encoding="utf-8")
         if config.has_screen:
             short = config.replace(max_frames=config.noop_max + GIF_SECONDS * frame_rate(config))
