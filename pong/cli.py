@@ -105,6 +105,7 @@ class Eval(Settings):
 
     def __call__(self) -> None:
         """Play games with frozen weights and print their scores."""
+        from pong.distributed import cores
         from pong.evaluate import WAYS, evaluate
         from pong.export import scores_json, summary
         from pong.train import load_policy
@@ -114,12 +115,16 @@ class Eval(Settings):
         if loaded.config.is_pong:
             changes["emulator"] = self.emulator
         config, counters, games = loaded.config.replace(**changes), loaded.counters, {}
+        printing = contextlib.suppress(*[OSError] if self.scores else [])  # the file has what can't be printed
         if not self.source:
-            print(f"{source}: playing fresh games …", flush=True)
+            with printing:
+                print(f"{source}: playing fresh games …", flush=True)
         for way in [way for way in WAYS if getattr(self, way)] or WAYS:
-            games[way] = evaluate(WAYS[way](policy), config, self.episodes, seed=self.seed)
+            actor = WAYS[way](policy)
+            games[way] = evaluate(actor, config, self.episodes, seed=self.seed, title=way, processes=cores())
             task = f"{way}, seed {self.seed}, {config.task}, update {counters.updates}"
-            print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes
+            with printing:
+                print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes
         if self.scores is not None:
             content = scores_json(source, config, counters, games, self.seed)
             self.scores.write_text(content, encoding="utf-8")
@@ -168,7 +173,8 @@ class Play(Settings):
         file = self.file or Path(f"{name}-update{updates}{'-greedy' if self.greedy else ''}-seed{self.seed}.mp4")
         where = "playing one game in the terminal" if self.terminal else f"recording one game to {file}"
         about = f"{source}: update {updates}, {way}, seed {self.seed}, {config.task}; {where} …"
-        print(printable(about), flush=True)
+        with contextlib.suppress(OSError):  # the video is still wanted
+            print(printable(about), flush=True)
         with contextlib.closing(play_frames(policy, config, self.seed, greedy=self.greedy)) as frames:
             watched = (last := frame for frame in frames)
             if self.terminal:

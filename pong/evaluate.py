@@ -2,19 +2,28 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
-from pong.config import Config
+from pong.config import Config, RunError
+from pong.envs import prepare
 from pong.envs.base import Actor
 from pong.policies import Policy
-from pong.rollout import EVALUATION, Episode, Rollout
+from pong.rollout import EVALUATION, POLL_SECONDS, Episode, Player, Rollout
 
 PARALLEL = 25  # games at a time
+Show = Callable[[int, float], None]  # how much is done, and the score so far
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,20 @@ class Greedy:
 WAYS: dict[str, Callable[[Policy], Actor]] = {"sampled": lambda policy: policy, "greedy": Greedy}  # of choosing actions
 
 
-def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> Evaluation:
+@contextlib.contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Show]:
+    """Show a bar if there is a title and a terminal; yields what moves it."""
+    console = Console(stderr=True)  # the standard output has only the results
+    hidden = not title or not console.is_terminal or console.is_dumb_terminal
+    with Progress(console=console, auto_refresh=False, transient=True, disable=hidden) as bar:
+        task = bar.add_task(title, total=total)
+        label = f"{title}: {{}} of {total}, score {{:+.2f}}" if total else f"{title}: {{}} steps, score {{:+.2f}}"
+        yield lambda done, score: bar.update(task, completed=done, description=label.format(done, score), refresh=True)
+
+
+def evaluate(
+    policy: Actor, config: Config, episodes: int, *, seed: int = 0, title: str = "", processes: int = 1
+) -> Evaluation:
     """Play fresh games of a config's task and score them.
 
     The games are played in waves of up to 25, each wave to its last game's end: taking the first games to finish would
@@ -88,14 +110,50 @@ def evaluate(policy: Actor, config: Config, episodes: int, *, seed: int = 0) -> 
         config: names the task (``hold``, ``sticky``, …); its seed plays no part.
         episodes: games, at least 1.
         seed: of the emulators and the sampled actions.
+        title: of a progress bar on a terminal.
+        processes: that play ALE's games, the same ones; with several, a script needs ``if __name__ == "__main__":``.
     """
     waves = math.ceil(episodes / PARALLEL)
     num_envs = math.ceil(episodes / waves)
     whole_games = {"until": "episodes", "standardize": "none", "checkpoint_every": waves}
     config = config.model_copy(update={"seed": seed, "num_envs": num_envs, **whole_games})
+    if config.is_pong and not config.is_compiled and min(processes, num_envs) > 1:
+        with progress(title, episodes) as show:
+            return Evaluation(_in_processes(policy, config, episodes, min(processes, num_envs), show))
     games: list[Episode] = []
-    with contextlib.closing(Rollout(config, policy, EVALUATION)) as rollout:
+    with progress(title, episodes) as show, contextlib.closing(Rollout(config, policy, EVALUATION)) as rollout:
         for wave in range(waves):
             wanted = min(num_envs, episodes - len(games))
             games += [episode for episode in rollout.collect(wave).episodes if episode.emulator < wanted]
+            show(len(games), Evaluation(games).mean)
     return Evaluation(games)
+
+
+def _in_processes(policy: Actor, config: Config, episodes: int, processes: int, show: Show) -> list[Episode]:
+    """Play in processes: ale-py lets no other thread run, so threads would share one core."""
+    prepare(config)
+    multiprocessing.set_forkserver_preload([__name__])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C stops this process, and it the others
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, before)
+    pipes = [multiprocessing.Pipe(duplex=False) for _ in range(processes)]
+    shared, games = ([pipe[1] for pipe in pipes], policy, config, episodes), dict[int, Episode]()
+    try:
+        playing = start_processes(_play, shared, processes, False, True, "forkserver")  # type: ignore[no-untyped-call]
+        while not playing.join(POLL_SECONDS) or len(games) < episodes:
+            for received, _ in pipes:
+                while received.poll():
+                    number, games[number] = received.recv()
+                    show(len(games), Evaluation([*games.values()]).mean)
+    except ProcessException as error:
+        raise RunError(f"a process that plays games failed: {str(error).strip().splitlines()[-1]}") from None
+    return [games[number] for number in range(episodes)]
+
+
+def _play(k: int, pipes: list[Connection], policy: Actor, config: Config, episodes: int) -> None:
+    """Play the games of each emulator whose turn it is, and send them by number; without a receiver, that fails."""
+    for i in range(k, config.num_envs, len(pipes)):
+        with contextlib.closing(Player(config, range(i, i + 1), EVALUATION, policy)) as player:
+            for wave, number in enumerate(range(i, episodes, config.num_envs)):
+                player.start(wave)
+                pipes[k].send((number, *player.batch.result().episodes))

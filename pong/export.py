@@ -1,5 +1,6 @@
 """A policy as a folder of its own: its weights, scores of fresh games, a video and a model card."""
 
+import contextlib
 import json
 import platform
 import tempfile
@@ -9,6 +10,7 @@ from typing import Any
 from pong import checkpoint, save_p
 from pong.checkpoint import Checkpoint, Counters
 from pong.config import Config, InputError, to_toml
+from pong.distributed import cores
 from pong.envs import frame_rate
 from pong.evaluate import WAYS, Evaluation, evaluate
 from pong.policies import Policy, make_policy
@@ -78,7 +80,8 @@ def write_folder(
         if episodes:
             print(f"{folder}: playing {episodes} games sampled and {episodes} greedily …", flush=True)
             task = config.replace(emulator="ale") if config.is_pong else config
-            games = {way: evaluate(actor(policy), task, episodes, seed=SEED) for way, actor in WAYS.items()}
+            settings: dict[str, Any] = {"seed": SEED, "processes": cores()}
+            games = {way: evaluate(actor(policy), task, episodes, **settings, title=way) for way, actor in WAYS.items()}
             (part / "eval.json").write_text(scores_json(source, task, counters, games), encoding="utf-8")
         if config.has_screen:
             short = config.replace(max_frames=config.noop_max + GIF_SECONDS * frame_rate(config))
@@ -120,12 +123,12 @@ def _origin(loaded: Checkpoint, source: Path) -> str:
     where = f" in {'the compiled Pong' if config.is_compiled else 'ALE'}" if config.is_pong else ""
     counts = f"{counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games"
     trained = f"Trained{where} for {counts}, seed {config.seed}"
-    if not files:
-        return f"{trained}."
-    run = json.loads(files[0].read_text(encoding="utf-8"))
-    versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
-    hardware = f"CPU cores: {run['cpu_count']}, device: {run['device']}"
-    return f"{trained}:\n`{' '.join(run['command'])}` (revision {run['git_revision']}; {hardware}; {versions})."
+    with contextlib.suppress(IndexError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # none
+        run = json.loads(files[0].read_text(encoding="utf-8"))
+        versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
+        hardware = f"CPU cores: {run['cpu_count']}, device: {run['device']}"
+        return f"{trained}:\n`{' '.join(run['command'])}` (revision {run['git_revision']}; {hardware}; {versions})."
+    return f"{trained}."
 
 
 # --- the 2016 program's file ------------------------------------------------------------------------------------------

@@ -224,7 +224,10 @@ class Player:
 
     def start(self, update: int, done: float = 0.0) -> None:
         """Start rollout number ``update``; ``done`` in [0, 1] is the progress of the run."""
-        self._prepared = self._pool.submit(self._prepare, update, done)
+        try:
+            self._prepared = self._pool.submit(self._prepare, update, done)
+        except RuntimeError as error:
+            raise RunError(f"{error}: lower players, or raise the limit of threads (ulimit -u)") from None
         self.resume()
 
     def resume(self) -> None:

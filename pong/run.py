@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import os
 import platform
 import shlex
 import signal
@@ -129,6 +130,7 @@ class Recorder:
     def __init__(self, folder: Path, trainer: Trainer, tracker: Tracker):
         self.tracker = tracker
         self._folder, self._trainer, self._config = folder / "checkpoints", trainer, trainer.config
+        self._lock = (folder / "lock").stat()  # open for the whole run, so no other file can have its number
         self._saved, self._saved_at = tracker.counters.updates, time.monotonic()
         self._evaluation: Evaluation | None = None  # after the last update
 
@@ -159,8 +161,10 @@ class Recorder:
 
         If it can't be written, training continues; only for the final one, that is an error.
         """
-        trainer, evaluation = self._trainer, self._evaluation
+        trainer, evaluation, lock = self._trainer, self._evaluation, self._folder.with_name("lock")
         self._saved_at = time.monotonic()
+        if not lock.exists() or not os.path.samestat(self._lock, lock.stat()):
+            raise RunError(f"run folder {lock.parent} was deleted, moved or replaced during training")
         if trainer.updates == self._saved:
             return
         is_best = evaluation is not None and evaluation.mean > checkpoint.best_score(self._folder)
@@ -339,7 +343,7 @@ def _failures_in_one_line(config: Config, folder: Path | None) -> Iterator[None]
             message = f"out of memory: lower {rows} or hidden{instead} ({message})"
         elif not isinstance(error, (FloatingPointError, RunError, OSError)):
             raise
-        if folder:
+        if folder and folder.exists():
             saved = checkpoint.checkpoints(folder / "checkpoints")
             message += f"; the last good checkpoint is {saved[-1]}" if saved else "; there is no checkpoint yet"
         raise RunError(message) from error

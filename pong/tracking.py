@@ -22,7 +22,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 from torch.utils.tensorboard import summary
 
 from pong.checkpoint import Counters, write_atomically
-from pong.config import Config, printable, to_toml
+from pong.config import Config, InputError, printable, to_toml
 from pong.evaluate import Evaluation
 from pong.policies import Policy, slice_rows
 from pong.render.summaries import game_summary, weight_picture
@@ -99,22 +99,23 @@ class Tracker:
         self._console = console
         score, details = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[details]"))
         columns = (score, BarColumn(None), TaskProgressColumn(), TimeRemainingColumn(), details)
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal or console.is_dumb_terminal)
+        hidden = not console.is_terminal or console.is_dumb_terminal
+        self._bar = Progress(*columns, console=console, auto_refresh=False, disable=hidden)  # without a thread
         self._task = self._bar.add_task(config.name, total=config.total_steps, details="")
 
     def _open_curves(self, folder: Path) -> float:
         """Cut both curves at the checkpoint and open them; returns the minutes that the run took until then."""
-        lines = _lines_up_to(self.counters.updates, folder / "metrics.csv")
+        lines, minutes = _lines_up_to(self.counters.updates, folder / "metrics.csv")
         write_atomically(folder / "metrics.csv", "".join(f"{line}\n" for line in lines).encode())
         self._table = (folder / "metrics.csv").open("a", buffering=BUFFER, encoding="utf-8")
         self._is_empty = not lines
-        steps, about = self.counters.steps, folder / "run.json"
+        steps, command = self.counters.steps, "unknown command"
         self._events = EventWriter(folder, purge_step=steps + 1 if steps else 0)
-        command = shlex.join(json.loads(about.read_bytes())["command"]) if about.exists() else "unknown command"
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):  # run.json is damaged
+            command = shlex.join(json.loads((folder / "run.json").read_bytes())["command"])
         text = f"```\n{command}\n```\n\n```toml\n{to_toml(self.config)}```"
         self._events.write([summary.text("config", text)], steps)  # type: ignore[no-untyped-call]
-        rows = list(csv.DictReader(lines))
-        return float(rows[-1]["minutes"]) if rows else 0.0
+        return minutes
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -228,7 +229,8 @@ class Tracker:
         games, points = counters.games, f"  {counters.points} points" if self.config.is_pong else ""
         score = f"waiting for 100 games ({games} so far)" if mean is None else f"mean100 {mean:+.2f}  {games} games"
         details = f"{speed:,.0f} steps/s{points}"
-        self._bar.update(self._task, completed=counters.steps, description=score, details=details)
+        with contextlib.suppress(OSError, SystemExit):
+            self._bar.update(self._task, completed=counters.steps, description=score, details=details, refresh=True)
         is_first_or_last = counters.updates == 1 or counters.steps >= self.config.total_steps
         if is_first_or_last or time.monotonic() - self._last_line >= LINE_SECONDS:
             left = TimeRemainingColumn().render(self._bar.tasks[0])
@@ -246,13 +248,18 @@ def say(console: Console, text: str) -> None:
         console.print(printable(text), markup=False)
 
 
-def _lines_up_to(update: int, table: Path) -> list[str]:
-    """The header and the complete lines up to an update of an interrupted run's metrics.csv."""
-    if not table.exists() or not update:
-        return []
-    header, *lines = table.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the rest is incomplete
-    numbers = (line.split(",")[0] for line in lines)
-    return [header, *(line for line, n in zip(lines, numbers, strict=True) if n.isdecimal() and int(n) <= update)]
+def _lines_up_to(update: int, table: Path) -> tuple[list[str], float]:
+    """The header and the complete lines up to an update of an interrupted run's metrics.csv, and the last minutes."""
+    text = table.read_text(encoding="utf-8-sig", errors="replace") if update and table.exists() else ""
+    lines = text.split("\n")[:-1]  # the rest is incomplete
+    if not lines:
+        return [], 0.0
+    try:
+        column = lines[0].split(",").index("minutes")
+        kept = [line for line in lines[1:] if (n := line.split(",")[0]).isdecimal() and int(n) <= update]
+        return [lines[0], *kept], float(kept[-1].split(",")[column]) if kept else 0.0
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{table} is damaged ({error}); repair it, or move it away to start a new one") from None
 
 
 def _scalars(values: dict[str, Any]) -> Any:

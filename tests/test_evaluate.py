@@ -1,12 +1,15 @@
 """Evaluation: exactly the games asked for, whole ones, the same for the same seed, and their statistics by hand."""
 
+import os
+import re
+import signal
 from math import sqrt
 
 import numpy as np
 import pytest
 import torch
 
-from pong.config import Config
+from pong.config import Config, RunError
 from pong.envs.base import Fleet, StepResult
 from pong.evaluate import Evaluation, Greedy, evaluate
 from pong.observations import PIXELS, SparseFrames
@@ -133,6 +136,20 @@ def test_evaluate_seven_games_three_at_a_time(games):
     assert games[0].seeds == [emulator_seeds(0, 0, range(3), EVALUATION).tolist(), None, None]
 
 
+def test_evaluate_progress(games, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    evaluate(Up(), CONFIG, 7, title="sampled")
+    out, err = capsys.readouterr()
+    assert out == ""
+    # games of 1 + 2 + 3 points, then 2 + 3 + 4, then 3
+    assert re.findall(r"sampled: (\d of 7, score .....)", err)[:3] == [
+        "3 of 7, score +2.00",
+        "6 of 7, score +2.50",
+        "7 of 7, score +2.57",
+    ]
+
+
 def test_evaluate_closes_the_emulators(games):
     class Broken:
         noise_shape = ()
@@ -155,6 +172,22 @@ def test_evaluate_task_is_the_configs(games):
     assert (first.hold, first.sticky, first.noop_max, first.max_frames) == ("2-4", 0.5, 7, 1234)
     assert second.game_frames == 65_209  # a policy that never misses plays on until the console's clock runs out
     assert first.until == "episodes"
+
+
+class Killed(Up):
+    """Is killed as if memory were short."""
+
+    def act(self, x, noise):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_evaluate_in_processes(monkeypatch):
+    monkeypatch.setattr("pong.evaluate.PARALLEL", 3)
+    config, policy = CONFIG.replace(emulator="ale", max_frames=600), KarpathyPolicy(4)
+    assert evaluate(policy, config, 5, processes=2) == evaluate(policy, config, 5)
+    with pytest.raises(RunError, match=r"process that plays games failed: process . terminated with signal SIGKILL$"):
+        evaluate(Killed(), config, 5, processes=2)
 
 
 # --- a function of the seed -------------------------------------------------------------------------------------------

@@ -49,13 +49,19 @@ def test_export_holds_the_policy_its_scores_and_a_card(run, exported):
         assert film.n_frames == 6 * 60 / 4 + 1  # 6 s at 60 frames/s, held for 4; and the last screen
 
 
-def test_export_of_a_checkpoint_without_its_run(run, tmp_path):
+@pytest.mark.parametrize("about", [None, "[]", "{", '{"versions": []}'])
+def test_export_of_a_checkpoint_without_its_run(run, tmp_path, about):
+    """Or with a damaged run.json."""
     (path,) = (run / "checkpoints").iterdir()
-    copy = tmp_path / "copy.safetensors"
+    copy = tmp_path / "run/checkpoints/copy.safetensors"
+    copy.parent.mkdir(parents=True)
     copy.write_bytes(path.read_bytes())
+    if about is not None:
+        (tmp_path / "run/run.json").write_text(about, encoding="utf-8")
     assert main(["export", str(copy), str(tmp_path / "agent"), "--episodes", "1"]) == 0
     card = (tmp_path / "agent/README.md").read_text(encoding="utf-8")
     assert f"for {checkpoint.load(path).counters.updates} updates" in card
+    assert ", seed 1.\n" in card  # and no command
     assert ", one fresh game\n" in card
 
 

@@ -12,6 +12,7 @@ import os
 import pkgutil
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -290,12 +291,12 @@ LINKS = {
 def test_resume_leaves_the_targets_of_links(elsewhere, name, status):
     """As in a stranger's run folder."""
     assert main([*DICE, "run"]) == 0
-    Path("target").write_bytes(b"precious\n")
+    Path("target").write_bytes(precious := b"update,minutes\n")  # it may be a metrics.csv
     if Path("run", name).exists():
         Path("run", name).rename("before")
     Path("run", name).symlink_to(Path("target").absolute())
     assert main(["train", "--resume", "run", "--total-steps", "200"]) == status
-    assert Path("target").read_bytes() == b"precious\n"
+    assert Path("target").read_bytes() == precious
 
 
 @pytest.mark.parametrize("curve", ["TensorBoard", "metrics.csv"])
@@ -328,6 +329,37 @@ def test_train_closed_output_stops_nothing(tmp_path):
         assert process.stderr.read() == ""
         assert process.wait(MINUTE) == 0
     assert checkpoint.load(run).counters.steps >= 1500
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "status"),
+    [
+        (
+            ["train", CONFIG, *TINY, "--total-steps", "60", "--run-dir", "run"],
+            "run/checkpoints/update-000001.safetensors",
+            0,
+        ),
+        (["eval", "pretrained", "--episodes", "1", "--emulator", "machine", "--json", "12:30.json"], "12:30.json", 0),
+        (["play", "pretrained", "--max-frames", "40", "--file", "game.gif"], "game.gif", 1),
+    ],
+)
+def test_main_full_disk_for_the_output(tmp_path, command, file, status):
+    with Path("/dev/full").open("w") as full:
+        assert pong(*command, cwd=tmp_path, stdout=full, stderr=full).wait(MINUTE) == status
+    assert (tmp_path / file).stat().st_size > 0
+
+
+def replace(run):
+    run.rename("moved")
+    assert main([*DICE[:-2], "20", "--run-dir", str(run)]) == 0  # of one update
+
+
+@pytest.mark.parametrize("happening", [shutil.rmtree, lambda run: run.rename("moved"), replace])
+def test_train_run_folder_is_gone(elsewhere, monkeypatch, capsys, happening):
+    during_update(monkeypatch, {5: lambda: happening(Path("run"))})
+    assert main([*DICE, "run"]) == 1
+    one_line(capsys, "pong: run folder run was deleted, moved or replaced during training")
+    assert newest() == ([name(1)] if happening == replace else [])
 
 
 # --- numbers, memory and emulators ------------------------------------------------------------------------------------
@@ -371,6 +403,16 @@ def test_train_failure_in_update_6(elsewhere, monkeypatch, capsys, whole, functi
     assert newest() == [name(2), name(4)]
     assert resume() == 0
     assert_same("run", whole)
+
+
+@pytest.mark.parametrize("color", ["", "1"])  # with colour, there is a progress bar
+@pytest.mark.parametrize("command", [[*DICE, "run"], ["eval", "pretrained", "--episodes", "1"]])
+def test_main_no_thread(elsewhere, monkeypatch, capsys, command, color):
+    monkeypatch.setattr("threading.Thread.start", mock.Mock(side_effect=RuntimeError("can't start new thread")))
+    monkeypatch.setenv("FORCE_COLOR", color)
+    assert main(command) == 1
+    problem = "pong: can't start new thread: lower players, or raise the limit of threads (ulimit -u)"
+    assert problem in capsys.readouterr().err.splitlines()[-1]
 
 
 def worn(*arguments, **settings):

@@ -185,8 +185,13 @@ def test_write_film_frames_and_speed(tmp_path, game, ending, fps, actual):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_write_film_mp4_codec(tmp_path, game):
-    write_film(game[:3], tmp_path / "game.mp4", 15.0, "")
+def test_write_film_mp4_codec_and_progress(tmp_path, monkeypatch, capsys, game):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    write_film(game[:41], tmp_path / "game.mp4", 15.0, "")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"recording: 40 steps, score {game[40].score:+.2f} " in err
     metadata = next(imageio_ffmpeg.read_frames(str(tmp_path / "game.mp4")))
     assert (metadata["codec"], metadata["pix_fmt"][:7]) == ("h264", "yuv420p")
     data = (tmp_path / "game.mp4").read_bytes()

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pong.checkpoint import Counters
 from pong.cli import main
-from pong.config import Config, load_config
+from pong.config import Config, InputError, load_config
 from pong.evaluate import Evaluation
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import KarpathyPolicy
@@ -25,14 +25,13 @@ from pong.train import Update, UpdateStats
 
 CONFIG = Config(name="tracked", seed=4, hidden=2, total_steps=1_000, learning_rate_end=0.0, device="cpu")
 POLICY = KarpathyPolicy(2, generator=torch.Generator().manual_seed(0))
-NO_FRAMES = SparseFrames.from_dense(np.zeros((0, PIXELS), np.int8))
+ROW = SparseFrames.from_dense(np.zeros((1, PIXELS), np.int8)), torch.zeros(1), torch.zeros(1)
 
 
 def update(number, games=(), points=0, **stats):
     """An update in which those games, (score, length), ended."""
     episodes = [Episode(0, score, length) for score, length in games]
-    empty = (NO_FRAMES, torch.zeros(0), torch.zeros(0))
-    batch = Batch(*empty, weight=1.0, episodes=episodes, points=points, steps=100, frames=400)
+    batch = Batch(*ROW, weight=1.0, episodes=episodes, points=points, steps=100, frames=400)
     values = {"policy_loss": -0.5, "entropy": 0.625, "grad_norm": 2.0, "approx_kl": 0.125, "learning_rate": 0.25}
     values |= {"explained_variance": 0.5, "prob_up": 0.375, "std": 0.75, **stats}
     return Update(number, batch, UpdateStats(**values), rollout_seconds=3.0, learn_seconds=0.75)
@@ -213,6 +212,39 @@ def test_tracker_half_a_line_and_half_an_event(tmp_path, half):
         assert table.read_bytes() == before
         track.track(*UPDATES[2], POLICY)
     assert tensorboard(tmp_path)[0]["charts/games"] == [(100, 0), (200, 2), (350, 99)]
+
+
+@pytest.mark.parametrize("about", ["", "[]", "{", '{"command": 1}'])
+def test_tracker_damaged_run_json(tmp_path, about):
+    (tmp_path / "run.json").write_text(about, encoding="utf-8")
+    tracker(tmp_path).__exit__(None)
+    text = tensorboard(tmp_path)[1].Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+    assert text.startswith(b"```\nunknown command\n```")
+
+
+MINUTES = "(?m)^(2,200,2,49,)[^,]*"  # of update 2
+TABLES = {  # what damages a metrics.csv: the updates that are left; None: it is refused
+    "byte order mark": (lambda text: "\ufeff" + text, [1, 2]),
+    "empty": (lambda text: "", []),
+    "no minutes": (lambda text: re.sub(MINUTES, r"\1", text), None),
+    "few cells": (lambda text: re.sub(f"{MINUTES}.*", "2,200", text), None),
+    "no header": (lambda text: text.split("\n", 1)[1], None),
+    "semicolons": (lambda text: text.replace(",", ";"), None),
+}
+
+
+@pytest.mark.parametrize(("damage", "updates"), TABLES.values(), ids=TABLES)
+def test_tracker_damaged_metrics(tmp_path, damage, updates):
+    counters, table = leave(tmp_path, UPDATES[:2], UPDATES[2:3]), tmp_path / "metrics.csv"
+    before = damage(table.read_text(encoding="utf-8"))
+    table.write_text(before, encoding="utf-8")
+    if updates is None:
+        with pytest.raises(InputError, match=r"metrics.csv is damaged \(.*\); repair it, or move it away"):
+            tracker(tmp_path, counters)
+        assert table.read_text(encoding="utf-8") == before
+    else:
+        tracker(tmp_path, counters).__exit__(None)
+        assert [int(row["update"]) for row in rows(tmp_path)] == updates
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------

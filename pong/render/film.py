@@ -10,6 +10,7 @@ import imageio_ffmpeg  # type: ignore[import-untyped]
 
 from pong.config import Config, InputError, RunError
 from pong.envs import frame_rate
+from pong.evaluate import progress
 from pong.render.frame import RenderedFrame
 from pong.render.picture import HEIGHT, WIDTH, draw_picture
 
@@ -53,9 +54,11 @@ def _encode(frames: Iterator[RenderedFrame], file: Path, fps: float, caption: st
     source = f"-f rawvideo -pix_fmt rgb24 -video_size {WIDTH}x{HEIGHT} -framerate {fps} -i -".split()
     # imageio_ffmpeg.write_frames would ignore ffmpeg's exit status.
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "quiet", "-y", *source, *options, str(file)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
+    with progress("recording") as show, subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
         assert ffmpeg.stdin
         for frame in itertools.chain([first], frames):
+            if frame.step % 20 == 0:
+                show(frame.step, frame.score)
             ffmpeg.stdin.write(draw_picture(frame, caption).tobytes())
     if ffmpeg.returncode or not file.stat().st_size:
         raise OSError("incomplete film")
