@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, FiniteFloat, TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from pong.baseline import Baseline
@@ -92,14 +92,14 @@ def save(
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise FloatingPointError(f"update {counters.updates}: {name} is not finite; lower the learning rates")
-    content = _serialize(config, counters, tensors)
     path = folder / file_name(counters.updates)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for target in (folder / BEST, path) if best else (path,):  # a kill between the two must not lose the best
-            write_atomically(target, content)
-    except OSError as error:
-        raise OSError(f"checkpoint {path} can't be written: {error.strerror or error}") from None
+            _write(target, config, counters, tensors)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OSError(f"checkpoint {path} can't be written: {why}") from None
     for old in (*checkpoints(folder)[:-NEWEST], *folder.glob("*.tmp")):  # .tmp: of killed processes
         with contextlib.suppress(OSError):
             old.unlink()
@@ -109,17 +109,24 @@ def save(
 def save_policy(path: Path, config: Config, counters: Counters, weights: dict[str, Tensor]) -> None:
     """Write a checkpoint of a policy's weights alone: enough to play or to start a training."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _serialize(config, counters, _flatten({"policy": weights})))
+    _write(path, config, counters, _flatten({"policy": weights}))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file completely or not at all; when this returns, the file is on the disk."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A new file to be written, which then replaces that at ``path``."""
     temporary = path.with_suffix(".tmp")  # in the same folder, so that it can be renamed
     temporary.unlink(missing_ok=True)  # of a killed process; or a stranger's link, whose target stays as it is
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
+        temporary.open("xb").close()  # which follows no link
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
@@ -214,9 +221,11 @@ def _others(path: Path) -> str:
     return f"there is {', '.join(map(str, others))}" if others else "give another run folder (runs/…) or checkpoint"
 
 
-def _serialize(config: Config, counters: Counters, tensors: dict[str, Tensor]) -> bytes:
+def _write(path: Path, config: Config, counters: Counters, tensors: dict[str, Tensor]) -> None:
     header = json.dumps({"format": FORMAT, "config": config.model_dump(), "counters": asdict(counters)})
-    return serialize(tensors, {"pong": header, "sha256": _digest(header, tensors)})
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}  # safetensors.torch leaks a type a length
+    with _replacing(path) as temporary:
+        save_file(arrays, temporary, {"pong": header, "sha256": _digest(header, tensors)})
 
 
 def _digest(header: str, tensors: dict[str, Tensor]) -> str:

@@ -107,9 +107,10 @@ def cores() -> int:
 
 
 def share_heap() -> None:
-    """Let all threads allocate in the same heap, so that what one frees serves the others; only glibc has several."""
+    """Let glibc's threads allocate in one heap, so that what one frees serves the others, and huge arrays outside."""
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
+        for parameter, value in ((-8, 1), (-3, 1 << 24), (-1, 1 << 26)):  # M_ARENA_MAX, M_MMAP_ and M_TRIM_THRESHOLD
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 @contextlib.contextmanager
