@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from math import log, sqrt
+from unittest.mock import Mock
 
 import karpathy_numpy
 import numpy as np
@@ -24,7 +26,7 @@ from pong.evaluate import evaluate
 from pong.observations import PIXELS, SparseFrames
 from pong.optimizers import make_optimizer
 from pong.policies import make_policy, make_value_network, slice_rows
-from pong.train import Trainer, choose_device
+from pong.train import Trainer, choose_device, gpu_problem
 
 TINY = Config(
     name="tiny",
@@ -543,15 +545,26 @@ DEVICES = [  # name, GPUs, rank on this machine, expected device
 
 @pytest.mark.parametrize(("name", "gpus", "number", "device"), DEVICES)
 def test_choose_device(monkeypatch, name, gpus, number, device):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("pong.train.gpu_problem", lambda number: "" if gpus else "there is none")
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert choose_device(name, number) == torch.device(device)
 
 
-def test_choose_device_rejects_a_missing_gpu(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(InputError, match=r"device = 'cuda'.*--device auto or cpu"):
-        choose_device("cuda")
+NO_KERNEL = RuntimeError("CUDA error: no kernel image is available\nFor debugging consider passing …")
+PROBLEMS = [  # torch.cuda.is_available, CUDA of this torch, what is said
+    (lambda: False, "13.0", "PyTorch sees no CUDA device"),
+    (lambda: False, None, "this PyTorch is for CPUs only; install one for CUDA (pytorch.org)"),
+    (lambda: warnings.warn("too old. Update (Triggered internally at c10)", stacklevel=1), "13.0", "too old. Update"),
+    (Mock(side_effect=NO_KERNEL), "13.0", "the GPU fails with 'CUDA error: no kernel image is available'; free it, or"),
+]
+
+
+@pytest.mark.parametrize(("is_available", "cuda", "expected"), PROBLEMS)
+def test_gpu_problem_with_a_driver(monkeypatch, is_available, cuda, expected):
+    monkeypatch.setattr("torch.cuda.is_available", is_available)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setattr("pong.train.shutil.which", lambda name: "/usr/bin/nvidia-smi")
+    assert gpu_problem.__wrapped__(0).startswith(expected)
 
 
 def steps(gradients, **changes):
