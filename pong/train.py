@@ -112,6 +112,7 @@ class Trainer:
                 with uninterrupted(), threads(1), torch.autocast(self.device.type, enabled=False):
                     batch = self.rollout.finish()
                     played, stats = time.perf_counter(), self._learn(batch)
+                    torch.get_device_module(self.device).synchronize(self.device)  # a GPU still fits the baseline
                     self._update = Update(self.updates, batch, stats, played - start, time.perf_counter() - played)
             update, self._update = self._update, None
             yield update

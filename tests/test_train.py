@@ -19,8 +19,9 @@ import torch
 from conftest import weights_of
 
 from pong import checkpoint
-from pong.config import Config, InputError, load_config
+from pong.config import Config, InputError, load_config, recipes
 from pong.distributed import Ranks
+from pong.envs import task_spec
 from pong.envs.base import Fleet, StepResult
 from pong.evaluate import evaluate
 from pong.observations import PIXELS, SparseFrames
@@ -565,6 +566,25 @@ def test_gpu_problem_with_a_driver(monkeypatch, is_available, cuda, expected):
     monkeypatch.setattr("torch.version.cuda", cuda)
     monkeypatch.setattr("pong.train.shutil.which", lambda name: "/usr/bin/nvidia-smi")
     assert gpu_problem.__wrapped__(0).startswith(expected)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_gradients_are_contiguous(name):
+    """NCCL refuses others. The rows are dense, as a GPU multiplies them."""
+    if "doom" in name:
+        pytest.importorskip("vizdoom")
+    config = load_config(recipes()[name])
+    policy, value = make_policy(config), make_value_network(config)
+    x = torch.rand(3, task_spec(config).inputs)
+    distribution = policy.distribution(x)
+    (distribution.log_prob(distribution.sample()).sum() + value(x).sum()).backward()
+    assert all(p.grad.is_contiguous() for p in (*policy.parameters(), *value.parameters()))
+
+
+def test_run_times_the_work_that_a_device_still_does(monkeypatch):
+    monkeypatch.setattr("torch.cpu.synchronize", lambda device: time.sleep(0.2))
+    with contextlib.closing(Trainer(TINY.replace(baseline="network"))) as trainer:
+        assert next(trainer.run()).learn_seconds > 0.2
 
 
 def steps(gradients, **changes):
