@@ -250,8 +250,7 @@ def choose_device(name: str, number: int = 0) -> torch.device:
         return torch.device("cpu")
     if problem:
         raise InputError(f"device = 'cuda', but {problem}; use --device auto or cpu")
-    # TF32, cuDNN's default, rounds to 10 bits: gradients would be off by up to 1 %. A GPU shall learn what a CPU does.
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False  # it rounds to 10 bits: gradients would be up to 1 % off the CPU's
     torch.set_float32_matmul_precision("highest")
     return torch.device("cuda", number % torch.cuda.device_count())
 
