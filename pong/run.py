@@ -56,8 +56,7 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
     """
     ranks, config = Ranks.from_environment(), request.config
     share_heap()
-    device = choose_device(config.device, ranks.local_rank)  # a missing GPU is an error before anything is written
-    with ranks.process_group(device), contextlib.ExitStack() as stack:
+    with ranks.process_group(choose_device(config.device, ranks.local_rank)), contextlib.ExitStack() as stack:
         check(config, ranks)
         folder, start = None, Checkpoint(config)
         try:
