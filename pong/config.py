@@ -128,7 +128,7 @@ class RunKeys(Settings):
 
     name: str = Field("pong", pattern=r"^[\w.-]+$", description="name of the run")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of all random streams")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: on a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to learn; auto: on a CUDA GPU, if any")
     total_steps: Count = Field(4_000_000, ge=1, description="decisions after which training ends")
     checkpoint_every: int = Field(200, ge=1, description="updates between checkpoints; unsavable environments restart")
     checkpoint_seconds: float = Field(60.0, ge=0, description="most seconds between checkpoints; 0: no limit")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from pong.config import RunError
+from pong.config import InputError, RunError
 
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -53,15 +53,16 @@ class Ranks:
         return max(cores() // self.local_size, 1)
 
     @contextlib.contextmanager
-    def process_group(self) -> Iterator[None]:
-        """Initialise and destroy the process group."""
+    def process_group(self, device: torch.device) -> Iterator[None]:
+        """Initialise and destroy the process group of ranks that learn on such a device."""
         if self.size > 1:
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
             # torchrun keeps one store for all its attempts: the addresses of dead ranks are still in it.
             fresh = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
             dist.init_process_group(backend, timeout=TIMEOUT, store=fresh, rank=self.rank, world_size=self.size)
         try:
+            self.all_reduce([torch.zeros(1, device=device)])  # refuses a shared GPU before anything is written
             yield
         finally:
             if self.size > 1:
@@ -91,6 +92,8 @@ def _all_alive() -> Iterator[None]:
     except RuntimeError as error:  # torch has no class of its own for a lost connection or a timeout
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise
+        if "Duplicate GPU" in str(error):
+            raise InputError("ranks share a GPU, which NCCL refuses; start one per GPU, or add --device cpu") from None
         message = str(error).splitlines()[0]
         raise RunError(f"another rank is gone ({message}); resume it with --resume") from None
 

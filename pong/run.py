@@ -31,7 +31,7 @@ from pong.envs.base import EmulatorState
 from pong.evaluate import Evaluation, evaluate
 from pong.policies import make_policy
 from pong.tracking import Tracker, say
-from pong.train import Trainer, Update, check, choose_device, load_weights
+from pong.train import Trainer, Update, check, choose_device, gpu_problem, load_weights
 
 # keys that don't define a run and may change when it is resumed
 FREE = ("device", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
@@ -56,15 +56,19 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
     """
     ranks, config = Ranks.from_environment(), request.config
     share_heap()
-    with ranks.process_group(), contextlib.ExitStack() as stack:
+    with ranks.process_group(choose_device(config.device, ranks.local_rank)), contextlib.ExitStack() as stack:
         check(config, ranks)
-        choose_device(config.device)  # a missing GPU is an error before anything is written
         folder, start = None, Checkpoint(config)
-        if ranks.rank == 0:  # it alone reads and writes files
-            folder, start = stack.enter_context(_open_run(request, command))
-        start = ranks.all_gather(start)[0]
+        try:
+            if ranks.rank == 0:  # it alone reads and writes files
+                folder, start = stack.enter_context(_open_run(request, command))
+        except InputError:
+            ranks.all_gather(None)
+            raise
+        if not (start := ranks.all_gather(start)[0]):
+            return 2  # rank 0 says why
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
-        say(console, f"{folder}: {config.name}, seed {config.seed}; {_status(request, start)}")
+        say(console, f"{folder}: {config.name}, seed {config.seed}, {_place(config)}; {_status(request, start)}")
         stack.enter_context(_failures_in_one_line(config, folder))
         stop = stack.enter_context(_stop_requested(ranks, console, folder))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
@@ -283,6 +287,12 @@ def _about(config: Config, command: list[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {"torch": torch.__version__, **versions},  # torch's with +cpu or +cu130
     }
+
+
+def _place(config: Config) -> str:
+    if choose_device(config.device).type == "cuda":
+        return f"learning on {torch.cuda.get_device_name()}, playing on the CPU"
+    return "on the CPU" if config.device == "cpu" else f"on the CPU ({gpu_problem()})"
 
 
 def _status(request: TrainRequest, start: Checkpoint) -> str:

@@ -2,7 +2,10 @@
 
 import contextlib
 import copy
+import functools
+import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -109,6 +112,7 @@ class Trainer:
                 with uninterrupted(), threads(1), torch.autocast(self.device.type, enabled=False):
                     batch = self.rollout.finish()
                     played, stats = time.perf_counter(), self._learn(batch)
+                    torch.get_device_module(self.device).synchronize(self.device)  # a GPU still fits the baseline
                     self._update = Update(self.updates, batch, stats, played - start, time.perf_counter() - played)
             update, self._update = self._update, None
             yield update
@@ -241,12 +245,30 @@ def _refusing(problem: str) -> Iterator[None]:
 
 
 def choose_device(name: str, number: int = 0) -> torch.device:
-    """The device of a config: "auto" is a GPU if there is one, and of several GPUs the one with this number."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device = 'cuda', but PyTorch sees no CUDA device here; use --device auto or cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name, number % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
+    """The device of a config: "auto" is a GPU if one can be used, and of several GPUs the one with this number."""
+    if name == "cpu" or ((problem := gpu_problem(number)) and name == "auto"):
+        return torch.device("cpu")
+    if problem:
+        raise InputError(f"device = 'cuda', but {problem}; use --device auto or cpu")
+    torch.backends.cudnn.allow_tf32 = False  # it rounds to 10 bits: gradients would be up to 1 % off the CPU's
+    torch.set_float32_matmul_precision("highest")
+    return torch.device("cuda", number % torch.cuda.device_count())
+
+
+@functools.cache  # torch gives its reason only once
+def gpu_problem(number: int = 0) -> str:
+    """Why the GPU with this number can't be used, in one line; empty if it can, and then it is the current one."""
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        try:
+            if torch.cuda.is_available():
+                torch.cuda.set_device(number % torch.cuda.device_count())
+                torch.ones(1, device="cuda").exp().item()  # fails if this PyTorch has no code for the GPU
+                return ""
+        except RuntimeError as error:
+            return f"the GPU fails with {str(error).splitlines()[0]!r}; free it, or try another PyTorch (pytorch.org)"
+    if not torch.version.cuda and shutil.which("nvidia-smi"):
+        return "this PyTorch is for CPUs only; install one for CUDA (pytorch.org)"
+    return " ".join(str(each.message).partition(" (Triggered")[0] for each in caught) or "PyTorch sees no CUDA device"
 
 
 def load_policy(path: PathLike, trust: bool = False) -> tuple[Policy, Checkpoint]:

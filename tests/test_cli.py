@@ -95,7 +95,7 @@ ERRORS = {  # command: what the line says. {file} exists, {cartpole} and {run} a
     "train {config} --learning-rate nan": "learning_rate = nan: Input should be a finite number",
     "train {config} --hold 2-5": "Error parsing --hold: '2-5' is not INT|{{2-4}} (pong train --help)",
     "train {config} --device tpu": "invalid choice 'tpu' for argument '--device'",
-    "train {config} --device cuda": "device = 'cuda'",
+    "train {config} --device cuda": "device = 'cuda', but there is none; use --device auto or cpu\n",
     "train {config} --policy mlp": 'policy = "mlp" can\'t play env = "Pong"; "karpathy" plays Pong, ',
     "train {config} --run-dir {run}": "{run} already holds a run",
     "train {config} --run-dir {file}": "{file}",
@@ -161,7 +161,7 @@ def no_games(*args, **kwargs):
 def test_main_bad_input_is_one_line_and_writes_nothing(
     elsewhere, monkeypatch, tmp_path_factory, run, cartpole, arguments, text
 ):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("pong.train.gpu_problem", lambda number: "there is none")
     monkeypatch.setattr("pong.rollout.Rollout.__init__", no_games)
     monkeypatch.setattr("pong.envs.make_rendered", no_games)
     file = tmp_path_factory.mktemp("there") / "there.mp4"

@@ -26,7 +26,7 @@ from small_runs import ROOT, environment, rows
 import pong.run  # noqa: F401  # before the fork
 from pong import checkpoint
 from pong.cli import main
-from pong.config import Config
+from pong.config import Config, InputError
 from pong.distributed import Ranks, shard
 from pong.envs.base import Fleet, StepResult
 from pong.observations import PIXELS, SparseFrames
@@ -61,19 +61,25 @@ def test_ranks_from_environment_follow_torchrun(monkeypatch):
 
 
 def test_ranks_single_process():
-    with Ranks().process_group():
+    with Ranks().process_group(torch.device("cpu")):
         assert Ranks().all_gather("object") == ["object"]
         numbers = torch.tensor([1.0, 2.0])
         Ranks().all_reduce([numbers])
         assert numbers.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
-def test_all_reduce_full_memory_is_no_lost_rank(monkeypatch, error):
+NOT_LOST = [  # errors of a collective, and what they become
+    (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+    (RuntimeError("can't allocate memory"), RuntimeError),
+    (torch.distributed.DistBackendError("NCCL error in …\nDuplicate GPU detected : rank 1 and rank 0 …"), InputError),
+]
+
+
+@pytest.mark.parametrize(("error", "expected"), NOT_LOST)
+def test_all_reduce_error_is_no_lost_rank(monkeypatch, error, expected):
     monkeypatch.setattr("torch.distributed.all_reduce", Mock(side_effect=error))
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(expected):
         Ranks(0, 2).all_reduce([torch.zeros(1)])
-    assert caught.value is error
 
 
 # --- one update, in threads -------------------------------------------------------------------------------------------
@@ -326,6 +332,13 @@ def test_train_ends_when_another_rank_dies(tmp_path, victim):
     assert line.startswith("pong: another rank is gone (")
     assert "--resume" in line
     assert checkpoint.load(tmp_path / "0/run").counters.updates >= 3
+
+
+def test_train_refused_by_rank_0_ends_all_ranks(tmp_path):
+    """Only rank 0 looks at the files, and only it says what is wrong."""
+    assert wait(start(2, tmp_path, [*LONG, "--init", "nowhere"])) == [2, 2]
+    assert (tmp_path / "0/err").read_text().startswith("pong: nowhere does not exist")
+    assert (tmp_path / "1/err").read_text() == ""
 
 
 def children(pid):

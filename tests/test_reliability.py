@@ -526,7 +526,7 @@ def test_train_named_checkpoint_continues_in_a_new_run(elsewhere, capsys, whole)
     assert contents("run") == before
     (new,) = Path("runs").iterdir()
     assert re.fullmatch(r"pong-s1-\d{8}-\d{6}", new.name)
-    assert f"{new}: pong, seed 1; resuming after update 6; games restart\n" in capsys.readouterr().out
+    assert f"{new}: pong, seed 1, on the CPU; resuming after update 6; games restart\n" in capsys.readouterr().out
     assert newest(new) == [name(6), name(8)]
     assert timeless(new) == timeless(whole)[6:]
     assert saved(new / "checkpoints" / name(8)) == saved(whole / "checkpoints" / name(8))

@@ -20,6 +20,7 @@ from pong.evaluate import Evaluation
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import KarpathyPolicy
 from pong.rollout import Batch, Episode
+from pong.run import _place
 from pong.tracking import Tracker
 from pong.train import Update, UpdateStats
 
@@ -51,6 +52,12 @@ def clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("pong.tracking.time.monotonic", lambda: now[0])
     return now
+
+
+def test_first_line_says_why_no_gpu_is_used(monkeypatch):
+    for module in ("train", "run"):
+        monkeypatch.setattr(f"pong.{module}.gpu_problem", lambda number=0: "its driver is too old")
+    assert _place(Config(device="auto")) == "on the CPU (its driver is too old)"
 
 
 # --- metrics.csv and TensorBoard --------------------------------------------------------------------------------------

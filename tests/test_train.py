@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from math import log, sqrt
+from unittest.mock import Mock
 
 import karpathy_numpy
 import numpy as np
@@ -17,14 +19,15 @@ import torch
 from conftest import weights_of
 
 from pong import checkpoint
-from pong.config import Config, InputError, load_config
+from pong.config import Config, InputError, load_config, recipes
 from pong.distributed import Ranks
+from pong.envs import task_spec
 from pong.envs.base import Fleet, StepResult
 from pong.evaluate import evaluate
 from pong.observations import PIXELS, SparseFrames
 from pong.optimizers import make_optimizer
 from pong.policies import make_policy, make_value_network, slice_rows
-from pong.train import Trainer, choose_device
+from pong.train import Trainer, choose_device, gpu_problem
 
 TINY = Config(
     name="tiny",
@@ -543,15 +546,45 @@ DEVICES = [  # name, GPUs, rank on this machine, expected device
 
 @pytest.mark.parametrize(("name", "gpus", "number", "device"), DEVICES)
 def test_choose_device(monkeypatch, name, gpus, number, device):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("pong.train.gpu_problem", lambda number: "" if gpus else "there is none")
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert choose_device(name, number) == torch.device(device)
 
 
-def test_choose_device_rejects_a_missing_gpu(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(InputError, match=r"device = 'cuda'.*--device auto or cpu"):
-        choose_device("cuda")
+NO_KERNEL = RuntimeError("CUDA error: no kernel image is available\nFor debugging consider passing …")
+PROBLEMS = [  # torch.cuda.is_available, CUDA of this torch, what is said
+    (lambda: False, "13.0", "PyTorch sees no CUDA device"),
+    (lambda: False, None, "this PyTorch is for CPUs only; install one for CUDA (pytorch.org)"),
+    (lambda: warnings.warn("too old. Update (Triggered internally at c10)", stacklevel=1), "13.0", "too old. Update"),
+    (Mock(side_effect=NO_KERNEL), "13.0", "the GPU fails with 'CUDA error: no kernel image is available'; free it, or"),
+]
+
+
+@pytest.mark.parametrize(("is_available", "cuda", "expected"), PROBLEMS)
+def test_gpu_problem_with_a_driver(monkeypatch, is_available, cuda, expected):
+    monkeypatch.setattr("torch.cuda.is_available", is_available)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setattr("pong.train.shutil.which", lambda name: "/usr/bin/nvidia-smi")
+    assert gpu_problem.__wrapped__(0).startswith(expected)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_gradients_are_contiguous(name):
+    """NCCL refuses others. The rows are dense, as a GPU multiplies them."""
+    if "doom" in name:
+        pytest.importorskip("vizdoom")
+    config = load_config(recipes()[name])
+    policy, value = make_policy(config), make_value_network(config)
+    x = torch.rand(3, task_spec(config).inputs)
+    distribution = policy.distribution(x)
+    (distribution.log_prob(distribution.sample()).sum() + value(x).sum()).backward()
+    assert all(p.grad.is_contiguous() for p in (*policy.parameters(), *value.parameters()))
+
+
+def test_run_times_the_work_that_a_device_still_does(monkeypatch):
+    monkeypatch.setattr("torch.cpu.synchronize", lambda device: time.sleep(0.2))
+    with contextlib.closing(Trainer(TINY.replace(baseline="network"))) as trainer:
+        assert next(trainer.run()).learn_seconds > 0.2
 
 
 def steps(gradients, **changes):
