@@ -110,12 +110,12 @@ class SparseFrames:
 
     def counts(self) -> Tensor:
         """How many numbers of each row are not 0: (B,) int32."""
-        end = self.offsets.new_tensor([len(self.columns)])
-        return torch.cat([self.offsets, end]).diff()
+        return F.pad(self.offsets, (0, 1), value=len(self.columns)).diff()
 
     def rows(self) -> Tensor:
         """The row of each number that is not 0: (nnz,) int64."""
-        return torch.arange(len(self), device=self.offsets.device).repeat_interleave(self.counts())
+        rows = torch.arange(len(self), device=self.offsets.device)
+        return rows.repeat_interleave(self.counts(), output_size=len(self.columns))
 
     def __matmul__(self, table: Tensor) -> Tensor:
         """The product (B, n) with a matrix (width, n)."""

@@ -48,11 +48,10 @@ def relative_error(actual, expected):
 
 def test_batch_to_gpu_and_back(batch):
     moved = batch.to(torch.device("cuda"))
-    assert all(tensor.is_cuda for tensor in (moved.actions, moved.returns, *moved.observations.tensors))
-    back = moved.to(torch.device("cpu"))
-    assert len(back.observations.tensors) == 6  # with the transposed matrix
-    actual, expected = ([b.actions, b.returns, *b.observations.tensors] for b in (back, batch))
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    batches = batch, moved, moved.to(torch.device("cpu"))
+    here, there, back = ([b.actions, b.returns, *b.observations.tensors] for b in batches)
+    assert [tensor.is_cuda for tensor in there] == [True] * 8  # with the transposed matrix
+    torch.testing.assert_close(back, here, rtol=0, atol=0)
 
 
 def test_policy_logits(batch, policies):
