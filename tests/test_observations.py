@@ -228,7 +228,6 @@ def test_transposed_equals_the_transposed_matrix(frames):
 def test_to_moves_the_rows():
     sparse = SparseFrames.from_dense(BY_HAND)
     assert sparse.to("cpu") is sparse
-    assert len(sparse.to("meta").tensors) == 3
     known = len(sparse.transposed)
     moved = sparse.to("meta")
     assert [part.device.type for part in moved.tensors] == ["meta"] * 6  # with the transposed matrix
