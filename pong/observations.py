@@ -110,12 +110,12 @@ class SparseFrames:
 
     def counts(self) -> Tensor:
         """How many numbers of each row are not 0: (B,) int32."""
-        end = self.offsets.new_tensor([len(self.columns)])
-        return torch.cat([self.offsets, end]).diff()
+        return F.pad(self.offsets, (0, 1), value=len(self.columns)).diff()
 
     def rows(self) -> Tensor:
         """The row of each number that is not 0: (nnz,) int64."""
-        return torch.arange(len(self), device=self.offsets.device).repeat_interleave(self.counts())
+        rows = torch.arange(len(self), device=self.offsets.device)
+        return rows.repeat_interleave(self.counts(), output_size=len(self.columns))
 
     def __matmul__(self, table: Tensor) -> Tensor:
         """The product (B, n) with a matrix (width, n)."""
@@ -132,13 +132,42 @@ class SparseFrames:
 
     def to(self, device: torch.device | str) -> "SparseFrames":
         """The same rows on another device."""
-        return SparseFrames(self.columns.to(device), self.signs.to(device), self.offsets.to(device), self.width)
+        return self if torch.device(device) == self.columns.device else self.of(move(self.tensors, device))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The attributes, and those of the transposed matrix if it is known: a GPU takes longer to compute it."""
+        matrices = [self, *([self.transposed] if "transposed" in vars(self) else [])]
+        return [tensor for x in matrices for tensor in (x.columns, x.signs, x.offsets)]
+
+    def of(self, tensors: Sequence[Tensor]) -> "SparseFrames":
+        """The same rows of copies of ``tensors``."""
+        (columns, signs, offsets), transposed = tensors[:3], tensors[3:]
+        rows = SparseFrames(columns, signs, offsets, self.width)
+        if transposed:
+            vars(rows)["transposed"] = SparseFrames(transposed[0], transposed[1], transposed[2], len(self))
+        return rows
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The rows as an ordinary matrix (B, width) in {−1, 0, 1}."""
         frames = torch.zeros(len(self), self.width, dtype=dtype, device=self.offsets.device)
         frames[self.rows(), self.columns.long()] = self.signs.to(dtype)
         return frames
+
+
+def move(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """The tensors of one device on another, in a single copy between CPU and GPU; int64 ones come first, bytes last."""
+    source, target = tensors[0].device, torch.device(device)
+    if {source.type, target.type} != {"cpu", "cuda"}:
+        return [tensor.to(target) for tensor in tensors]
+    parts = [tensor.detach().flatten().view(torch.uint8) for tensor in tensors]
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    to_gpu = target.type == "cuda"
+    packed = torch.empty(ends[-1], dtype=torch.uint8, device=source, pin_memory=to_gpu)
+    moved = torch.empty_like(packed, device=target, pin_memory=not to_gpu)
+    moved.copy_(torch.cat(parts, out=packed), non_blocking=to_gpu)
+    numbers = zip(moved.tensor_split(ends[:-1]), tensors, strict=True)
+    return [part.view(tensor.dtype).view(tensor.shape) for part, tensor in numbers]
 
 
 Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or of frames

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
+from torch.nn import functional as F
 
 from pong.config import Config
 from pong.envs import task_spec
@@ -41,7 +42,7 @@ class Policy(nn.Module):
         return log_probs
 
     def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
-        """Statistics of π(·|x) besides its entropy: each a () averaged over the rows."""
+        """Statistics of π(·|x) besides its entropy, of each row; their means are reported."""
         return {}
 
 
@@ -52,6 +53,11 @@ class Bernoulli(torch.distributions.Bernoulli):
         """Log π(a|s) in nats of actions (B,) in {0, 1}."""
         log_probs: Tensor = super().log_prob(value.to(self.logits.dtype))  # type: ignore[no-untyped-call]
         return log_probs
+
+    def entropy(self) -> Tensor:
+        """H = (1 − p)·z − log σ(z) of logits z, (B,) in nats; for fixed p = σ(z), ∂H/∂z is 0."""
+        z = self.logits.detach()
+        return (1 - self.probs) * z - F.logsigmoid(z)
 
 
 class DiscretePolicy(Policy):
@@ -65,12 +71,12 @@ class DiscretePolicy(Policy):
         """π(·|x) for each of the B rows: a Bernoulli over {0, 1}, or a Categorical over {0, …, n − 1}."""
         logits = self.logits(x)
         if logits.shape[1] == 1:
-            return Bernoulli(logits=logits[:, 0], validate_args=False)
+            return Bernoulli(logits=logits.squeeze(1), validate_args=False)
         return torch.distributions.Categorical(logits=logits, validate_args=False)
 
     def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
-        """The mean P(UP) of a Bernoulli."""
-        return {"prob_up": distribution.probs.mean()} if isinstance(distribution, Bernoulli) else {}
+        """P(UP) of a Bernoulli, (B,)."""
+        return {"prob_up": distribution.probs} if isinstance(distribution, Bernoulli) else {}
 
     @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
@@ -123,7 +129,7 @@ class KarpathyPolicy(DiscretePolicy):
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B,) of UP for difference frames x: (B, 6400) floating, or the same rows as ``SparseFrames``."""
-        h = torch.relu(first_layer(x, self.W1))  # (B, hidden)
+        h = torch.relu_(first_layer(x, self.W1))  # (B, hidden)
         return h @ self.W2
 
     def logits(self, x: Tensor | SparseFrames) -> Tensor:
@@ -140,9 +146,7 @@ def first_layer(x: Tensor | SparseFrames, W1: Tensor) -> Tensor:
     """x @ W1, (B, hidden), of inputs x, (B, inputs) or ``SparseFrames``, and weights (inputs, hidden)."""
     if isinstance(x, Tensor):
         return x @ W1
-    if W1.is_cuda:  # a GPU multiplies the zeros faster than it looks them up
-        return x.to(W1.device).dense(W1.dtype) @ W1
-    product: Tensor = SparseProduct.apply(x, W1)  # type: ignore[no-untyped-call]
+    product: Tensor = SparseProduct.apply(x.to(W1.device), W1)  # type: ignore[no-untyped-call]
     return product
 
 
@@ -175,7 +179,7 @@ class TwoLayers(nn.Module):
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes, see ``contrast``, or ``SparseFrames``."""
         x = float_rows(x) if isinstance(x, Tensor) else x
-        h = torch.relu(first_layer(x, self.W1))  # (B, hidden)
+        h = torch.relu_(first_layer(x, self.W1))  # (B, hidden)
         return h @ self.W2.T
 
 
@@ -304,8 +308,8 @@ class GaussianPolicy(Policy):
         return means
 
     def diagnostics(self, distribution: "Independent[Normal]") -> dict[str, Tensor]:
-        """The mean σ."""
-        return {"std": distribution.stddev.mean()}
+        """Its σ, (B, d)."""
+        return {"std": distribution.stddev}
 
 
 def mlp(units: Sequence[int], generator: torch.Generator | None = None) -> nn.Sequential:
@@ -347,10 +351,9 @@ def make_value_network(config: Config) -> nn.Module:
 def slice_rows(network: nn.Module) -> int:
     """How many rows of a batch a pass takes at a time, so that its activations take bounded memory."""
     parameters = list(network.parameters())
-    on_gpu = any(p.is_cuda for p in parameters)  # where sparse rows are multiplied as dense ones
     images = [math.prod(module.shape) for module in network.modules() if isinstance(module, ConvNet)]
-    widest = max(*images, *(max(p.shape) if on_gpu else p.shape[-1] for p in parameters))
-    return max(SLICE_NUMBERS * (16 if on_gpu else 1) // widest, 1)
+    widest = max(*images, *(p.shape[-1] for p in parameters))
+    return max(SLICE_NUMBERS * (16 if parameters[0].is_cuda else 1) // widest, 1)
 
 
 def make_network(

@@ -38,13 +38,12 @@ def discounted_returns(
     ends = torch.zeros_like(rewards, dtype=torch.bool) if dones is None else dones.bool()
     if reset_on_reward:
         ends = ends | (rewards != 0)
-    flows_back = gamma * (~ends).to(rewards.dtype)  # what one unit of R[t+1] is worth at t
-    returns: list[Tensor] = []
-    running = torch.zeros_like(rewards[:1]).sum(0)
-    for reward, discount in zip(reversed(rewards.unbind()), reversed(flows_back.unbind()), strict=True):
-        running = reward + discount * running
-        returns.append(running)
-    return torch.stack(returns[::-1]) if returns else rewards
+    flows_back = (gamma * (~ends).to(rewards.dtype)).numpy()  # what one unit of R[t+1] is worth at t
+    returns = rewards.clone()
+    R = returns.numpy()  # the same memory; NumPy is faster than torch on small rows
+    for t in reversed(range(len(R) - 1)):
+        R[t] += flows_back[t] * R[t + 1]
+    return returns
 
 
 def standardize(returns: Tensor) -> Tensor:

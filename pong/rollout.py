@@ -16,7 +16,7 @@ from pong.config import Config, InputError, RunError, linear_schedule
 from pong.distributed import Ranks, shard, uninterrupted
 from pong.envs import TaskSpec, make_fleet, prepare, task_spec
 from pong.envs.base import Actor, EmulatorState, Fleet, Segment
-from pong.observations import Observations, SparseFrames, cat
+from pong.observations import Observations, SparseFrames, cat, move
 from pong.returns import discounted_returns, standardize
 
 TRAINING, EVALUATION = 0, 1  # the purpose of random streams
@@ -50,8 +50,15 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        observations, actions = self.observations.to(device), self.actions.to(device)
-        return replace(self, observations=observations, actions=actions, returns=self.returns.to(device))
+        x = self.observations
+        tensors = x.tensors if isinstance(x, SparseFrames) else [x]
+        actions, returns, *moved = move([self.actions, self.returns, *tensors], device)
+        observations = x.of(moved) if isinstance(x, SparseFrames) else moved[0]
+        return replace(self, observations=observations, actions=actions, returns=returns)
+
+    def share(self, mean: Tensor) -> Tensor:
+        """What these rows add to the mean over all rows."""
+        return mean if self.weight == 1 else self.weight * mean
 
     def split(self, rows: int) -> "Iterator[Batch]":
         """Slices of this many rows, whose gradients are computed one after the other and add up to the batch's."""
@@ -326,8 +333,11 @@ class Player:
                 game = time_steps[emulators == i], i
                 returns[game] = standardize(returns[game])
         rows = torch.from_numpy(decisions.rows[time_steps, emulators])
+        observations = decisions.observations[rows]
+        if self.purpose == TRAINING and isinstance(observations, SparseFrames):
+            _ = observations.transposed  # computed here, while the learner is busy
         return Batch(
-            observations=decisions.observations[rows],
+            observations=observations,
             actions=decisions.actions[rows],
             returns=returns[time_steps, emulators],
             episodes=self._finished(segments),

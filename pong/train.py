@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import math
 import shutil
 import time
 import warnings
@@ -19,6 +20,7 @@ from pong.config import Config, InputError, PathLike, linear_schedule
 from pong.distributed import Ranks, threads, uninterrupted
 from pong.envs import check_task, prepare
 from pong.losses import surrogate_loss
+from pong.observations import move
 from pong.optimizers import load_optimizer, make_optimizer
 from pong.policies import F32, Policy, make_policy, make_value_network, slice_rows
 from pong.returns import standardize
@@ -123,29 +125,31 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> UpdateStats:
         """Take the gradient step, start the next rollout, then compute statistics and fit the baseline meanwhile."""
-        batch = batch.to(self.device)
+        unit, unexplained = self.config.baseline_unit, batch.returns
+        moved = replace(batch, returns=batch.returns / unit).to(self.device)  # the baseline's targets are about 1
         with threads(self.threads):
-            predicted = self.baseline.predict(batch.observations) if self.baseline else torch.zeros_like(batch.returns)
-            unexplained = batch.returns - predicted.detach()
-            step = self._step(batch, self._standardize(unexplained, batch.weight))
+            if self.baseline:
+                predicted = self.baseline.predict(moved.observations)
+                unexplained = unexplained - unit * predicted.detach().cpu()
+            step = self._step(moved, *move([self._standardize(unexplained, batch.weight)], self.device))
         self.updates += 1
         self.steps += batch.steps
         self._start_rollout()
-        stats = self._measure(step, batch)
+        stats = self._measure(step, moved)
         if self.baseline:
             stats = replace(stats, explained_variance=self._explained(batch, unexplained))
-            self.baseline.fit(batch, predicted)
+            self.baseline.fit(moved, predicted)
         return stats
 
     def _standardize(self, returns: Tensor, weight: float) -> Tensor:
         """Returns minus the baseline, in standard deviations over the batch of all ranks; (B,)."""
         if self.config.standardize != "batch":
             return returns
-        of_ranks = self.ranks.all_gather(returns.cpu() if weight else returns[:0].cpu())
+        of_ranks = self.ranks.all_gather(returns if weight else returns[:0])
         if not weight:
             return torch.zeros_like(returns)
         before = sum(map(len, of_ranks[: self.ranks.rank]))
-        return standardize(torch.cat(of_ranks))[before : before + len(returns)].to(self.device)
+        return standardize(torch.cat(of_ranks))[before : before + len(returns)]
 
     def _step(self, batch: Batch, advantages: Tensor) -> "_Step":
         """One step on −log π·R over the batch, the same on every rank."""
@@ -156,8 +160,8 @@ class Trainer:
         losses = [self._backward(part, bonus) for part in slices]  # their gradients add up
         gradient = [p.grad for p in self.policy.parameters() if p.grad is not None]
         self.ranks.all_reduce(gradient)
-        grad_norm = torch.nn.utils.get_total_norm(gradient)
-        if not torch.isfinite(grad_norm):  # before the step, so that the weights stay good
+        grad_norm = torch.nn.utils.get_total_norm(gradient).item()
+        if not math.isfinite(grad_norm):  # before the step, so that the weights stay good
             raise FloatingPointError(f"update {self.updates + 1}: the gradient is not finite; lower learning_rate")
         learning_rate = linear_schedule(config.learning_rate, config.learning_rate_end, done)
         for group in self.optimizer.param_groups:
@@ -172,31 +176,36 @@ class Trainer:
         log_probs = distribution.log_prob(part.actions)  # (b,)
         policy_loss = surrogate_loss(log_probs, part.returns, reduction=self.config.reduction)  # ()
         if self.config.reduction == "mean":
-            policy_loss = policy_loss * part.weight
+            policy_loss = part.share(policy_loss)
         entropy = distribution.entropy().mean()  # ()
-        loss = policy_loss - bonus * entropy * part.weight
+        loss = torch.add(policy_loss, part.share(entropy), alpha=-bonus)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            means = {"entropy": entropy, **self.policy.diagnostics(distribution)}
-        return _Losses(policy_loss.detach(), log_probs.detach(), {name: mean.detach() for name, mean in means.items()})
+            statistics = {"entropy": entropy, **self.policy.diagnostics(distribution)}
+        return _Losses(policy_loss.detach(), log_probs.detach(), {k: x.detach() for k, x in statistics.items()})
 
     def _sync_actor(self) -> None:
         """Copy the policy's new weights to the actor."""
         if self.actor is not self.policy:
-            self.actor.load_state_dict(self.policy.state_dict())
+            weights = move(list(self.policy.parameters()), "cpu")
+            for parameter, new in zip(self.actor.parameters(), weights, strict=True):
+                parameter.data = new
 
     @torch.no_grad()
     def _measure(self, step: "_Step", batch: Batch) -> UpdateStats:
         """Statistics of a step over the batch of all ranks."""
         of_slices = []
         for part, losses in zip(batch.split(slice_rows(self.policy)), step.losses, strict=True):
-            log_ratio = self.policy.log_prob(part.observations, part.actions) - losses.log_probs
-            means = losses.means | {"approx_kl": (log_ratio.exp() - 1 - log_ratio).mean()}
-            of_slices.append(torch.stack([losses.policy_loss, *(part.weight * mean for mean in means.values())]))
+            after = self.policy.log_prob(part.observations, part.actions)
+            tensors = move([losses.log_probs, after, losses.policy_loss, *losses.statistics.values()], "cpu")
+            before, after, policy_loss, *statistics = tensors
+            log_ratio = after - before
+            statistics.append(log_ratio.expm1() - log_ratio)
+            of_slices.append(torch.stack([policy_loss, *(part.weight * x.mean() for x in statistics)]))
         sums = torch.stack(of_slices).sum(0)
         self.ranks.all_reduce([sums])
-        values = dict(zip(("policy_loss", *means), sums.tolist(), strict=True))
-        return UpdateStats(**values, grad_norm=step.grad_norm.item(), learning_rate=step.learning_rate)
+        values = dict(zip(("policy_loss", *losses.statistics, "approx_kl"), sums.tolist(), strict=True))
+        return UpdateStats(**values, grad_norm=step.grad_norm, learning_rate=step.learning_rate)
 
     def _explained(self, batch: Batch, unexplained: Tensor) -> float | None:
         """Share of the returns' variance that the baseline predicted, over all ranks; None if there was no variance."""
@@ -213,14 +222,14 @@ class _Losses(NamedTuple):
 
     policy_loss: Tensor  # ()
     log_probs: Tensor  # (b,)
-    means: dict[str, Tensor]  # entropy and the policy's diagnostics, each ()
+    statistics: dict[str, Tensor]  # the mean entropy, and the policy's diagnostics of each row
 
 
 class _Step(NamedTuple):
     """A gradient step, before it is measured."""
 
     losses: list[_Losses]  # of each slice
-    grad_norm: Tensor  # ()
+    grad_norm: float
     learning_rate: float
 
 

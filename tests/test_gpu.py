@@ -50,6 +50,14 @@ def relative_error(actual, expected):
     return ((actual.double().cpu() - expected).abs().max() / expected.abs().max()).item()
 
 
+def test_batch_to_gpu_and_back(batch):
+    moved = batch.to(torch.device("cuda"))
+    batches = batch, moved, moved.to(torch.device("cpu"))
+    here, there, back = ([b.actions, b.returns, *b.observations.tensors] for b in batches)
+    assert [tensor.is_cuda for tensor in there] == [True] * 8  # with the transposed matrix
+    torch.testing.assert_close(back, here, rtol=0, atol=0)
+
+
 def test_policy_logits(batch, policies):
     gpu, cpu = policies
     with torch.no_grad():

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import itertools
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import weights_of
+from small_runs import environment
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pong import checkpoint
 from pong.config import Config, InputError, load_config, recipes
@@ -143,6 +146,43 @@ def test_step_of_slices_equals_that_of_the_batch(monkeypatch, recipe):
     )
     for actual, expected in zip(*weights[::-1], strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_learn_scales_returns_for_the_baseline(choice):
+    """Its predictions and targets are returns divided by ``baseline_unit``."""
+    trainer = make_trainer(baseline="network", baseline_unit=3.0, baseline_learning_rate=0.03)
+    updates, fitted = trainer.run(), []
+    next(updates)
+    trainer.baseline.fit = lambda batch, predicted: fitted.extend([batch.returns, predicted.detach()])
+    update = next(updates)
+    returns, predicted = update.batch.returns, fitted[1]
+    assert torch.equal(fitted[0], returns / 3)
+    explained = 1 - (returns - 3 * predicted).var() / returns.var()
+    assert update.stats.explained_variance == pytest.approx(explained.item(), abs=1e-5)
+
+
+def test_learn_takes_few_operators(choice):
+    """On a GPU most of them start a kernel, and kernels take most of the time."""
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            operators.append(operator)
+            return operator(*args, **(kwargs or {}))
+
+    updates, operators = make_trainer(baseline="network", baseline_passes=2).run(), []
+    next(updates)
+    with Counter():
+        next(updates)
+    assert len(operators) < 200
+
+
+def test_trainer_imports_no_compiler():
+    """Torch's takes half a second or more; it comes with SymPy."""
+    program = """if True:
+        import sys; from pong.config import Config; from pong.train import Trainer
+        trainer = Trainer(Config(device="cpu", num_envs=2, horizon=40, baseline="network", players=1))
+        next(trainer.run()); trainer.close(); sys.exit("sympy" in sys.modules)"""
+    assert not subprocess.run([sys.executable, "-c", program], env=environment()).returncode
 
 
 @pytest.mark.parametrize("recipe", ["pong", "pong_expert", "karpathy", "pong_conv_plain"])
