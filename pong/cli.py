@@ -53,7 +53,7 @@ class Train(Settings):
     resume: Annotated[Path | None, arg(metavar="RUN|CHECKPOINT")] = Field(
         None, description="resume a run in its folder, or a checkpoint in a new folder, instead of CONFIG.toml"
     )
-    run_dir: Path | None = Field(None, description="folder of the new run; default: runs/NAME-sSEED-TIME")
+    run_dir: Path | None = Field(None, description="folder of the run; a run in it is resumed; default: runs/NAME-…")
     init: Path | None = Field(None, description="start with the policy of this run or exported folder")
     trust: bool = Field(False, description=f"{TRUST}; --env does, too")
     task: keys.TaskKeys = keys.TaskKeys()
@@ -79,12 +79,9 @@ class Train(Settings):
         from pong.run import TrainRequest
 
         config = Config(**{key: value for name in GROUPS for key, value in getattr(self, name)})
-        if self.resume and not self.resume.is_dir():
-            return TrainRequest(config, self.run_dir, checkpoint=self.resume)
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a failure
-        if restarted and self.run_dir and (self.run_dir / "config.toml").exists():
-            return TrainRequest(config, self.run_dir, resume=True)
-        return TrainRequest(config, self.resume or self.run_dir, resume=self.resume is not None, init=self.init)
+        if self.resume and self.resume.is_dir():
+            return TrainRequest(config, self.resume)
+        return TrainRequest(config, self.run_dir, checkpoint=self.resume, init=self.init)
 
 
 class Eval(Settings):
@@ -346,9 +343,6 @@ def _saved_config(source: Path, trust: bool) -> Config:
     config = source / "config.toml"
     if not config.exists():
         raise InputError(f"--resume {source}: no run is there; give a run folder (runs/…) or one of its checkpoints")
-    if not (source / "lock").exists() and not (source / "checkpoints").exists():
-        init = f" --init {source}" if (source / "policy.safetensors").exists() else ""
-        raise InputError(f"--resume {source}: it has no checkpoints; start a new run: pong train {config}{init}")
     return load_config(config, trust)
 
 

@@ -43,8 +43,7 @@ class TrainRequest:
     """What to train."""
 
     config: Config
-    run_dir: Path | None = None  # None makes up a name for a new folder
-    resume: bool = False  # continue the run in run_dir, instead of a new one
+    run_dir: Path | None = None  # a run in it is resumed; None makes up a name for a new folder
     checkpoint: Path | None = None  # a file from which the new run continues, with all its state
     init: Path | None = None  # a run, checkpoint or exported folder, with whose policy the new run starts
 
@@ -59,12 +58,12 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
     with ranks.process_group(), contextlib.ExitStack() as stack:
         check(config, ranks)
         choose_device(config.device)  # a missing GPU is an error before anything is written
-        folder, start = None, Checkpoint(config)
+        folder, start, how = None, Checkpoint(config), ""
         if ranks.rank == 0:  # it alone reads and writes files
-            folder, start = stack.enter_context(_open_run(request, command))
+            folder, start, how = stack.enter_context(_open_run(request, command))
         start = ranks.all_gather(start)[0]
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
-        say(console, f"{folder}: {config.name}, seed {config.seed}; {_status(request, start)}")
+        say(console, f"{folder}: {config.name}, seed {config.seed}; {how}")
         stack.enter_context(_failures_in_one_line(config, folder))
         stop = stack.enter_context(_stop_requested(ranks, console, folder))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
@@ -183,8 +182,8 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path, Checkpoint]]:
-    """The locked run folder, and where training starts."""
+def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path, Checkpoint, str]]:
+    """The locked run folder, and where training starts, also in words."""
     config, start = request.config, Checkpoint(request.config)
     folder = request.run_dir or Path("runs") / f"{config.name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     if request.checkpoint:
@@ -193,14 +192,18 @@ def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path,
         policy = make_policy(config)
         load_weights(policy, checkpoint.load(request.init, trust=True).policy)  # its config is not used
         start = Checkpoint(config, policy=policy.state_dict())
+    if (path := folder / "config.toml").exists() and not any((folder / x).exists() for x in ("lock", "checkpoints")):
+        init = f" --init {folder}" if (folder / "policy.safetensors").exists() else ""
+        raise InputError(f"run folder {folder}: it has no checkpoints; start a new run: pong train {path}{init}")
     with _locked(folder):
-        if not request.resume:
+        is_new = not path.exists()  # if not, this is the same command again, after a preemption
+        if is_new:
             _create_run_folder(folder, request, command, start)
         elif checkpoint.exists(folder):
             start = _load(config, folder)
         else:
-            _check_same_run(config, load_config(folder / "config.toml", trust=True), folder)
-        yield folder, start
+            _check_same_run(config, load_config(path, trust=True), folder)
+        yield folder, start, _status(is_new and not request.checkpoint, start)
 
 
 def _check_same_run(config: Config, before: Config, path: Path) -> None:
@@ -226,8 +229,6 @@ def _load(config: Config, path: Path) -> Checkpoint:
 
 def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], start: Checkpoint) -> None:
     """Write run.json, the checkpoint or the policy to start from if there is one, and config.toml."""
-    if (folder / "config.toml").exists():
-        raise InputError(f"run folder {folder} already holds a run; choose another --run-dir")
     config, first = request.config, folder / "checkpoints" / checkpoint.file_name(start.counters.updates)
     with _writable(folder):
         write_atomically(folder / "run.json", (json.dumps(_about(config, command), indent=2) + "\n").encode())
@@ -285,12 +286,12 @@ def _about(config: Config, command: list[str]) -> dict[str, Any]:
     }
 
 
-def _status(request: TrainRequest, start: Checkpoint) -> str:
-    if not request.resume and not request.checkpoint:
+def _status(is_new: bool, start: Checkpoint) -> str:
+    if is_new:
         return "starting the emulators …"
     if not start.policy:
         return "no checkpoint yet: starting from the beginning"
-    restart = "; games restart" if request.config.is_pong and not start.play else ""
+    restart = "; games restart" if start.config.is_pong and not start.play else ""
     return f"resuming after update {start.counters.updates}{restart}"
 
 

@@ -30,6 +30,7 @@ from small_runs import (
     environment,
     play,
     rows,
+    saved,
     timeless,
 )
 
@@ -97,7 +98,8 @@ ERRORS = {  # command: what the line says. {file} exists, {cartpole} and {run} a
     "train {config} --device tpu": "invalid choice 'tpu' for argument '--device'",
     "train {config} --device cuda": "device = 'cuda'",
     "train {config} --policy mlp": 'policy = "mlp" can\'t play env = "Pong"; "karpathy" plays Pong, ',
-    "train {config} --run-dir {run}": "{run} already holds a run",
+    "train {config} --run-dir {run}": "{run}: max_frames = 65209, but the run was started with 600; set it",
+    "train {config} --run-dir {root}/results/pong/s11": "s11: it has no checkpoints; start a new run: pong train ",
     "train {config} --run-dir {file}": "{file}",
     "train {config} --init nowhere": "nowhere does not exist",
     "train {config} --init {run} --hidden 5": "size mismatch for W1",
@@ -308,8 +310,8 @@ def test_train_request(run, elsewhere, monkeypatch):
     expected = {
         "{run}/config.toml --init {run} --total-steps 2e2": TrainRequest(config, init=run),
         "{run}/config.toml --total-steps=0.2e3 --run-dir new --players 3": TrainRequest(free, run_dir=new),
-        "--resume {run} --players 3": TrainRequest(free, run_dir=run, resume=True),
-        "--players 3 --resume={run}": TrainRequest(free, run_dir=run, resume=True),
+        "--resume {run} --players 3": TrainRequest(free, run_dir=run),
+        "--players 3 --resume={run}": TrainRequest(free, run_dir=run),
         "--resume {path}": TrainRequest(config, checkpoint=path),
         "--resume {path} --run-dir new": TrainRequest(config, run_dir=new, checkpoint=path),
     }
@@ -529,8 +531,8 @@ def test_resume_trains_a_finished_run_longer(elsewhere, monkeypatch, capsys):
     assert len(rows("run")) == 6
 
 
-def test_resume_after_a_restart_by_torchrun(elsewhere, monkeypatch, capsys):
-    """It runs the same command again, in a folder that holds a run by then."""
+def test_train_the_same_command_again_resumes(elsewhere, monkeypatch, capsys):
+    """As Slurm, Kubernetes and torchrun start it, in a folder that holds a run by then."""
 
     def fail():
         raise RunError("the plug was pulled")
@@ -538,7 +540,6 @@ def test_resume_after_a_restart_by_torchrun(elsewhere, monkeypatch, capsys):
     # 24 decisions an update, 24 updates
     flags = ["--num-envs", "3", "--horizon", "8", "--total-steps", "576", "--checkpoint-every", "4"]
     command = ["train", CONFIG, *TINY, *flags, "--run-dir", "run"]
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     play(monkeypatch, Dice)
     with monkeypatch.context() as patch:
         during_update(patch, {11: fail})
@@ -546,10 +547,11 @@ def test_resume_after_a_restart_by_torchrun(elsewhere, monkeypatch, capsys):
     last = Path("run/checkpoints/update-000008.safetensors")
     assert capsys.readouterr().err == f"pong: the plug was pulled; the last good checkpoint is {last}\n"
     assert Won.open == 0  # the emulators are closed
-    assert main(command) == 2  # this is a second start, not a restart
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert main(command) == 0
     assert "resuming after update 8" in capsys.readouterr().out
     assert [int(row["update"]) for row in rows("run")] == list(range(1, 25))
     assert main([*command[:-1], "other"]) == 0  # a folder without a run starts one
     assert timeless("other") == timeless("run")
+    assert saved("run/checkpoints/update-000024.safetensors") == saved("other/checkpoints/update-000024.safetensors")
+    assert main(command) == 0
+    assert "the run is complete" in capsys.readouterr().out
