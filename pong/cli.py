@@ -54,6 +54,9 @@ class Train(Settings):
         None, description="resume a run in its folder, or a checkpoint in a new folder, instead of CONFIG.toml"
     )
     run_dir: Path | None = Field(None, description="folder of the run; a run in it is resumed; default: runs/NAME-…")
+    seeds: Annotated[str | None, arg(metavar="1-16|1,3,5")] = Field(
+        None, description="train a run for each seed, one core each; default of --run-dir: runs/NAME-seeds-TIME"
+    )
     init: Path | None = Field(None, description="start with the policy of this run or exported folder")
     trust: bool = Field(False, description=f"{TRUST}; --env does, too")
     task: keys.TaskKeys = keys.TaskKeys()
@@ -70,9 +73,23 @@ class Train(Settings):
             raise ValueError("choose one of CONFIG.toml and --resume")
         if self.resume and self.init:
             raise ValueError("--init is for a new run; leave it out to resume")
+        if self.resume and self.seeds:
+            raise ValueError("--seeds resumes its runs when the same command starts again; leave --resume out")
+        if self.seeds is not None:
+            _numbers(self.seeds)
         if self.resume and self.run_dir and self.resume.is_dir():
             raise ValueError("a run resumes in its own folder; leave --run-dir out, or resume a checkpoint")
         return self
+
+    def train(self, command: list[str], started: float) -> int:
+        """Train one run, or one for each of the seeds, and return the exit status."""
+        if self.seeds:
+            from pong.seeds import train_seeds
+
+            return train_seeds(self.request(), _numbers(self.seeds), command)
+        from pong.run import train
+
+        return train(self.request(), command, started)
 
     def request(self) -> "TrainRequest":
         """What to train."""
@@ -271,9 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = _parse(arguments)
         if isinstance(command, Train):
-            from pong.run import train
-
-            status = train(command.request(), ["pong", *arguments], started)
+            status = command.train(["pong", *arguments], started)
         elif command:
             command()
         if sys.stdout:
@@ -321,7 +336,10 @@ def _parse(arguments: list[str]) -> Any:
 
 def _train_defaults(flags: list[str]) -> Train:
     """Flags with the values of the config file or the run."""
-    trust = any(flag.partition("=")[0] in ("--trust", "--env") for flag in flags)  # --env: the file's is not used
+    names = {flag.partition("=")[0] for flag in flags}
+    trust = not names.isdisjoint(("--trust", "--env"))  # --env: the file's is not used
+    if {"--seed", "--seeds"} <= names:
+        raise InputError("choose one of --seed and --seeds")
     if resumed := re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(flags)):
         config = _saved_config(Path(resumed[1]), trust)
     elif flags and not flags[0].startswith("-"):
@@ -332,6 +350,15 @@ def _train_defaults(flags: list[str]) -> Train:
         raise InputError("give a recipe (pong recipes), a config file or --resume RUN first, such as: pong train pong")
     values = config.model_dump()
     return Train(**{name: group(**{key: values[key] for key in group.model_fields}) for name, group in GROUPS.items()})
+
+
+def _numbers(text: str) -> list[int]:
+    """The seeds of a text such as 1-16 or 1,3,5."""
+    parts = [re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part) for part in text.split(",")]
+    seeds = dict.fromkeys(seed for part in parts if part for seed in range(int(part[1]), int(part[2] or part[1]) + 1))
+    if not all(parts) or not seeds:
+        raise ValueError(f"--seeds {text}: give numbers of up to four digits, such as 1-16 or 1,3,5")
+    return list(seeds)
 
 
 def _saved_config(source: Path, trust: bool) -> Config:

@@ -65,14 +65,14 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
         say(console, f"{folder}: {config.name}, seed {config.seed}; {how}")
         stack.enter_context(_failures_in_one_line(config, folder))
-        stop = stack.enter_context(_stop_requested(ranks, console, folder))
+        stop = stack.enter_context(stop_requested(ranks, console, f"pong train --resume {shlex.quote(str(folder))}"))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
         if start.policy:
             trainer.restore(start)
         recorder = None
         if folder:  # everything fits: now the folder may change
             _extend(config, start, folder, console)
-            with _writable(folder):
+            with writable(folder):
                 tracker = Tracker(config, folder, console, start.counters, started)
             recorder = Recorder(folder, trainer, stack.enter_context(tracker))
         with threads(1):  # the other cores belong to the players
@@ -202,11 +202,11 @@ def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path,
         elif checkpoint.exists(folder):
             start = _load(config, folder)
         else:
-            _check_same_run(config, load_config(path, trust=True), folder)
+            check_same_run(config, load_config(path, trust=True), folder)
         yield folder, start, _status(is_new and not request.checkpoint, start)
 
 
-def _check_same_run(config: Config, before: Config, path: Path) -> None:
+def check_same_run(config: Config, before: Config, path: Path) -> None:
     """Refuse to continue a run with changes to what defines it."""
     for key, value in before:
         if key not in FREE and getattr(config, key) != value:
@@ -217,7 +217,7 @@ def _check_same_run(config: Config, before: Config, path: Path) -> None:
 def _load(config: Config, path: Path) -> Checkpoint:
     """A checkpoint from which a run with this config can continue."""
     saved = checkpoint.load(path, trust=True)  # its config must equal the one that the user approved
-    _check_same_run(config, saved.config, path)
+    check_same_run(config, saved.config, path)
     if saved.config.total_steps != config.total_steps < saved.counters.steps:
         done = f"{saved.counters.steps} steps are done; give at least as many, or leave it out"
         raise InputError(f"{path}: total_steps = {config.total_steps}, but {done}")
@@ -230,7 +230,7 @@ def _load(config: Config, path: Path) -> Checkpoint:
 def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], start: Checkpoint) -> None:
     """Write run.json, the checkpoint or the policy to start from if there is one, and config.toml."""
     config, first = request.config, folder / "checkpoints" / checkpoint.file_name(start.counters.updates)
-    with _writable(folder):
+    with writable(folder):
         write_atomically(folder / "run.json", (json.dumps(_about(config, command), indent=2) + "\n").encode())
         if request.checkpoint:
             first.parent.mkdir(exist_ok=True)
@@ -244,7 +244,7 @@ def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], 
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes from training in a run folder; the lock ends with this process, however it ends."""
     with contextlib.ExitStack() as stack:
-        with _writable(folder):
+        with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("lock", "checkpoints"):  # of a stranger's run: in the target, files would be lost
                 if (folder / name).is_symlink():
@@ -259,7 +259,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
     """Report an OSError at the start of a run as bad input."""
     try:
         yield
@@ -305,7 +305,7 @@ def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -
 
 
 @contextlib.contextmanager
-def _stop_requested(ranks: Ranks, console: Console, folder: Path | None) -> Iterator[Callable[[], bool]]:
+def stop_requested(ranks: Ranks, console: Console, resume: str) -> Iterator[Callable[[], bool]]:
     """The first SIGINT, SIGTERM or SIGHUP, or torchrun's end, requests a stop; a second signal stops at once."""
     received: list[int] = []
 
@@ -327,7 +327,7 @@ def _stop_requested(ranks: Ranks, console: Console, folder: Path | None) -> Iter
             signal.signal(number, handler)
         if received or ranks.is_orphan:
             why = "torchrun is gone; " if ranks.is_orphan else ""
-            say(console, f"{why}resume with: pong train --resume {shlex.quote(str(folder))}")
+            say(console, f"{why}resume with: {resume}")
 
 
 @contextlib.contextmanager
