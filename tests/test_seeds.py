@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from small_runs import CONFIG, ROOT, TINY, saved
 
 from pong import checkpoint, seeds
 from pong.cli import main
 
 pytestmark = pytest.mark.usefixtures("compiled")
-COMMAND = ["train", CONFIG, *TINY, "--total-steps", "12000"]
+COMMAND = ["train", CONFIG, *TINY, "--total-steps", "8000"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def test_seeds_stopped_and_started_again_equal_uninterrupted_runs(monkeypatch, c
         patch.setattr("pong.seeds.time.sleep", stop)
         assert main([*COMMAND, "--seeds", "1-2", "--run-dir", "runs"]) == 130
     again = capsys.readouterr().out.rpartition("\nresume with: pong ")[2]
-    assert checkpoint.load("runs/s1").counters.steps < 12000
+    assert checkpoint.load("runs/s1").counters.steps < 8000
     assert main([*COMMAND, "--hidden", "5", "--seeds", "1-2", "--run-dir", "runs"]) == 2
     assert "hidden = 5, but the run was started with 4" in capsys.readouterr().err
     assert main(shlex.split(again)) == 0
@@ -71,13 +72,30 @@ def test_side_by_side_gives_each_job_a_core(tmp_path, monkeypatch):
     assert shares == [[3], [5], [5], [3, 5]]
 
 
-def test_summary_of_two_seeds(monkeypatch, capsys):
-    """Their scores end at 3 and 7: mean 5, s = √8, and t·s/√2 = 2·12.7062; the first score is missing."""
-    runs = {3: Path("s3"), 4: Path("s4")}
-    for run, scores in zip(runs.values(), (("", "1", "3"), ("-1", "4", "7")), strict=True):
+@pytest.fixture
+def runs():
+    """Two runs with three rows each; the first score of one is missing, and a fourth row is being written."""
+    folders = {3: Path("s3"), 4: Path("s4")}
+    for run, scores in zip(folders.values(), (("", "1", "3"), ("-1", "4", "7")), strict=True):
         run.mkdir()
         lines = ["step,minutes,charts/episodic_return_mean100", *(f"{n}000000,{n}.5,{y}" for n, y in enumerate(scores))]
-        (run / "metrics.csv").write_text("\n".join([*lines, "300"]))  # the end is being written
+        (run / "metrics.csv").write_text("\n".join([*lines, "300"]))
+    return folders
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_has_a_line_or_a_bar_for_each_seed(runs, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(seeds, "CONSOLE", Console(force_terminal=terminal, no_color=True))
+    monkeypatch.setattr(seeds, "LINE_SECONDS", 0)
+    with seeds._progress(runs | {5: Path("none yet")}, 4_000_000) as show:
+        show()
+    line = "seed 3 mean100 +3.00 at 50%, seed 4 mean100 +7.00 at 50%, seed 5 at 0%\n"
+    out = capsys.readouterr().out
+    assert out.count("50%") >= 2 and out.count("seed 5") if terminal else out == line
+
+
+def test_summary_of_two_seeds(runs, monkeypatch, capsys):
+    """Their scores end at 3 and 7: mean 5, s = √8, and t·s/√2 = 2·12.7062."""
     seeds.summarize(Path(), runs)
     *_, first, second, mean = capsys.readouterr().out.splitlines()
     assert (first.split(), second.split()) == (["3", "2,000,000", "2.5", "+3.00"], ["4", "2,000,000", "2.5", "+7.00"])
