@@ -43,7 +43,7 @@ $(VENV)/.doom $(VENV)/.notebook: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
 lesson: notebook ## open the lesson, notebooks/pong_from_pixels.ipynb, in a browser
 	$(BIN)/jupyter lab notebooks/pong_from_pixels.ipynb $(ARGS)
 
-train: setup $(DOOM) ## train a policy: CONFIG=pong ARGS="--seed 3"; or resume a run: ARGS="--resume runs/…"
+train: setup $(DOOM) ## train a policy: CONFIG=pong ARGS="--seed 3" or "--seeds 1-16"; or resume a run: ARGS="--resume runs/…"
 	$(BIN)/python -m pong train $(if $(CONFIG),"$$CONFIG") $(ARGS)
 
 eval: setup $(DOOM) ## play fresh games with frozen weights, sampled and greedily: RUN=runs/…, default: newest; ARGS="--episodes 20"

@@ -377,7 +377,7 @@ def _newest() -> Path:
     """The run in runs/ with the newest checkpoint, or the pretrained agent."""
     from pong.checkpoint import checkpoints
 
-    times = {path.parent: path.stat().st_mtime for path in Path("runs").glob("*/checkpoints") if checkpoints(path)}
+    times = {path.parent: path.stat().st_mtime for path in Path("runs").rglob("checkpoints") if checkpoints(path)}
     return max(times, key=times.__getitem__, default=Path("pretrained"))
 
 

@@ -397,7 +397,7 @@ def test_eval_and_play_take_the_newest_run(run, elsewhere, monkeypatch, capsys):
     assert main(["eval", "--episodes", "1"]) == 0
     assert capsys.readouterr().out.startswith("pretrained: playing fresh games …\n+1.00, ")
     Path("runs/no-checkpoint/checkpoints").mkdir(parents=True)
-    for name, seconds in {"a": 3, "newest": 4, "b": 2}.items():
+    for name, seconds in {"a": 3, "seeds/newest": 4, "b": 2}.items():
         shutil.copytree(run, f"runs/{name}")
         os.utime(f"runs/{name}/checkpoints", (seconds, seconds))
     for command, line in {
@@ -405,7 +405,7 @@ def test_eval_and_play_take_the_newest_run(run, elsewhere, monkeypatch, capsys):
         "play --max-frames 8 --file film.gif": "update",
     }.items():
         assert main(command.split()) == 0
-        assert capsys.readouterr().out.startswith(f"runs/newest: {line} ")
+        assert capsys.readouterr().out.startswith(f"runs/seeds/newest: {line} ")
 
 
 def test_eval_on_another_task(run, elsewhere, capsys):
