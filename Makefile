@@ -43,7 +43,7 @@ $(VENV)/.doom $(VENV)/.notebook: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
 lesson: notebook ## open the lesson, notebooks/pong_from_pixels.ipynb, in a browser
 	$(BIN)/jupyter lab notebooks/pong_from_pixels.ipynb $(ARGS)
 
-train: setup $(DOOM) ## train a policy: CONFIG=pong ARGS="--seed 3"; or resume a run: ARGS="--resume runs/…"
+train: setup $(DOOM) ## train a policy: CONFIG=pong ARGS="--seed 3" or "--seeds 1-16"; or resume a run: ARGS="--resume runs/…"
 	$(BIN)/python -m pong train $(if $(CONFIG),"$$CONFIG") $(ARGS)
 
 eval: setup $(DOOM) ## play fresh games with frozen weights, sampled and greedily: RUN=runs/…, default: newest; ARGS="--episodes 20"
@@ -100,8 +100,7 @@ results: doom ## run whatever is missing from results/, then make the tables and
 	test -f results/machine/verify.json || $(BIN)/python scripts/verify_machine.py
 	test -f results/ceiling/rallies.json || $(BIN)/python scripts/research/rallies.py
 	$(BIN)/python scripts/grid.py recipes --only pong pong_plain pong_conv_plain --at-once 1 # alone, because their times are published
-	$(BIN)/python scripts/grid.py recipes ceiling far ladder --at-once 2
-	$(BIN)/python scripts/grid.py classroom doom
+	$(BIN)/python scripts/grid.py recipes ceiling far ladder classroom doom
 	$(BIN)/python scripts/report.py
 
 plots: setup ## make the tables and pictures of results/ and docs/ again

@@ -53,7 +53,10 @@ class Train(Settings):
     resume: Annotated[Path | None, arg(metavar="RUN|CHECKPOINT")] = Field(
         None, description="resume a run in its folder, or a checkpoint in a new folder, instead of CONFIG.toml"
     )
-    run_dir: Path | None = Field(None, description="folder of the new run; default: runs/NAME-sSEED-TIME")
+    run_dir: Path | None = Field(None, description="folder of the run; a run in it is resumed; default: runs/NAME-…")
+    seeds: Annotated[str | None, arg(metavar="1-16|1,3,5")] = Field(
+        None, description="train a run for each seed, one core each; default of --run-dir: runs/NAME-seeds-TIME"
+    )
     init: Path | None = Field(None, description="start with the policy of this run or exported folder")
     trust: bool = Field(False, description=f"{TRUST}; --env does, too")
     task: keys.TaskKeys = keys.TaskKeys()
@@ -70,21 +73,32 @@ class Train(Settings):
             raise ValueError("choose one of CONFIG.toml and --resume")
         if self.resume and self.init:
             raise ValueError("--init is for a new run; leave it out to resume")
+        if self.resume and self.seeds:
+            raise ValueError("--seeds resumes its runs when the same command starts again; leave --resume out")
+        if self.seeds is not None:
+            _numbers(self.seeds)
         if self.resume and self.run_dir and self.resume.is_dir():
             raise ValueError("a run resumes in its own folder; leave --run-dir out, or resume a checkpoint")
         return self
+
+    def train(self, command: list[str], started: float) -> int:
+        """Train one run, or one for each of the seeds, and return the exit status."""
+        if self.seeds:
+            from pong.seeds import train_seeds
+
+            return train_seeds(self.request(), _numbers(self.seeds), command)
+        from pong.run import train
+
+        return train(self.request(), command, started)
 
     def request(self) -> "TrainRequest":
         """What to train."""
         from pong.run import TrainRequest
 
         config = Config(**{key: value for name in GROUPS for key, value in getattr(self, name)})
-        if self.resume and not self.resume.is_dir():
-            return TrainRequest(config, self.run_dir, checkpoint=self.resume)
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a failure
-        if restarted and self.run_dir and (self.run_dir / "config.toml").exists():
-            return TrainRequest(config, self.run_dir, resume=True)
-        return TrainRequest(config, self.resume or self.run_dir, resume=self.resume is not None, init=self.init)
+        if self.resume and self.resume.is_dir():
+            return TrainRequest(config, self.resume)
+        return TrainRequest(config, self.run_dir, checkpoint=self.resume, init=self.init)
 
 
 class Eval(Settings):
@@ -274,9 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = _parse(arguments)
         if isinstance(command, Train):
-            from pong.run import train
-
-            status = train(command.request(), ["pong", *arguments], started)
+            status = command.train(["pong", *arguments], started)
         elif command:
             command()
         if sys.stdout:
@@ -324,7 +336,10 @@ def _parse(arguments: list[str]) -> Any:
 
 def _train_defaults(flags: list[str]) -> Train:
     """Flags with the values of the config file or the run."""
-    trust = any(flag.partition("=")[0] in ("--trust", "--env") for flag in flags)  # --env: the file's is not used
+    names = {flag.partition("=")[0] for flag in flags}
+    trust = not names.isdisjoint(("--trust", "--env"))  # --env: the file's is not used
+    if {"--seed", "--seeds"} <= names:
+        raise InputError("choose one of --seed and --seeds")
     if resumed := re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(flags)):
         config = _saved_config(Path(resumed[1]), trust)
     elif flags and not flags[0].startswith("-"):
@@ -337,6 +352,15 @@ def _train_defaults(flags: list[str]) -> Train:
     return Train(**{name: group(**{key: values[key] for key in group.model_fields}) for name, group in GROUPS.items()})
 
 
+def _numbers(text: str) -> list[int]:
+    """The seeds of a text such as 1-16 or 1,3,5."""
+    parts = [re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part) for part in text.split(",")]
+    seeds = dict.fromkeys(seed for part in parts if part for seed in range(int(part[1]), int(part[2] or part[1]) + 1))
+    if not all(parts) or not seeds:
+        raise ValueError(f"--seeds {text}: give numbers of up to four digits, such as 1-16 or 1,3,5")
+    return list(seeds)
+
+
 def _saved_config(source: Path, trust: bool) -> Config:
     """The config of a run or of a checkpoint."""
     if source.suffix == ".safetensors":
@@ -346,9 +370,6 @@ def _saved_config(source: Path, trust: bool) -> Config:
     config = source / "config.toml"
     if not config.exists():
         raise InputError(f"--resume {source}: no run is there; give a run folder (runs/…) or one of its checkpoints")
-    if not (source / "lock").exists() and not (source / "checkpoints").exists():
-        init = f" --init {source}" if (source / "policy.safetensors").exists() else ""
-        raise InputError(f"--resume {source}: it has no checkpoints; start a new run: pong train {config}{init}")
     return load_config(config, trust)
 
 
@@ -356,7 +377,7 @@ def _newest() -> Path:
     """The run in runs/ with the newest checkpoint, or the pretrained agent."""
     from pong.checkpoint import checkpoints
 
-    times = {path.parent: path.stat().st_mtime for path in Path("runs").glob("*/checkpoints") if checkpoints(path)}
+    times = {path.parent: path.stat().st_mtime for path in Path("runs").rglob("checkpoints") if checkpoints(path)}
     return max(times, key=times.__getitem__, default=Path("pretrained"))
 
 

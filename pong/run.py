@@ -43,8 +43,7 @@ class TrainRequest:
     """What to train."""
 
     config: Config
-    run_dir: Path | None = None  # None makes up a name for a new folder
-    resume: bool = False  # continue the run in run_dir, instead of a new one
+    run_dir: Path | None = None  # a run in it is resumed; None makes up a name for a new folder
     checkpoint: Path | None = None  # a file from which the new run continues, with all its state
     init: Path | None = None  # a run, checkpoint or exported folder, with whose policy the new run starts
 
@@ -58,26 +57,26 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
     share_heap()
     with ranks.process_group(choose_device(config.device, ranks.local_rank)), contextlib.ExitStack() as stack:
         check(config, ranks)
-        folder, start = None, Checkpoint(config)
+        folder, start, how = None, Checkpoint(config), ""
         try:
             if ranks.rank == 0:  # it alone reads and writes files
-                folder, start = stack.enter_context(_open_run(request, command))
+                folder, start, how = stack.enter_context(_open_run(request, command))
         except InputError:
             ranks.all_gather(None)
             raise
         if not (start := ranks.all_gather(start)[0]):
             return 2  # rank 0 says why
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
-        say(console, f"{folder}: {config.name}, seed {config.seed}, {_place(config)}; {_status(request, start)}")
+        say(console, f"{folder}: {config.name}, seed {config.seed}, {_place(config)}; {how}")
         stack.enter_context(_failures_in_one_line(config, folder))
-        stop = stack.enter_context(_stop_requested(ranks, console, folder))
+        stop = stack.enter_context(stop_requested(ranks, console, f"pong train --resume {shlex.quote(str(folder))}"))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
         if start.policy:
             trainer.restore(start)
         recorder = None
         if folder:  # everything fits: now the folder may change
             _extend(config, start, folder, console)
-            with _writable(folder):
+            with writable(folder):
                 tracker = Tracker(config, folder, console, start.counters, started)
             recorder = Recorder(folder, trainer, stack.enter_context(tracker))
         with threads(1):  # the other cores belong to the players
@@ -187,8 +186,8 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path, Checkpoint]]:
-    """The locked run folder, and where training starts."""
+def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path, Checkpoint, str]]:
+    """The locked run folder, and where training starts, also in words."""
     config, start = request.config, Checkpoint(request.config)
     folder = request.run_dir or Path("runs") / f"{config.name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     if request.checkpoint:
@@ -197,17 +196,21 @@ def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path,
         policy = make_policy(config)
         load_weights(policy, checkpoint.load(request.init, trust=True).policy)  # its config is not used
         start = Checkpoint(config, policy=policy.state_dict())
+    if (path := folder / "config.toml").exists() and not any((folder / x).exists() for x in ("lock", "checkpoints")):
+        init = f" --init {folder}" if (folder / "policy.safetensors").exists() else ""
+        raise InputError(f"run folder {folder}: it has no checkpoints; start a new run: pong train {path}{init}")
     with _locked(folder):
-        if not request.resume:
+        is_new = not path.exists()  # if not, this is the same command again, after a preemption
+        if is_new:
             _create_run_folder(folder, request, command, start)
         elif checkpoint.exists(folder):
             start = _load(config, folder)
         else:
-            _check_same_run(config, load_config(folder / "config.toml", trust=True), folder)
-        yield folder, start
+            check_same_run(config, load_config(path, trust=True), folder)
+        yield folder, start, _status(is_new and not request.checkpoint, start)
 
 
-def _check_same_run(config: Config, before: Config, path: Path) -> None:
+def check_same_run(config: Config, before: Config, path: Path) -> None:
     """Refuse to continue a run with changes to what defines it."""
     for key, value in before:
         if key not in FREE and getattr(config, key) != value:
@@ -218,7 +221,7 @@ def _check_same_run(config: Config, before: Config, path: Path) -> None:
 def _load(config: Config, path: Path) -> Checkpoint:
     """A checkpoint from which a run with this config can continue."""
     saved = checkpoint.load(path, trust=True)  # its config must equal the one that the user approved
-    _check_same_run(config, saved.config, path)
+    check_same_run(config, saved.config, path)
     if saved.config.total_steps != config.total_steps < saved.counters.steps:
         done = f"{saved.counters.steps} steps are done; give at least as many, or leave it out"
         raise InputError(f"{path}: total_steps = {config.total_steps}, but {done}")
@@ -230,10 +233,8 @@ def _load(config: Config, path: Path) -> Checkpoint:
 
 def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], start: Checkpoint) -> None:
     """Write run.json, the checkpoint or the policy to start from if there is one, and config.toml."""
-    if (folder / "config.toml").exists():
-        raise InputError(f"run folder {folder} already holds a run; choose another --run-dir")
     config, first = request.config, folder / "checkpoints" / checkpoint.file_name(start.counters.updates)
-    with _writable(folder):
+    with writable(folder):
         write_atomically(folder / "run.json", (json.dumps(_about(config, command), indent=2) + "\n").encode())
         if request.checkpoint:
             first.parent.mkdir(exist_ok=True)
@@ -247,7 +248,7 @@ def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], 
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes from training in a run folder; the lock ends with this process, however it ends."""
     with contextlib.ExitStack() as stack:
-        with _writable(folder):
+        with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("lock", "checkpoints"):  # of a stranger's run: in the target, files would be lost
                 if (folder / name).is_symlink():
@@ -262,7 +263,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
     """Report an OSError at the start of a run as bad input."""
     try:
         yield
@@ -295,12 +296,12 @@ def _place(config: Config) -> str:
     return "on the CPU" if config.device == "cpu" else f"on the CPU ({gpu_problem()})"
 
 
-def _status(request: TrainRequest, start: Checkpoint) -> str:
-    if not request.resume and not request.checkpoint:
+def _status(is_new: bool, start: Checkpoint) -> str:
+    if is_new:
         return "starting the emulators …"
     if not start.policy:
         return "no checkpoint yet: starting from the beginning"
-    restart = "; games restart" if request.config.is_pong and not start.play else ""
+    restart = "; games restart" if start.config.is_pong and not start.play else ""
     return f"resuming after update {start.counters.updates}{restart}"
 
 
@@ -314,7 +315,7 @@ def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -
 
 
 @contextlib.contextmanager
-def _stop_requested(ranks: Ranks, console: Console, folder: Path | None) -> Iterator[Callable[[], bool]]:
+def stop_requested(ranks: Ranks, console: Console, resume: str) -> Iterator[Callable[[], bool]]:
     """The first SIGINT, SIGTERM or SIGHUP, or torchrun's end, requests a stop; a second signal stops at once."""
     received: list[int] = []
 
@@ -336,7 +337,7 @@ def _stop_requested(ranks: Ranks, console: Console, folder: Path | None) -> Iter
             signal.signal(number, handler)
         if received or ranks.is_orphan:
             why = "torchrun is gone; " if ranks.is_orphan else ""
-            say(console, f"{why}resume with: pong train --resume {shlex.quote(str(folder))}")
+            say(console, f"{why}resume with: {resume}")
 
 
 @contextlib.contextmanager

@@ -27,6 +27,8 @@ def run(main: Callable[..., Any]) -> None:
         status, message = 2, f"{problem['loc'][0]} = {problem['input']}: {problem['msg']}"
     except (InputError, RunError, OSError) as error:
         status, message = 2 if isinstance(error, InputError) else 1, str(error)
+    except KeyboardInterrupt:
+        status, message = 130, "interrupted"
     print(f"{Path(sys.argv[0]).stem}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 

@@ -7,16 +7,12 @@ copies into results/ of each run: config.toml, run.json, eval.json and every few
 makes tables and pictures of them.
 """
 
-import itertools
 import json
 import re
 import shutil
-import subprocess
 import sys
-import threading
 import tomllib
-from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +21,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from pong.config import Config, InputError, RunError, load_config, nearest, to_toml, validate
-from pong.distributed import cores
+from pong.seeds import side_by_side
 from pong.train import load_policy
 
 STUDIES = common.ROOT / "configs/studies"
@@ -106,9 +102,11 @@ def main(
         names = chosen(only, study.variants)
         jobs = [(name, seed) for name in names for seed in study.seeds_of(name)]
         jobs.sort(key=lambda job: study.seeds_of(job[0]).index(job[1]))  # every variant's first seed first
-        side_by_side(lambda job, core, study=study: complete(study, *job, core), jobs, at_once or study.at_once)
-        for name in names:
-            finish(study, name, export)
+        work = [(RUNS / f"{study.place(*job)}.log", complete(study, *job)) for job in jobs]
+        last = [(RUNS / study.folder / f"{slug(name)}.log", finish(study, name, export)) for name in names]
+        for runs, number in (work, at_once or study.at_once), (last, 1):
+            if failed := side_by_side(runs, ["python", *sys.argv], number):
+                raise RunError("; ".join(failed.values()))
 
 
 def known() -> list[str]:
@@ -133,30 +131,18 @@ def chosen(only: Collection[str], known: Collection[str]) -> list[str]:
     return [name for name in known if name in only] or list(known)
 
 
-def side_by_side(work: Callable[[Any, int | None], None], jobs: Iterable[Any], at_once: int) -> None:
-    """Do several jobs at the same time, one core each; a single one at a time has all cores (None)."""
-    thread, numbers, at_once = threading.local(), itertools.count(), at_once or cores()
-
-    def choose_core() -> None:
-        thread.core = next(numbers) % cores() if at_once > 1 else None
-
-    with ThreadPoolExecutor(at_once, initializer=choose_core) as pool:
-        list(pool.map(lambda job: work(job, thread.core), jobs))
-
-
-def complete(study: Study, variant: str, seed: int, core: int | None = None) -> None:
-    """Train and evaluate a run, unless that is done, and copy what results/ needs of it."""
+def complete(study: Study, variant: str, seed: int) -> Iterator[tuple[object, ...]]:
+    """Yield the commands of ``pong`` that train and evaluate a run, then copy what results/ needs of it."""
     place = study.place(variant, seed)
     run, results = RUNS / place, RESULTS / place
     if (results / study.last_file).exists():
         return
     run.parent.mkdir(parents=True, exist_ok=True)
     if not (run / OWN).exists():
-        new_run = (config_file(study, variant), "--seed", seed, "--run-dir", run)
-        pong(place, "train", *(("--resume", run) if (run / "config.toml").exists() else new_run), core=core)
+        yield "train", config_file(study, variant), "--seed", seed, "--run-dir", run
         if study.episodes:
             ways = () if study.greedy else ("--sampled",)
-            pong(place, "eval", run, "--episodes", study.episodes, *ways, "--json", run / OWN, core=core)
+            yield "eval", run, "--episodes", study.episodes, *ways, "--json", run / OWN
     results.mkdir(parents=True, exist_ok=True)
     thin(run / "metrics.csv", results / "metrics.csv")
     if variant in study.weights:
@@ -166,15 +152,6 @@ def complete(study: Study, variant: str, seed: int, core: int | None = None) -> 
     for file in dict.fromkeys(("config.toml", "run.json", study.last_file)):
         shutil.copy(run / file, results / file)
     print(f"{place}: done", flush=True)
-
-
-def pong(place: Path, *arguments: object, core: int | None = None) -> None:
-    """Run a command of ``pong`` for a run, on one core or on all if None, and append its output to the run's log."""
-    pinned = [] if core is None else ["taskset", "-c", str(core)]
-    command, log = [*pinned, sys.executable, "-m", "pong", *map(str, arguments)], RUNS / f"{place}.log"
-    with log.open("a", encoding="utf-8") as file:
-        if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
-            raise RunError(f"{' '.join(command)} failed; see {log}")
 
 
 def config_file(study: Study, variant: str) -> Path:
@@ -202,18 +179,18 @@ def median(study: Study, variant: str) -> int | None:
     return sorted(scores, key=lambda seed: scores[seed])[(len(scores) - 1) // 2]
 
 
-def finish(study: Study, variant: str, export: bool) -> None:
-    """Let the median seed play the version of Pong that it was not trained in, and export it, if that is asked for."""
+def finish(study: Study, variant: str, export: bool) -> Iterator[tuple[object, ...]]:
+    """Yield commands: the median seed plays the version of Pong that it was not trained in, and may be exported."""
     if (seed := median(study, variant)) is None:
         return
     place = study.place(variant, seed)
     name, *task = OTHER["plain" if study.variant(variant).sticky else "sticky"]
     if variant in study.both_versions and not (RESULTS / place / name).exists():
-        pong(place, "eval", RUNS / place, "--episodes", study.episodes, *task, "--json", RESULTS / place / name)
+        yield "eval", RUNS / place, "--episodes", study.episodes, *task, "--json", RESULTS / place / name
     if export:
         folder = Path("pretrained") / slug(variant)
         shutil.rmtree(folder, ignore_errors=True)
-        pong(place, "export", RUNS / place, folder, "--half")
+        yield "export", RUNS / place, folder, "--half"
 
 
 if __name__ == "__main__":

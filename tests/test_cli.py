@@ -30,6 +30,7 @@ from small_runs import (
     environment,
     play,
     rows,
+    saved,
     timeless,
 )
 
@@ -97,8 +98,13 @@ ERRORS = {  # command: what the line says. {file} exists, {cartpole} and {run} a
     "train {config} --device tpu": "invalid choice 'tpu' for argument '--device'",
     "train {config} --device cuda": "device = 'cuda', but there is none; use --device auto or cpu\n",
     "train {config} --policy mlp": 'policy = "mlp" can\'t play env = "Pong"; "karpathy" plays Pong, ',
-    "train {config} --run-dir {run}": "{run} already holds a run",
+    "train {config} --run-dir {run}": "{run}: max_frames = 65209, but the run was started with 600; set it",
+    "train {config} --run-dir {root}/results/pong/s11": "s11: it has no checkpoints; start a new run: pong train ",
     "train {config} --run-dir {file}": "{file}",
+    "train {config} --seed 1 --seeds 2": "choose one of --seed and --seeds",
+    "train {config} --seeds 5-1": "--seeds 5-1: give numbers of up to four digits, such as 1-16 or 1,3,5",
+    "train {config} --seeds 1-3 --device cuda": "device = 'cuda'",
+    "train --resume {run} --seeds 1": "--seeds resumes its runs when the same command starts again; leave --resume out",
     "train {config} --init nowhere": "nowhere does not exist",
     "train {config} --init {run} --hidden 5": "size mismatch for W1",
     "train {config} --resume {run}": "choose one of CONFIG.toml and --resume",
@@ -308,8 +314,8 @@ def test_train_request(run, elsewhere, monkeypatch):
     expected = {
         "{run}/config.toml --init {run} --total-steps 2e2": TrainRequest(config, init=run),
         "{run}/config.toml --total-steps=0.2e3 --run-dir new --players 3": TrainRequest(free, run_dir=new),
-        "--resume {run} --players 3": TrainRequest(free, run_dir=run, resume=True),
-        "--players 3 --resume={run}": TrainRequest(free, run_dir=run, resume=True),
+        "--resume {run} --players 3": TrainRequest(free, run_dir=run),
+        "--players 3 --resume={run}": TrainRequest(free, run_dir=run),
         "--resume {path}": TrainRequest(config, checkpoint=path),
         "--resume {path} --run-dir new": TrainRequest(config, run_dir=new, checkpoint=path),
     }
@@ -391,7 +397,7 @@ def test_eval_and_play_take_the_newest_run(run, elsewhere, monkeypatch, capsys):
     assert main(["eval", "--episodes", "1"]) == 0
     assert capsys.readouterr().out.startswith("pretrained: playing fresh games …\n+1.00, ")
     Path("runs/no-checkpoint/checkpoints").mkdir(parents=True)
-    for name, seconds in {"a": 3, "newest": 4, "b": 2}.items():
+    for name, seconds in {"a": 3, "seeds/newest": 4, "b": 2}.items():
         shutil.copytree(run, f"runs/{name}")
         os.utime(f"runs/{name}/checkpoints", (seconds, seconds))
     for command, line in {
@@ -399,7 +405,7 @@ def test_eval_and_play_take_the_newest_run(run, elsewhere, monkeypatch, capsys):
         "play --max-frames 8 --file film.gif": "update",
     }.items():
         assert main(command.split()) == 0
-        assert capsys.readouterr().out.startswith(f"runs/newest: {line} ")
+        assert capsys.readouterr().out.startswith(f"runs/seeds/newest: {line} ")
 
 
 def test_eval_on_another_task(run, elsewhere, capsys):
@@ -529,8 +535,8 @@ def test_resume_trains_a_finished_run_longer(elsewhere, monkeypatch, capsys):
     assert len(rows("run")) == 6
 
 
-def test_resume_after_a_restart_by_torchrun(elsewhere, monkeypatch, capsys):
-    """It runs the same command again, in a folder that holds a run by then."""
+def test_train_the_same_command_again_resumes(elsewhere, monkeypatch, capsys):
+    """As Slurm, Kubernetes and torchrun start it, in a folder that holds a run by then."""
 
     def fail():
         raise RunError("the plug was pulled")
@@ -538,7 +544,6 @@ def test_resume_after_a_restart_by_torchrun(elsewhere, monkeypatch, capsys):
     # 24 decisions an update, 24 updates
     flags = ["--num-envs", "3", "--horizon", "8", "--total-steps", "576", "--checkpoint-every", "4"]
     command = ["train", CONFIG, *TINY, *flags, "--run-dir", "run"]
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     play(monkeypatch, Dice)
     with monkeypatch.context() as patch:
         during_update(patch, {11: fail})
@@ -546,10 +551,11 @@ def test_resume_after_a_restart_by_torchrun(elsewhere, monkeypatch, capsys):
     last = Path("run/checkpoints/update-000008.safetensors")
     assert capsys.readouterr().err == f"pong: the plug was pulled; the last good checkpoint is {last}\n"
     assert Won.open == 0  # the emulators are closed
-    assert main(command) == 2  # this is a second start, not a restart
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert main(command) == 0
     assert "resuming after update 8" in capsys.readouterr().out
     assert [int(row["update"]) for row in rows("run")] == list(range(1, 25))
     assert main([*command[:-1], "other"]) == 0  # a folder without a run starts one
     assert timeless("other") == timeless("run")
+    assert saved("run/checkpoints/update-000024.safetensors") == saved("other/checkpoints/update-000024.safetensors")
+    assert main(command) == 0
+    assert "the run is complete" in capsys.readouterr().out

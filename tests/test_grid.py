@@ -1,6 +1,5 @@
 """scripts/grid.py trains what is missing of a study, and errors of scripts are one line."""
 
-import contextlib
 import itertools
 import json
 
@@ -24,15 +23,10 @@ def folders(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
 
 
-@pytest.fixture
-def in_process(monkeypatch):
-    """Run the commands of pong in this process, which has imported torch already."""
-
-    def pong(place, *arguments, core):
-        with (grid.RUNS / f"{place}.log").open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-            assert main([*map(str, arguments)]) == 0
-
-    monkeypatch.setattr(grid, "pong", pong)
+def complete(plan, variant, seed):
+    """Run the commands of a run in this process, which has imported torch already."""
+    for arguments in grid.complete(plan, variant, seed):
+        assert main([*map(str, arguments)]) == 0
 
 
 def study(variants, common=TINY, **keys):
@@ -52,14 +46,13 @@ def test_cumulative_variant_has_the_changes_of_those_before():
     assert [(config.hidden, config.actions) for config in map(plan.variant, "abc")] == [(5, 2), (5, 3), (6, 3)]
 
 
-@pytest.mark.usefixtures("in_process")
 def test_grid_runs_what_is_missing_and_report_shows_every_seed(tmp_path):
     plan = study({"plain": {}, "three": {"actions": 3}})
     for seed in (1, 2):
-        grid.complete(plan, "three", seed)
+        complete(plan, "three", seed)
     evaluation = tmp_path / "results/study/three/s1/eval.json"
     time = evaluation.stat().st_mtime_ns
-    grid.complete(plan, "three", 1)
+    complete(plan, "three", 1)
     assert evaluation.stat().st_mtime_ns == time  # it was complete
     assert grid.median(plan, "plain") is None
     runs = report.finished(plan)
@@ -73,15 +66,14 @@ def test_grid_runs_what_is_missing_and_report_shows_every_seed(tmp_path):
     assert "| three | actions = 3 | 2 | 0.0 |" in report.study_table(plan, runs)
 
 
-@pytest.mark.usefixtures("in_process")
-def test_interrupted_run_is_resumed_as_its_folder_has_it(tmp_path):
-    short = study({"plain": {}}, TINY | {"checkpoint_every": 1, "total_steps": 60})
-    grid.complete(short, "plain", 1)
+def test_interrupted_run_is_resumed(tmp_path, capsys):
+    short = TINY | {"checkpoint_every": 1}
+    complete(study({"plain": {}}, short | {"total_steps": 60}), "plain", 1)
     for folder in ("runs", "results"):
         (tmp_path / folder / "study/plain/s1/eval.json").unlink()
-    grid.complete(study({"plain": {}}), "plain", 1)
-    assert "resuming after update 1" in (tmp_path / "runs/study/plain/s1.log").read_text(encoding="utf-8")
-    assert load_config(tmp_path / "results/study/plain/s1/config.toml").total_steps == 60
+    complete(study({"plain": {}}, short), "plain", 1)
+    assert "resuming after update 1" in capsys.readouterr().out
+    assert load_config(tmp_path / "results/study/plain/s1/config.toml").total_steps == 120
 
 
 def test_curve_is_thinned_to_few_rows_with_its_last(tmp_path):
@@ -93,11 +85,12 @@ def test_curve_is_thinned_to_few_rows_with_its_last(tmp_path):
     assert {int(b) - int(a) for a, b in itertools.pairwise(rows)} == {5}  # 2507 rows, at least 500 of them: every fifth
 
 
-def test_failed_command_names_its_log(tmp_path):
+def test_failed_run_names_its_reason_and_its_log(tmp_path, monkeypatch):
     (tmp_path / "runs/study/plain/s1").mkdir(parents=True)
     (tmp_path / "runs/study/plain/s1/config.toml").write_text("no config", encoding="utf-8")
-    with pytest.raises(RunError, match=r"train --resume .* failed; see .*plain/s1\.log"):
-        grid.complete(study({"plain": {}}), "plain", 1)
+    monkeypatch.setattr(grid, "load", lambda name: study({"plain": {}}).model_copy(update={"seeds": [1]}))
+    with pytest.raises(RunError, match=r"s1: it has no checkpoints; .* \(see .*plain/s1\.log\)"):
+        grid.main(("ladder",))
 
 
 def test_broken_study_is_refused_by_name(tmp_path, monkeypatch):
