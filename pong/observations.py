@@ -163,11 +163,20 @@ def move(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
     parts = [tensor.detach().flatten().view(torch.uint8) for tensor in tensors]
     ends = np.cumsum([len(part) for part in parts]).tolist()
     to_gpu = target.type == "cuda"
-    packed = torch.empty(ends[-1], dtype=torch.uint8, device=source, pin_memory=to_gpu)
-    moved = torch.empty_like(packed, device=target, pin_memory=not to_gpu)
+    host = _host_buffer(ends[-1])
+    packed = host if to_gpu else torch.empty_like(host, device=source, pin_memory=False)
+    moved = torch.empty_like(host, device=target, pin_memory=False) if to_gpu else host
     moved.copy_(torch.cat(parts, out=packed), non_blocking=to_gpu)
     numbers = zip(moved.tensor_split(ends[:-1]), tensors, strict=True)
     return [part.view(tensor.dtype).view(tensor.shape) for part, tensor in numbers]
+
+
+def _host_buffer(size: int) -> Tensor:
+    """Bytes in page-locked memory, which a GPU copies from and to by itself, if the system has such memory left."""
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError:
+        return torch.empty(size, dtype=torch.uint8)
 
 
 Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or of frames
