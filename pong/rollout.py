@@ -22,6 +22,7 @@ from pong.returns import discounted_returns, standardize
 TRAINING, EVALUATION = 0, 1  # the purpose of random streams
 EMULATOR, ACTIONS = 0, 1
 MOST_TIME_STEPS = 200_000  # of an unfinished episode, whose rows are all in memory
+FEW_ROWS = 10_000  # of a batch; larger ones are learned in slices, each of which is transposed when its turn comes
 POLL_SECONDS = 1.0  # between two calls of ``while_playing``
 
 
@@ -334,7 +335,7 @@ class Player:
                 returns[game] = standardize(returns[game])
         rows = torch.from_numpy(decisions.rows[time_steps, emulators])
         observations = decisions.observations[rows]
-        if self.purpose == TRAINING and isinstance(observations, SparseFrames):
+        if self.purpose == TRAINING and isinstance(observations, SparseFrames) and len(rows) <= FEW_ROWS:
             _ = observations.transposed  # computed here, while the learner is busy
         return Batch(
             observations=observations,
