@@ -351,9 +351,10 @@ def make_value_network(config: Config) -> nn.Module:
 def slice_rows(network: nn.Module) -> int:
     """How many rows of a batch a pass takes at a time, so that its activations take bounded memory."""
     parameters = list(network.parameters())
-    images = [math.prod(module.shape) for module in network.modules() if isinstance(module, ConvNet)]
+    images = [math.prod(module.shape) // 4 for module in network.modules() if isinstance(module, ConvNet)]
     widest = max(*images, *(p.shape[-1] for p in parameters))
-    return max(SLICE_NUMBERS * (16 if parameters[0].is_cuda else 1) // widest, 1)
+    rows = SLICE_NUMBERS * (16 if parameters[0].is_cuda else 1) // widest
+    return rows // CPU_ROWS * CPU_ROWS or max(rows, 1)
 
 
 def make_network(
