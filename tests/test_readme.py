@@ -47,7 +47,8 @@ def make(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", re.findall(r"^(make .*?) *(?:#.*)?$", README, re.MULTILINE))
 def test_readme_make_commands_run(make, monkeypatch, command):
     """Make knows the target, and pong the flags; RUN is any run."""
-    monkeypatch.setattr("pong.run.train", lambda *_: 0)
+    for function in ("pong.run.train", "pong.seeds.train_seeds"):
+        monkeypatch.setattr(function, lambda *_: 0)
     for _, package, *words in make(*shlex.split(command.replace("runs/…", "'my run'"))[1:]):
         if package == "pong":
             assert main(words if words[0] == "train" else [*words, "--help"]) == 0
