@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,8 +95,8 @@ def save(
     path = folder / file_name(counters.updates)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for target in (folder / BEST, path) if best else (path,):  # a kill between the two must not lose the best
-            _write(target, config, counters, tensors)
+        targets = (folder / BEST, path) if best else (path,)  # a kill between the two must not lose the best
+        _write(targets, config, counters, tensors)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise OSError(f"checkpoint {path} can't be written: {why}") from None
@@ -109,7 +109,7 @@ def save(
 def save_policy(path: Path, config: Config, counters: Counters, weights: dict[str, Tensor]) -> None:
     """Write a checkpoint of a policy's weights alone: enough to play or to start a training."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, config, counters, _flatten({"policy": weights}))
+    _write((path,), config, counters, _flatten({"policy": weights}))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -221,11 +221,13 @@ def _others(path: Path) -> str:
     return f"there is {', '.join(map(str, others))}" if others else "give another run folder (runs/…) or checkpoint"
 
 
-def _write(path: Path, config: Config, counters: Counters, tensors: dict[str, Tensor]) -> None:
+def _write(paths: Iterable[Path], config: Config, counters: Counters, tensors: dict[str, Tensor]) -> None:
     header = json.dumps({"format": FORMAT, "config": config.model_dump(), "counters": asdict(counters)})
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}  # safetensors.torch leaks a type a length
-    with _replacing(path) as temporary:
-        save_file(arrays, temporary, {"pong": header, "sha256": _digest(header, tensors)})
+    metadata = {"pong": header, "sha256": _digest(header, tensors)}
+    for path in paths:
+        with _replacing(path) as temporary:
+            save_file(arrays, temporary, metadata)
 
 
 def _digest(header: str, tensors: dict[str, Tensor]) -> str:
