@@ -49,7 +49,7 @@ train: setup $(DOOM) ## train a policy: CONFIG=pong ARGS="--seed 3" or "--seeds 
 eval: setup $(DOOM) ## play fresh games with frozen weights, sampled and greedily: RUN=runs/…, default: newest; ARGS="--episodes 20"
 	$(BIN)/python -m pong eval $(if $(RUN),"$$RUN") $(ARGS)
 
-play: setup $(DOOM) ## save a video of one game, or show it live with ARGS="--terminal": RUN=runs/…, default: newest, or else pretrained
+play: setup $(DOOM) ## save a video of one game, or show it live with ARGS="--terminal": RUN=runs/…, default: newest, or else our agent of pong
 	$(BIN)/python -m pong play $(if $(RUN),"$$RUN") $(ARGS)
 
 toy: setup ## the log-derivative trick with numbers: ARGS="T3"

@@ -3,4 +3,4 @@
 import time
 
 STARTED = time.monotonic()  # the program, of whose imports this is the first
-__version__ = "0.1.0"
+__version__ = "1.0.0"

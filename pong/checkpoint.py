@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from pong.baseline import Baseline
-from pong.config import Config, InputError, PathLike, validate
+from pong.config import Config, InputError, PathLike, agents, resolve, validate
 from pong.envs.base import EmulatorState
 
 FORMAT = 4
@@ -30,7 +30,6 @@ MOST_NAMES = 1 << 23  # bytes of a file's start: safetensors takes a minute to r
 NEWEST = 2  # checkpoints of a run that are not deleted, besides the best
 BEST = f"best{SUFFIX}"
 POLICY = f"policy{SUFFIX}"  # of an exported folder
-PRETRAINED = Path(__file__).parents[1] / "pretrained/pong"
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Scores = Annotated[tuple[FiniteFloat, ...], Field(max_length=100)]
 
@@ -205,11 +204,10 @@ def file_name(updates: int) -> str:
 
 
 def find(where: Path) -> Path:
-    """The checkpoint file meant by a file, a run folder (its newest), an exported folder, or the name "pretrained"."""
-    where = PRETRAINED if where == Path("pretrained") else where
-    for file in (where, where / POLICY, *checkpoints(where / "checkpoints")[-1:]):
-        if file.is_file():
-            return file
+    """The checkpoint file meant by a file, an exported folder, a run folder (its newest), or an agent's name."""
+    file = resolve(where, agents(), where / POLICY, *checkpoints(where / "checkpoints")[-1:])
+    if file.is_file():
+        return file
     if where.exists():
         raise InputError(f"{where} holds no checkpoints/update-*{SUFFIX}; {_others(where / 'checkpoints' / POLICY)}")
     raise InputError(f"{where} does not exist; {_others(where)}")
@@ -218,7 +216,8 @@ def find(where: Path) -> Path:
 def _others(path: Path) -> str:
     """The other checkpoints in the same folder, to choose from."""
     others = [file for file in (*checkpoints(path.parent), path.with_name(BEST)) if file != path and file.exists()]
-    return f"there is {', '.join(map(str, others))}" if others else "give another run folder (runs/…) or checkpoint"
+    remedy = f"give another run folder (runs/…), checkpoint or agent ({', '.join(agents())})"
+    return f"there is {', '.join(map(str, others))}" if others else remedy
 
 
 def _write(paths: Iterable[Path], config: Config, counters: Counters, tensors: dict[str, Tensor]) -> None:

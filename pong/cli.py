@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -16,7 +17,7 @@ from tyro.conf import Positional, arg
 
 from pong import STARTED
 from pong import config as keys
-from pong.config import GROUPS, Config, InputError, RunError, Settings, load_config, nearest, printable, recipes
+from pong.config import GROUPS, Config, InputError, RunError, Settings, agents, load_config, nearest, printable, recipes
 
 if TYPE_CHECKING:
     from pong.run import TrainRequest
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 ABOUT = """Karpathy's Pong from Pixels in PyTorch.
 
 Exit status: 0 done, 2 bad input, 1 anything else, 130 interrupted."""
-POLICY = "run folder, checkpoint or exported folder"
+POLICY = "run folder, checkpoint, exported folder or agent (pong recipes)"
 TRUST = 'import the module that a file names in env = "module:Id", which runs its code'
 
 
@@ -57,7 +58,7 @@ class Train(Settings):
     seeds: Annotated[str | None, arg(metavar="1-16|1,3,5")] = Field(
         None, description="train a run for each seed, one core each; default of --run-dir: runs/NAME-seeds-TIME"
     )
-    init: Path | None = Field(None, description="start with the policy of this run or exported folder")
+    init: Path | None = Field(None, description="start with the policy of this run, exported folder or agent")
     trust: bool = Field(False, description=f"{TRUST}; --env does, too")
     task: keys.TaskKeys = keys.TaskKeys()
     observation: keys.ObservationKeys = keys.ObservationKeys()
@@ -209,17 +210,23 @@ class Export(Settings):
     episodes: int = Field(100, ge=1, description="fresh games for the model card, sampled and greedy each")
     half: bool = Field(False, description="store the weights as 16-bit numbers; the fresh games show if it matters")
     save_p: OutputFile | None = Field(None, description="also, or instead, write the file of the 2016 program")
+    push_to_hub: Annotated[str | None, arg(metavar="NAME")] = Field(
+        None, description="also upload the folder and replay.mp4, a whole game, to the Hugging Face hub under this name"
+    )
     trust: bool = Field(False, description=TRUST)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.folder is None and self.save_p is None:
             raise ValueError("give a folder to write, such as: pong export RUN agent")
+        if self.push_to_hub and not (self.folder and find_spec("huggingface_hub")):
+            raise ValueError("--push-to-hub needs a folder to write, and: pip install huggingface_hub")
         return self
 
     def __call__(self) -> None:
         """Export a policy."""
         from pong.export import write_folder, write_save_p
+        from pong.hub import push
         from pong.train import load_policy
 
         policy, loaded = load_policy(self.source, self.trust)
@@ -227,6 +234,8 @@ class Export(Settings):
             write_save_p(self.save_p, loaded)
         if self.folder is not None:
             write_folder(self.folder, policy, loaded, self.source, self.episodes, half=self.half)
+            if self.push_to_hub:
+                push(self.folder, self.push_to_hub)
 
 
 class Import(Settings):
@@ -267,12 +276,14 @@ class Toy(Settings):
 
 
 class Recipes(Settings):
-    """List the recipes in configs/, whose names pong train takes."""
+    """List the recipes, whose names pong train takes, and which have a trained agent for pong play and pong eval."""
 
     def __call__(self) -> None:
         """Print the first line of each, up to a colon."""
+        print(f"{'recipe':18}{'agent':7}what it is")
         for name, path in recipes().items():
-            print(f"{name:18}{path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ').split(': ')[0]}")
+            about = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(": ")[0]
+            print(f"{name:18}{'yes' if name in agents() else '-':7}{about}")
 
 
 COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Train, Eval, Play, Export, Import, Toy, Recipes)}
@@ -343,7 +354,7 @@ def _train_defaults(flags: list[str]) -> Train:
     if resumed := re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(flags)):
         config = _saved_config(Path(resumed[1]), trust)
     elif flags and not flags[0].startswith("-"):
-        config = load_config(flags[0] if Path(flags[0]).is_file() else recipes().get(flags[0], flags[0]), trust)
+        config = load_config(flags[0], trust)
     elif flags[:1] in (["-h"], ["--help"]):
         config = Config()
     else:
@@ -374,11 +385,11 @@ def _saved_config(source: Path, trust: bool) -> Config:
 
 
 def _newest() -> Path:
-    """The run in runs/ with the newest checkpoint, or the pretrained agent."""
+    """The run in runs/ with the newest checkpoint, or the default recipe's trained agent."""
     from pong.checkpoint import checkpoints
 
     times = {path.parent: path.stat().st_mtime for path in Path("runs").rglob("checkpoints") if checkpoints(path)}
-    return max(times, key=times.__getitem__, default=Path("pretrained"))
+    return max(times, key=times.__getitem__, default=Path("pong"))
 
 
 def _run_name(source: Path) -> str:

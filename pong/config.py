@@ -211,13 +211,33 @@ def linear_schedule(start: float, end: float | None, progress: float) -> float:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes of this checkout: {name: config file}."""
-    return {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))}
+    """The recipes that come with the package: {name: config file}."""
+    return {path.stem: path for path in sorted(_data("configs").glob("*.toml"))}
+
+
+def agents() -> dict[str, Path]:
+    """The trained agents that come with the package: {name: file of the policy}."""
+    return {path.parent.name: path for path in sorted(_data("pretrained").glob("*/policy.safetensors"))}
+
+
+def _data(name: str) -> Path:
+    """A folder of data, which is in the installed package, and beside the package in a checkout."""
+    installed = Path(__file__).with_name(name)
+    return installed if installed.is_dir() else installed.parents[1] / name
+
+
+def resolve(name: Path, known: dict[str, Path], *inside: Path) -> Path:
+    """The first that is a file: ``name``, what a folder of that name may have ``inside``, the ``known`` file."""
+    return next((file for file in (name, *inside, known.get(str(name), name)) if file.is_file()), name)
 
 
 def load_config(path: PathLike, trust: bool = False) -> Config:
-    """Read a TOML file in UTF-8, whose name gives the run's name if it sets none; ``trust`` as in ``validate``."""
-    path = Path(path)
+    """Read a TOML file in UTF-8, whose name gives the run's name if it sets none; ``trust`` as in ``validate``.
+
+    Args:
+        path: a file, or the name of a recipe.
+    """
+    path = resolve(Path(path), recipes())
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)

@@ -3,11 +3,12 @@
 import contextlib
 import json
 import platform
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from pong import checkpoint, save_p
+from pong import checkpoint, hub, save_p
 from pong.checkpoint import Checkpoint, Counters
 from pong.config import Config, InputError, to_toml
 from pong.distributed import cores
@@ -77,6 +78,9 @@ def write_folder(
         checkpoint.save_policy(part / checkpoint.POLICY, config, counters, weights)
         policy, _ = load_policy(part, trust=True)  # as it was stored
         (part / "config.toml").write_text(to_toml(config), encoding="utf-8")
+        (part / "config.json").write_text(hub.config_json(config), encoding="utf-8")
+        if run := _run_json(source):
+            (part / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         if episodes:
             print(f"{folder}: playing {episodes} games sampled and {episodes} greedily …", flush=True)
             task = config.replace(emulator="ale") if config.is_pong else config
@@ -87,9 +91,11 @@ def write_folder(
             short = config.replace(max_frames=config.noop_max + GIF_SECONDS * frame_rate(config))
             caption = f"{config.name} · sampled · seed {SEED}"
             write_film(play_frames(policy, short, SEED), part / "game.gif", fps_of(config), caption)
-        (part / "README.md").write_text(_card(folder.name, loaded, games, source), encoding="utf-8")
+        card = hub.metadata(folder.name, config, games, SEED) + _card(folder.name, loaded, games, source)
+        (part / "README.md").write_text(card, encoding="utf-8")
         part.rename(folder)
     print(f"wrote {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+    print(f"done; use it: pong {'play' if config.has_screen else 'eval'} {shlex.quote(str(folder))}")
 
 
 def _card(name: str, loaded: Checkpoint, games: dict[str, Evaluation], source: Path) -> str:
@@ -116,19 +122,26 @@ def _card(name: str, loaded: Checkpoint, games: dict[str, Evaluation], source: P
 
 def _origin(loaded: Checkpoint, source: Path) -> str:
     """How the policy was trained, from the run.json of its run."""
-    config, counters = loaded.config, loaded.counters
-    files = [folder / "run.json" for folder in (source, source.parent.parent) if (folder / "run.json").exists()]
-    if not files and not counters.updates:
+    config, counters, run = loaded.config, loaded.counters, _run_json(source)
+    if not run and not counters.updates:
         return f"Imported from {source.name}; how long it was trained is unknown."
     where = f" in {'the compiled Pong' if config.is_compiled else 'ALE'}" if config.is_pong else ""
     counts = f"{counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games"
     trained = f"Trained{where} for {counts}, seed {config.seed}"
-    with contextlib.suppress(IndexError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # none
-        run = json.loads(files[0].read_text(encoding="utf-8"))
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # it is damaged, or there is none
         versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
         hardware = f"CPU cores: {run['cpu_count']}, device: {run['device']}"
         return f"{trained}:\n`{' '.join(run['command'])}` (revision {run['git_revision']}; {hardware}; {versions})."
     return f"{trained}."
+
+
+def _run_json(source: Path) -> Any:
+    """The run.json of a policy's run, of which an exported folder has a copy; None without a good one."""
+    folder = checkpoint.find(source).absolute().parent
+    for file in (folder / "run.json", folder.parent / "run.json"):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            return json.loads(file.read_text(encoding="utf-8"))
+    return None
 
 
 # --- the 2016 program's file ------------------------------------------------------------------------------------------

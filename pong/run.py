@@ -81,7 +81,11 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
             recorder = Recorder(folder, trainer, stack.enter_context(tracker))
         with threads(1):  # the other cores belong to the players
             _run(trainer, recorder, ranks, stop)
-        return 130 if stop() else 0
+        if stop():
+            return 130
+        follow = "watch it: pong play" if config.has_screen else "score it: pong eval"
+        say(console, f"done; {follow} {shlex.quote(str(folder))}")
+        return 0
 
 
 def _run(trainer: Trainer, recorder: "Recorder | None", ranks: Ranks, stop: Callable[[], bool]) -> None:
@@ -274,10 +278,10 @@ def writable(folder: Path) -> Iterator[None]:
 
 def _about(config: Config, command: list[str]) -> dict[str, Any]:
     """The circumstances of a run, for run.json."""
-    device, git = choose_device(config.device), ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    revision = ""
+    device, revision = choose_device(config.device), ""
+    git = ["git", "--git-dir=.git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # of this checkout
     with contextlib.suppress(OSError):
-        revision = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+        revision = subprocess.run(git, cwd=Path(__file__).parents[1], capture_output=True, text=True).stdout.strip()
     versions = {package.name: package.version for package in distributions() if package.name in PACKAGES}
     return {
         "command": command,

@@ -55,6 +55,7 @@ def train_seeds(request: TrainRequest, seeds: list[int], command: list[str]) -> 
         summarize(folder, complete)
     if failed:
         raise RunError("; ".join(failed.values()))
+    say(CONSOLE, f"done; all curves: tensorboard --logdir {shlex.quote(str(folder))}")
     return 0
 
 

@@ -148,13 +148,15 @@ def test_find_newest_of_a_run(tmp_path, updates):
     assert checkpoint.load(paths[max(updates)]).counters.updates == max(updates)
 
 
-def test_find_exported_folder_and_pretrained(tmp_path):
-    path = tmp_path / "agent" / "policy.safetensors"
+def test_find_exported_folder_and_agents_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("pong").mkdir()  # has no policy
+    assert load_policy("pong")[1].config.name == "pong"
+    path = Path("pong/policy.safetensors")
     weights = make_policy(CONFIG).half().state_dict()
     checkpoint.save_policy(path, CONFIG, COUNTERS, weights)
-    assert checkpoint.find(path.parent) == path
-    assert checkpoint.load(path).policy["W1"].dtype == torch.float16
-    assert load_policy("pretrained")[1].config.name == "pong"
+    assert checkpoint.find(Path("pong")) == path  # which comes before the agent of that name
+    assert checkpoint.load("pong").policy["W1"].dtype == torch.float16
 
 
 def test_find_missing_names_the_alternatives(tmp_path):

@@ -117,7 +117,7 @@ ERRORS = {  # command: what the line says. {file} exists, {cartpole} and {run} a
     "train --resume {run} --total-steps 199": "total_steps = 199, but 240 steps are done; give at least as many",
     "train --resume {run} --init {run}": "--init is for a new run",
     "train --resume {run} --run-dir new": "a run resumes in its own folder",
-    "export": "Missing from pong export: RUN|CHECKPOINT run folder, checkpoint or exported folder",
+    "export": "Missing from pong export: RUN|CHECKPOINT run folder, checkpoint, exported folder or agent",
     "eval nowhere": "nowhere does not exist",
     "eval {root}": "{root} holds no checkpoints",
     "eval {run}/config.toml": "{run}/config.toml can't be read",
@@ -239,7 +239,7 @@ HELP = {
     "train": ["--run-dir", "What the policy sees and does", "without a recipe, you see those of keys"],
     f"train {CONFIG}": ["--learning-rate FLOAT", "(default: 0.002)"],
     "eval": ["RUN|CHECKPOINT", "--sampled", "--json", "games, sampled and greedy each (default: 100)"],
-    "play": ["exported folder (default:", "--greedy  ", "--max-frames INT", "(default: as in training)"],
+    "play": ["exported folder or agent (pong", "--greedy  ", "--max-frames INT", "(default: as in training)"],
 }
 
 
@@ -258,8 +258,9 @@ def test_recipes_have_names_that_train_takes(elsewhere, monkeypatch, capsys):
     Path("lqr").touch()  # is one, and comes before a recipe
     configs["lqr"] = load_config("lqr")
     assert main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "pong_expert       A strong policy of two layers with sticky actions" in lines
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert "pong_expert       yes    A strong policy of two layers with sticky actions" in lines
+    assert "cartpole          -      CartPole, learned by the same loss" in lines
     assert not any(main(["train", line.split()[0]]) for line in lines)
     assert not configs
 
@@ -395,7 +396,7 @@ def test_eval_a_checkpoint_file_one_way(run, elsewhere, monkeypatch, capsys, way
 def test_eval_and_play_take_the_newest_run(run, elsewhere, monkeypatch, capsys):
     play(monkeypatch, Won)
     assert main(["eval", "--episodes", "1"]) == 0
-    assert capsys.readouterr().out.startswith("pretrained: playing fresh games …\n+1.00, ")
+    assert capsys.readouterr().out.startswith("pong: playing fresh games …\n+1.00, ")
     Path("runs/no-checkpoint/checkpoints").mkdir(parents=True)
     for name, seconds in {"a": 3, "seeds/newest": 4, "b": 2}.items():
         shutil.copytree(run, f"runs/{name}")

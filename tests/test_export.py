@@ -1,6 +1,7 @@
 """``pong export``: a folder that eval, play and train --init take like a run."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from small_runs import CONFIG, ROOT, TINY
 
 from pong import checkpoint
 from pong.cli import main
+from pong.config import RunError
+from pong.hub import push
 from pong.train import load_policy
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -34,7 +37,7 @@ def exported(run):
 
 
 def test_export_holds_the_policy_its_scores_and_a_card(run, exported):
-    names = ["README.md", "config.toml", "eval.json", "game.gif", "policy.safetensors"]
+    names = ["README.md", "config.json", "config.toml", "eval.json", "game.gif", "policy.safetensors", "run.json"]
     assert sorted(file.name for file in exported.iterdir()) == names
     saved, exported_policy = checkpoint.load(run), checkpoint.load(exported)
     torch.testing.assert_close(exported_policy.policy, saved.policy, rtol=0, atol=0)
@@ -47,6 +50,63 @@ def test_export_holds_the_policy_its_scores_and_a_card(run, exported):
         assert words in card
     with Image.open(exported / "game.gif") as film:
         assert film.n_frames == 6 * 60 / 4 + 1  # 6 s at 60 frames/s, held for 4; and the last screen
+
+
+def test_export_again_keeps_the_origin(exported, tmp_path):
+    assert main(["export", str(exported), str(tmp_path / "again"), "--episodes", "1"]) == 0
+    texts = [(folder / "README.md").read_text(encoding="utf-8") for folder in (exported, tmp_path / "again")]
+    origins = [[line for line in text.splitlines() if "`pong train" in line or "Trained" in line] for text in texts]
+    assert origins[0] == origins[1] != []
+
+
+def test_export_describes_the_policy_as_the_hub_expects(exported):
+    yaml = pytest.importorskip("yaml")
+    card, scores = ((exported / name).read_text(encoding="utf-8") for name in ("README.md", "eval.json"))
+    start, front, rest = card.split("---\n", 2)
+    assert (start, rest[:8]) == ("", "\n# agent")
+    metadata, games = yaml.safe_load(front), json.loads(scores)
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("pong-from-pixels", "reinforcement-learning")
+    [model] = metadata["model-index"]
+    for way, result in zip(("sampled", "greedy"), model["results"], strict=True):
+        assert result["dataset"]["config"] == f"{way}, sticky 0.25, hold 4"
+        assert result["dataset"]["args"] == {"sticky": 0.25, "hold": 4, "noop_max": 0, "seed": 0, "games": 2}
+        a, b = games[way]["scores"]  # of two numbers, the standard deviation is half the distance
+        assert result["metrics"][0]["value"] == f"{(a + b) / 2:.2f} +/- {abs(a - b) / 2:.2f}"
+    about = json.loads((exported / "config.json").read_text(encoding="utf-8"))
+    assert (about["policy"], about["hidden"], about["actions"], about["sticky"]) == ("karpathy", 4, 2, 0.25)
+    assert "learning_rate" not in about
+
+
+HUB = """
+from pathlib import Path
+class HfApi:
+    def create_repo(self, name, exist_ok):
+        self.repo_id = name
+        return self
+    def upload_folder(self, repo_id, folder_path):
+        if "/" not in repo_id:
+            raise OSError("no such user")
+        Path("uploaded").write_text(" ".join([repo_id, *sorted(path.name for path in folder_path.iterdir())]))
+"""
+
+
+def test_export_pushes_to_the_hub(run, tmp_path, monkeypatch, capsys):
+    """A local stand-in for huggingface_hub."""
+    monkeypatch.chdir(tmp_path)
+    command = ["export", str(run), "agent", "--episodes", "1", "--push-to-hub"]
+    monkeypatch.setattr("pong.cli.find_spec", lambda name: None)
+    assert main([*command, "me/pong"]) == 2
+    assert "pip install huggingface_hub" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "huggingface_hub.py").write_text(HUB, encoding="utf-8")
+    assert main([*command, "me/pong"]) == 0
+    names = "README.md config.json config.toml eval.json game.gif policy.safetensors replay.mp4 run.json"
+    assert (tmp_path / "uploaded").read_text(encoding="utf-8") == f"me/pong {names}"
+    with pytest.raises(RunError, match="no such user; try again: hf upload nobody agent"):
+        push(Path("agent"), "nobody")
 
 
 @pytest.mark.parametrize("about", [None, "[]", "{", '{"versions": []}'])
@@ -97,5 +157,5 @@ def test_train_init_starts_with_the_exported_policy(exported, tmp_path):
 def test_pretrained_agents_are_small(monkeypatch, tmp_path, name):
     folder = ROOT / "pretrained" / name
     assert sum(file.stat().st_size for file in folder.iterdir()) < 6e6
-    monkeypatch.chdir(tmp_path)  # where "pretrained" means pretrained/pong of this project
-    assert load_policy("pretrained" if name == "pong" else folder)[1].config.name == name
+    monkeypatch.chdir(tmp_path)
+    assert load_policy(name)[1].config.name == name

@@ -339,8 +339,8 @@ def test_train_closed_output_stops_nothing(tmp_path):
             "run/checkpoints/update-000001.safetensors",
             0,
         ),
-        (["eval", "pretrained", "--episodes", "1", "--emulator", "machine", "--json", "12:30.json"], "12:30.json", 0),
-        (["play", "pretrained", "--max-frames", "40", "--file", "game.gif"], "game.gif", 1),
+        (["eval", "pong", "--episodes", "1", "--emulator", "machine", "--json", "12:30.json"], "12:30.json", 0),
+        (["play", "pong", "--max-frames", "40", "--file", "game.gif"], "game.gif", 1),
     ],
 )
 def test_main_full_disk_for_the_output(tmp_path, command, file, status):
@@ -406,7 +406,7 @@ def test_train_failure_in_update_6(elsewhere, monkeypatch, capsys, whole, functi
 
 
 @pytest.mark.parametrize("color", ["", "1"])  # with colour, there is a progress bar
-@pytest.mark.parametrize("command", [[*DICE, "run"], ["eval", "pretrained", "--episodes", "1"]])
+@pytest.mark.parametrize("command", [[*DICE, "run"], ["eval", "pong", "--episodes", "1"]])
 def test_main_no_thread(elsewhere, monkeypatch, capsys, command, color):
     monkeypatch.setattr("threading.Thread.start", mock.Mock(side_effect=RuntimeError("can't start new thread")))
     monkeypatch.setenv("FORCE_COLOR", color)

@@ -166,7 +166,7 @@ def test_import_plays_as_the_program_and_can_be_trained(folder, capsys):
     expected = [karpathy_numpy.policy_forward(single["W1"], single["W2"], row)[1] for row in x]
     np.testing.assert_allclose(policy.distribution(torch.from_numpy(x)).probs.detach().numpy(), expected, rtol=1e-5)
     assert loaded.config.task == "sticky 0.25, hold 2-4"
-    files = ["README.md", "config.toml", "game.gif", "policy.safetensors"]
+    files = ["README.md", "config.json", "config.toml", "game.gif", "policy.safetensors"]
     assert sorted(path.name for path in Path("agent").iterdir()) == files
     capsys.readouterr()
     assert main(["eval", "agent", "--episodes", "1", "--sampled", "--emulator", "machine"]) == 0
