@@ -1,5 +1,6 @@
 """The package without a checkout: its wheel, installed into an environment of its own, works in an empty folder."""
 
+import json
 import os
 import re
 import shlex
@@ -39,10 +40,21 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pong(wheel, tmp_path_factory):
-    """The command ``pong`` of the wheel, with the libraries of this environment, in an empty folder."""
-    folder, empty = tmp_path_factory.mktemp("environment"), tmp_path_factory.mktemp("empty")
+def empty(tmp_path_factory):
+    return tmp_path_factory.mktemp("empty")
+
+
+@pytest.fixture(scope="module")
+def pong(wheel, empty, tmp_path_factory):
+    """The command ``pong`` of the wheel, with the libraries of this environment, in an empty folder.
+
+    The environment is inside another project's git repository, whose revision must not get into run.json.
+    """
+    folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
+    run("git", "init", "--quiet", folder=folder)
+    author = ("-c", "user.name=someone", "-c", "user.email=someone@example.org")
+    run("git", *author, "commit", "--quiet", "--allow-empty", "--message=other", folder=folder)
     python = folder / "bin/python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, folder=folder)
     (installed,) = folder.glob("lib/python*/site-packages")
@@ -54,11 +66,13 @@ def test_wheel_is_small(wheel):
     assert wheel.stat().st_size < 12 * 2**20
 
 
-def test_wheel_trains_plays_and_evaluates_by_name(pong):
+def test_wheel_trains_plays_and_evaluates_by_name(pong, empty):
     assert {line.split()[0] for line in pong("recipes").splitlines()[1:]} == {*recipes()}
     trained = pong(f"train pong --total-steps 200 {shlex.join(TINY)}")
     (watch,) = re.findall(r"^done; watch it: (pong play runs/pong-s1-\S+)$", trained, re.MULTILINE)
     assert re.search(r"\nscore 0 in 8 steps, truncated: pong-s1-.*-seed0.mp4\n", pong(f"{watch} --max-frames 32"))
+    (file,) = empty.glob("runs/*/run.json")
+    assert json.loads(file.read_text(encoding="utf-8"))["git_revision"] == "unknown"
     (score,) = re.findall(r"^([+-]\d+)\.00,", pong("eval pong_expert --greedy --episodes 1 --emulator machine"))
     assert int(score) > 10
     assert pong("toy T1").startswith("T1")
