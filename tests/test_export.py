@@ -1,7 +1,7 @@
 """``pong export``: a folder that eval, play and train --init take like a run."""
 
 import json
-from pathlib import Path
+import re
 
 import pytest
 import torch
@@ -52,33 +52,20 @@ def test_export_holds_the_policy_its_scores_and_a_card(run, exported):
         assert film.n_frames == 6 * 60 / 4 + 1  # 6 s at 60 frames/s, held for 4; and the last screen
 
 
-def test_export_again_keeps_the_origin(exported, tmp_path):
-    assert main(["export", str(exported), str(tmp_path / "again"), "--episodes", "1"]) == 0
-    texts = [(folder / "README.md").read_text(encoding="utf-8") for folder in (exported, tmp_path / "again")]
-    origins = [[line for line in text.splitlines() if "`pong train" in line or "Trained" in line] for text in texts]
-    assert origins[0] == origins[1] != []
-
-
 def test_export_describes_the_policy_as_the_hub_expects(exported):
     yaml = pytest.importorskip("yaml")
-    card, scores = ((exported / name).read_text(encoding="utf-8") for name in ("README.md", "eval.json"))
-    start, front, rest = card.split("---\n", 2)
-    assert (start, rest[:8]) == ("", "\n# agent")
-    metadata, games = yaml.safe_load(front), json.loads(scores)
-    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("pong-from-pixels", "reinforcement-learning")
-    [model] = metadata["model-index"]
-    for way, result in zip(("sampled", "greedy"), model["results"], strict=True):
+    card, scores, about = ((exported / name).read_text("utf-8") for name in ("README.md", "eval.json", "config.json"))
+    front = yaml.safe_load(card.removeprefix("---\n").split("---\n\n# agent\n")[0])
+    for way, result in zip(("sampled", "greedy"), front["model-index"][0]["results"], strict=True):
         assert result["dataset"]["config"] == f"{way}, sticky 0.25, hold 4"
         assert result["dataset"]["args"] == {"sticky": 0.25, "hold": 4, "noop_max": 0, "seed": 0, "games": 2}
-        a, b = games[way]["scores"]  # of two numbers, the standard deviation is half the distance
+        a, b = json.loads(scores)[way]["scores"]  # of two numbers, the standard deviation is half the distance
         assert result["metrics"][0]["value"] == f"{(a + b) / 2:.2f} +/- {abs(a - b) / 2:.2f}"
-    about = json.loads((exported / "config.json").read_text(encoding="utf-8"))
-    assert (about["policy"], about["hidden"], about["actions"], about["sticky"]) == ("karpathy", 4, 2, 0.25)
+    assert '"policy": "karpathy"' in about
     assert "learning_rate" not in about
 
 
 HUB = """
-from pathlib import Path
 class HfApi:
     def create_repo(self, name, exist_ok):
         self.repo_id = name
@@ -86,27 +73,25 @@ class HfApi:
     def upload_folder(self, repo_id, folder_path):
         if "/" not in repo_id:
             raise OSError("no such user")
-        Path("uploaded").write_text(" ".join([repo_id, *sorted(path.name for path in folder_path.iterdir())]))
+        (folder_path.parent / "uploaded").write_text(" ".join(sorted(path.name for path in folder_path.iterdir())))
 """
 
 
 def test_export_pushes_to_the_hub(run, tmp_path, monkeypatch, capsys):
     """A local stand-in for huggingface_hub."""
-    monkeypatch.chdir(tmp_path)
-    command = ["export", str(run), "agent", "--episodes", "1", "--push-to-hub"]
-    monkeypatch.setattr("pong.cli.find_spec", lambda name: None)
-    assert main([*command, "me/pong"]) == 2
+    folder = tmp_path / "agent"
+    command = ["export", str(run), str(folder), "--episodes", "1", "--push-to-hub", "me/pong"]
+    with monkeypatch.context() as patch:
+        patch.setattr("pong.cli.find_spec", lambda name: None)
+        assert main(command) == 2
     assert "pip install huggingface_hub" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "huggingface_hub.py").write_text(HUB, encoding="utf-8")
-    assert main([*command, "me/pong"]) == 0
+    assert main(command) == 0
     names = "README.md config.json config.toml eval.json game.gif policy.safetensors replay.mp4 run.json"
-    assert (tmp_path / "uploaded").read_text(encoding="utf-8") == f"me/pong {names}"
-    with pytest.raises(RunError, match="no such user; try again: hf upload nobody agent"):
-        push(Path("agent"), "nobody")
+    assert (tmp_path / "uploaded").read_text(encoding="utf-8") == names
+    with pytest.raises(RunError, match="no such user; try again: hf upload nobody "):
+        push(folder, "nobody")
 
 
 @pytest.mark.parametrize("about", [None, "[]", "{", '{"versions": []}'])
@@ -132,9 +117,9 @@ def test_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_half_plays_as_it_was_stored(exported, run, tmp_path):
+def test_export_half_plays_as_it_was_stored_and_keeps_the_origin(exported, tmp_path):
     half, scores = tmp_path / "half", tmp_path / "scores.json"
-    assert main(["export", str(run), str(half), "--episodes", "2", "--half"]) == 0
+    assert main(["export", str(exported), str(half), "--episodes", "2", "--half"]) == 0
     sizes = [(folder / "policy.safetensors").stat().st_size for folder in (half, exported)]
     assert sizes[0] == pytest.approx(sizes[1] / 2, rel=0.05)
     stored, full = (load_policy(folder)[0].state_dict()["W1"] for folder in (half, exported))
@@ -142,6 +127,8 @@ def test_export_half_plays_as_it_was_stored(exported, run, tmp_path):
     assert main(["eval", str(half), "--episodes", "2", "--json", str(scores)]) == 0
     again, before = (json.loads(file.read_text(encoding="utf-8")) for file in (scores, half / "eval.json"))
     assert (again["sampled"], again["greedy"]) == (before["sampled"], before["greedy"])
+    cards = [(folder / "README.md").read_text(encoding="utf-8") for folder in (half, exported)]
+    assert len({re.search(r"\nTrained .*\n`pong train .*revision", card)[0] for card in cards}) == 1
 
 
 def test_train_init_starts_with_the_exported_policy(exported, tmp_path):
