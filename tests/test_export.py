@@ -1,6 +1,7 @@
 """``pong export``: a folder that eval, play and train --init take like a run."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from small_runs import CONFIG, ROOT, TINY
 
 from pong import checkpoint
 from pong.cli import main
+from pong.export import _card
 from pong.train import load_policy
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -43,7 +45,16 @@ def test_export_holds_the_policy_its_scores_and_a_card(run, exported):
     assert (scores["run"], scores["update"], scores["seed"]) == (str(run), saved.counters.updates, 0)
     card = (exported / "README.md").read_text(encoding="utf-8")
     mean = f"- sampled: {scores['sampled']['mean']:+.2f} ± "
-    for words in (mean, "Pong, sticky 0.25", "seed 1:\n`pong train", "CPU cores", "game.gif", "noticeably higher"):
+    loss = "the loss −log π·R with a learned baseline and an entropy bonus. "
+    for words in (
+        mean,
+        loss,
+        "Pong, sticky 0.25",
+        "seed 1:\n`pong train",
+        "CPU cores",
+        "game.gif",
+        "noticeably higher",
+    ):
         assert words in card
     with Image.open(exported / "game.gif") as film:
         assert film.n_frames == 6 * 60 / 4 + 1  # 6 s at 60 frames/s, held for 4; and the last screen
@@ -63,6 +74,14 @@ def test_export_of_a_checkpoint_without_its_run(run, tmp_path, about):
     assert f"for {checkpoint.load(path).counters.updates} updates" in card
     assert ", seed 1.\n" in card  # and no command
     assert ", one fresh game\n" in card
+
+
+def test_card_names_uncommitted_changes(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    about = json.loads((copy / "run.json").read_text(encoding="utf-8")) | {"git_revision": "c4d2f56-dirty"}
+    (copy / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    card = _card("agent", checkpoint.load(copy), {}, copy)
+    assert "(revision c4d2f56 with uncommitted changes; CPU cores: " in card
 
 
 def test_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch, capsys):
