@@ -136,23 +136,22 @@ def update_page(page: Path) -> None:
 
 def tables(studies: dict[str, Study], runs: dict[str, Runs]) -> dict[str, str]:
     """Every table, by its file in results/."""
-    recipes = runs["recipes"]
+    recipes, expert = runs["recipes"], runs["recipes"].get("pong_expert", [])
     texts = {
         "recipes.md": markdown([recipe_row(name, seeds) for name, seeds in recipes.items()]),
         "seeds.md": seeds_tables([run for seeds in recipes.values() for run in seeds], SEEDS),
         "karpathy.md": games_table(recipes.get("karpathy", [])),
-        "protocol.md": protocol_table(recipes.get("pong_expert", [])),
+        "protocol.md": protocol_table(expert),
         "ladder/ladder.md": markdown([rung_row(rung, seeds) for rung, seeds in runs["ladder"].items()]),
         "classroom/lqr.md": gains_table(studies["classroom"]),
+        "ceiling/scores.md": study_table(studies["ceiling"], runs["ceiling"]),
+        "far/scores.md": study_table(studies["far"], {"pong_expert.toml": expert} | runs["far"]),
         "ceiling/bound.md": bound_table(bound()),
         "ceiling/rallies.md": rallies_table(RESULTS / "ceiling/rallies.json"),
     }
     for name in ("classroom/cartpole", "doom/basic", "doom/health"):
         variants, marks = CURVES[f"{name}.png"]
         texts[f"{name}.md"] = seeds_tables(chosen(runs, variants), marks)
-    expert = {"pong_expert.toml": recipes.get("pong_expert", [])}
-    texts["ceiling/scores.md"] = study_table(studies["ceiling"], runs["ceiling"])
-    texts["far/scores.md"] = study_table(studies["far"], expert | runs["far"])
     return {file: text for file, text in texts.items() if text.strip()}
 
 
@@ -200,7 +199,7 @@ def games_table(runs: list[Run]) -> str:
     seeds = [f"seed {run.config.seed}" for run in runs]
     rows = [(whole(mark), [run.reached(mark, "games") for run in runs], count) for mark in GAMES]
     rows += [(f"fresh games, {way}", [run.own[way]["mean"] for run in runs], signed) for way in WAYS]
-    table: list[dict[str, object]] = []
+    table = []
     for name, values, form in rows if runs else ():
         cells = dict(zip(seeds, map(form, values), strict=True))
         table.append({"mean100 ≥": name, **cells, "mean [95 %]": mean_and_interval(values, form)})
@@ -221,7 +220,9 @@ def study_scores(runs: Runs) -> pd.DataFrame:
 
 def study_table(study: Study, runs: Runs) -> str:
     """A row for each variant: every seed's score, their mean, and its difference to the first variant's."""
-    variants = [*study_scores(runs).groupby("variant", sort=False)] if runs else []
+    if not any(runs.values()):
+        return ""
+    variants = [*study_scores(runs).groupby("variant", sort=False)]
     differences = [welch(scores.sampled, variants[0][1].sampled) for _, scores in variants[1:]]
     cells = [("–", "–"), *((bracketed(*d, signed), f"{p:.2g}") for d, p in holm(differences))]
     rows = []

@@ -45,16 +45,8 @@ def test_export_holds_the_policy_its_scores_and_a_card(run, exported):
     assert (scores["run"], scores["update"], scores["seed"]) == (str(run), saved.counters.updates, 0)
     card = (exported / "README.md").read_text(encoding="utf-8")
     mean = f"- sampled: {scores['sampled']['mean']:+.2f} ± "
-    loss = "the loss −log π·R with a learned baseline and an entropy bonus. "
-    for words in (
-        mean,
-        loss,
-        "Pong, sticky 0.25",
-        "seed 1:\n`pong train",
-        "CPU cores",
-        "game.gif",
-        "noticeably higher",
-    ):
+    loss = "−log π·R with a learned baseline and an entropy bonus. Task: Pong, sticky 0.25"
+    for words in (mean, loss, "seed 1:\n`pong train", "CPU cores", "game.gif", "noticeably higher"):
         assert words in card
     with Image.open(exported / "game.gif") as film:
         assert film.n_frames == 6 * 60 / 4 + 1  # 6 s at 60 frames/s, held for 4; and the last screen
