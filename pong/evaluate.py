@@ -1,6 +1,7 @@
 """Evaluation: fresh games with frozen weights, scored."""
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import signal
@@ -19,8 +20,10 @@ from torch.multiprocessing.spawn import ProcessException, start_processes
 from pong.config import Config, RunError
 from pong.envs import prepare
 from pong.envs.base import Actor
+from pong.envs.pong.fleet import MachineFleet
+from pong.envs.pong.task import pong_task
 from pong.policies import Policy
-from pong.rollout import EVALUATION, POLL_SECONDS, Episode, Player, Rollout
+from pong.rollout import EVALUATION, POLL_SECONDS, Episode, Player, Rollout, emulator_seeds
 
 PARALLEL = 25  # games at a time
 Show = Callable[[int, float], None]  # how much is done, and the score so far
@@ -31,6 +34,7 @@ class Evaluation:
     """Finished games; in Pong each is scored −21 to 21, points won minus points lost."""
 
     episodes: list[Episode]
+    exact: bool = False  # they are all the games that there are
 
     @property
     def n(self) -> int:
@@ -49,10 +53,12 @@ class Evaluation:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of the mean; None for a single game."""
-        return float(np.std(self.scores, ddof=1) / math.sqrt(self.n)) if self.n > 1 else None
+        """Standard error of the mean; None for a single game, or if the mean is exact."""
+        return float(np.std(self.scores, ddof=1) / math.sqrt(self.n)) if self.n > 1 and not self.exact else None
 
     def __str__(self) -> str:
+        if self.exact:
+            return f"{self.mean:+.2f} exactly, n = {self.n}: every NOOP start once"
         if self.standard_error is None:
             return f"{self.mean:+.2f}, one fresh game"
         return f"{self.mean:+.2f} ± {self.standard_error:.2f}, n = {self.n} fresh games"
@@ -103,7 +109,7 @@ def evaluate(
     """Play fresh games of a config's task and score them.
 
     The games are played in waves of up to 25, each wave to its last game's end: taking the first games to finish would
-    favour short ones.
+    favour short ones. Greedy Pong without sticky actions plays each NOOP start once, if ``episodes`` are enough for it.
 
     Args:
         policy: plays, on the CPU; a ``Greedy`` one doesn't sample. Nothing is learned.
@@ -113,6 +119,9 @@ def evaluate(
         title: of a progress bar on a terminal.
         processes: that play ALE's games, the same ones; with several, a script needs ``if __name__ == "__main__":``.
     """
+    only_noops = isinstance(policy, Greedy) and config.is_pong and not config.sticky and config.hold != "2-4"
+    if only_noops and 1 < config.noop_max <= episodes:
+        return _every_start(policy, config)
     waves = math.ceil(episodes / PARALLEL)
     num_envs = math.ceil(episodes / waves)
     whole_games = {"until": "episodes", "standardize": "none", "checkpoint_every": waves}
@@ -127,6 +136,18 @@ def evaluate(
             games += [episode for episode in rollout.collect(wave).episodes if episode.emulator < wanted]
             show(len(games), Evaluation(games).mean)
     return Evaluation(games)
+
+
+def _every_start(policy: Actor, config: Config) -> Evaluation:
+    """Play one game from each number of NOOPs, 1 to ``noop_max``: the first game of a seed that draws it."""
+    fleet, games = MachineFleet(1, pong_task(config)), dict[int, Episode]()
+    for seed in itertools.count():
+        fleet.reset(emulator_seeds(seed, 0, [0], EVALUATION))
+        if (noops := int(fleet.games["frames"][0])) not in games:
+            games[noops] = evaluate(policy, config, 1, seed=seed).episodes[0]
+        if len(games) == config.noop_max:
+            break
+    return Evaluation([games[noops] for noops in sorted(games)], exact=True)
 
 
 def _in_processes(policy: Actor, config: Config, episodes: int, processes: int, show: Show) -> list[Episode]:

@@ -101,7 +101,9 @@ def write_folder(
 def _card(name: str, loaded: Checkpoint, games: dict[str, Evaluation], source: Path) -> str:
     """The model card."""
     config = loaded.config
-    paragraphs = [f"# {name}", "A policy trained by policy gradient, on the loss −log π·R."]
+    parts = ["a learned baseline"] * (config.baseline != "none") + ["an entropy bonus"] * (config.entropy_bonus > 0)
+    loss = "−log π·R" + " with " * bool(parts) + " and ".join(parts)
+    paragraphs = [f"# {name}", f"A policy trained by policy gradient, on the loss {loss}."]
     paragraphs[1] += f" Task: {'Pong, ' if config.is_pong else ''}{config.task}."
     if config.has_screen:
         paragraphs.append("![the first seconds of a game](game.gif)")
@@ -131,7 +133,8 @@ def _origin(loaded: Checkpoint, source: Path) -> str:
     with contextlib.suppress(KeyError, TypeError, AttributeError):  # it is damaged, or there is none
         versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
         hardware = f"CPU cores: {run['cpu_count']}, device: {run['device']}"
-        return f"{trained}:\n`{' '.join(run['command'])}` (revision {run['git_revision']}; {hardware}; {versions})."
+        revision = run["git_revision"].replace("-dirty", " with uncommitted changes")
+        return f"{trained}:\n`{' '.join(run['command'])}` (revision {revision}; {hardware}; {versions})."
     return f"{trained}."
 
 

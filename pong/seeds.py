@@ -182,8 +182,14 @@ def t_interval(scores: NDArray[np.float64]) -> tuple[Any, Any]:
     return scores.mean(axis=0), t_quantile(df) * np.sqrt(scores.var(axis=0) / (df or np.nan))
 
 
-def t_quantile(df: int) -> float:
-    """Student's t at 0.975: t = √df·tan θ, where θ has a density proportional to cos(θ)^(df − 1)."""
+def t_quantile(df: float) -> float:
+    """Student's t at 0.975."""
+    angles, chances = t_angles(df)
+    return float(math.sqrt(df) * np.tan(np.interp(0.95, chances, angles)))
+
+
+def t_angles(df: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Angles from 0 to π/2, and the chance of a smaller |θ|: t = √df·tan θ, with a density of θ ∝ cos(θ)^(df − 1)."""
     edges = np.linspace(0, np.pi / 2, 100_001)
     mass = np.cumsum(np.cos((edges[1:] + edges[:-1]) / 2) ** (df - 1))
-    return float(math.sqrt(df) * np.tan(np.interp(0.95 * mass[-1], mass, edges[1:])))
+    return edges, np.concatenate([[0], mass / mass[-1]])

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from pong.config import PONG, Config, load_config
 from pong.envs.lqr import optimal_gain
 from pong.evaluate import WAYS
+from pong.seeds import t_angles, t_interval, t_quantile
 
 MEAN100 = "charts/episodic_return_mean100"
 AXES = (("step", 1e6, "agent steps, millions"), ("games", 1e3, "games, thousands"), ("minutes", 1, "minutes"))
@@ -47,6 +48,8 @@ CURVES = {  # pictures: study and variants (none: all) whose curves they show, a
     "doom/basic.png": ({"doom": ("doom_basic",)}, (0, 70)),
     "doom/health.png": ({"doom": ("doom_health",)}, (800, 1500)),
 }
+LADDER, GAMES, SEEDS = (-15, -10, 0), (-18, -15, -10, -5, 0), (-15, -10, 0, 10, 18, 20)  # scores of other tables
+PROTOCOL = (10, 40, 50, 100, 200)  # millions of frames at which Machado et al. (2018), and SLM-Lab (40), report
 BALLS = ("the first", "the second", "the third", "a later one")
 WIDTH = 5  # panels beside each other
 DPI = 130
@@ -133,21 +136,22 @@ def update_page(page: Path) -> None:
 
 def tables(studies: dict[str, Study], runs: dict[str, Runs]) -> dict[str, str]:
     """Every table, by its file in results/."""
-    recipes = runs["recipes"]
+    recipes, expert = runs["recipes"], runs["recipes"].get("pong_expert", [])
     texts = {
         "recipes.md": markdown([recipe_row(name, seeds) for name, seeds in recipes.items()]),
-        "seeds.md": seeds_tables([run for seeds in recipes.values() for run in seeds], (-15, -10, 0, 10, 18, 20)),
+        "seeds.md": seeds_tables([run for seeds in recipes.values() for run in seeds], SEEDS),
         "karpathy.md": games_table(recipes.get("karpathy", [])),
+        "protocol.md": protocol_table(expert),
         "ladder/ladder.md": markdown([rung_row(rung, seeds) for rung, seeds in runs["ladder"].items()]),
         "classroom/lqr.md": gains_table(studies["classroom"]),
+        "ceiling/scores.md": study_table(studies["ceiling"], runs["ceiling"]),
+        "far/scores.md": study_table(studies["far"], {"pong_expert.toml": expert} | runs["far"]),
         "ceiling/bound.md": bound_table(bound()),
         "ceiling/rallies.md": rallies_table(RESULTS / "ceiling/rallies.json"),
     }
     for name in ("classroom/cartpole", "doom/basic", "doom/health"):
         variants, marks = CURVES[f"{name}.png"]
         texts[f"{name}.md"] = seeds_tables(chosen(runs, variants), marks)
-    for name in ("ceiling", "far"):
-        texts[f"{name}/scores.md"] = study_table(studies[name], runs[name])
     return {file: text for file, text in texts.items() if text.strip()}
 
 
@@ -165,7 +169,7 @@ def recipe_row(name: str, seeds: list[Run]) -> dict[str, object]:
 def rung_row(rung: str, seeds: list[Run]) -> dict[str, object]:
     """A rung of the ladder: medians over its seeds, and the range of all."""
     row: dict[str, object] = {"one change after the other": rung, "seeds": len(seeds)}
-    for mark in (-15, -10, 0):
+    for mark in LADDER:
         row[f"M steps to {whole(mark)}"] = passed(seeds, mark, "step", lambda steps: f"{steps / 1e6:.1f}")
     row["time to 0, one core"] = passed(seeds, 0, "minutes", duration)
     return row | {"mean100 at the end": spread([run.last[MEAN100] for run in seeds], signed)}
@@ -191,15 +195,15 @@ def seeds_tables(runs: list[Run], marks: Sequence[float]) -> str:
 
 
 def games_table(runs: list[Run]) -> str:
-    """A row for each mark: after how many games each seed reached it, and the mean with 95 % of its bootstrap."""
-    seeds, rows = [f"seed {run.config.seed}" for run in runs], []
-    for mark in (-18, -15, -10, -5, 0):
-        games = [run.reached(mark, "games") for run in runs]
-        cells = dict(zip(seeds, map(count, games), strict=True))
-        rows.append({"mean100 ≥": whole(mark), **cells, "mean [95 %]": mean_and_interval(games, count)})
-    ends = [f"{signed(run.last[MEAN100])} at {count(run.last.games)}" for run in runs]
-    rows.append({"mean100 ≥": "last", **dict(zip(seeds, ends, strict=True)), "mean [95 %]": ""})
-    return markdown(rows) if runs else ""
+    """A row for each mark: after how many games each seed reached it, and the mean; then how the seeds end."""
+    seeds = [f"seed {run.config.seed}" for run in runs]
+    rows = [(whole(mark), [run.reached(mark, "games") for run in runs], count) for mark in GAMES]
+    rows += [(f"fresh games, {way}", [run.own[way]["mean"] for run in runs], signed) for way in WAYS]
+    table = []
+    for name, values, form in rows if runs else ():
+        cells = dict(zip(seeds, map(form, values), strict=True))
+        table.append({"mean100 ≥": name, **cells, "mean [95 %]": mean_and_interval(values, form)})
+    return markdown(table)
 
 
 def study_scores(runs: Runs) -> pd.DataFrame:
@@ -215,19 +219,31 @@ def study_scores(runs: Runs) -> pd.DataFrame:
 
 
 def study_table(study: Study, runs: Runs) -> str:
-    """A row for each variant: the scores of all its seeds, and their mean with 95 % of its bootstrap."""
+    """A row for each variant: every seed's score, their mean, and its difference to the first variant's."""
+    if not any(runs.values()):
+        return ""
+    variants = [*study_scores(runs).groupby("variant", sort=False)]
+    differences = [welch(scores.sampled, variants[0][1].sampled) for _, scores in variants[1:]]
+    cells = [("–", "–"), *((bracketed(*d, signed), f"{p:.2g}") for d, p in holm(differences))]
     rows = []
-    for variant, scores in study_scores(runs).groupby("variant", sort=False) if runs else ():
-        changes = ", ".join(f"{key} = {json.dumps(value)}" for key, value in study.variants[variant].items()) or "–"
-        row = {"variant": variant, "changes": changes, "seeds": len(scores)}
-        row |= {
-            "M steps": f"{scores.steps.iloc[0] / 1e6:.1f}",
-            "sampled, each seed": " ".join(map(signed, scores.sampled)),
-        }
-        row |= {"mean [95 %]": mean_and_interval(list(scores.sampled), signed)}
-        rows.append(
-            row | {"greedy, each seed": " ".join(map(signed, scores.greedy)), "mean": signed(scores.greedy.mean())}
-        )
+    for (variant, scores), (difference, p) in zip(variants, cells, strict=True):
+        changes = ", ".join(f"{key} = {json.dumps(value)}" for key, value in study.variants.get(variant, {}).items())
+        row = {"variant": variant, "changes": changes or "–", "M steps": f"{scores.steps.iloc[0] / 1e6:.1f}"}
+        row |= {"sampled, each seed": " ".join(map(signed, scores.sampled))}
+        row |= {"mean [95 %]": mean_and_interval(list(scores.sampled), signed), "difference [95 %]": difference}
+        rows.append(row | {"p, corrected": p, "greedy, mean": signed(scores.greedy.mean())})
+    return markdown(rows)
+
+
+def protocol_table(runs: list[Run]) -> str:
+    """A row for each budget of PROTOCOL: every seed's mean of the last 100 training games, and the mean."""
+    rows = []
+    for frames in PROTOCOL if runs else ():
+        decisions = frames * 1e6 / runs[0].config.hold
+        scores = [run.curve[run.curve["step"] <= decisions][MEAN100].iloc[-1] for run in runs]
+        row = {"frames": f"{frames} M", "decisions": f"{decisions / 1e6:g} M"}
+        row |= {f"seed {run.config.seed}": signed(score) for run, score in zip(runs, scores, strict=True)}
+        rows.append(row | {"mean [95 %]": mean_and_interval(scores, signed)})
     return markdown(rows)
 
 
@@ -304,7 +320,8 @@ def mean_and_error(games: dict[str, Any] | None) -> str:
     if games is None:
         return "–"
     frames = f", {np.mean(games['frames']):,.0f} frames" if "frames" in games else ""
-    return f"{signed(games['mean'])} ± {games['standard_error']:.1f} (n = {games['n']}{frames})"
+    error = "exactly" if games["standard_error"] is None else f"± {games['standard_error']:.1f}"
+    return f"{signed(games['mean'])} {error} (n = {games['n']}{frames})"
 
 
 def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
@@ -323,17 +340,30 @@ def passed(runs: list[Run], mark: float, key: str, form: Callable[[float], str])
 
 
 def mean_and_interval(values: list[float], form: Callable[[float], str]) -> str:
-    """The mean, and 95 % of its bootstrap if there are several values; a dash if one of them is infinite."""
-    if max(values) == math.inf:
-        return "–"
-    low, high = map(form, interval(values))
-    return form(np.mean(values)) + (f" [{low}, {high}]" if len(values) > 1 else "")
+    """The mean, and its 95 % interval if there are several values; a dash if one of them is infinite."""
+    return "–" if max(values) == math.inf else bracketed(*t_interval(np.array(values)), form)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The range of 95 % of the bootstrap's means."""
-    means = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
-    return tuple(np.quantile(means, (0.025, 0.975)).tolist())
+def bracketed(value: float, half: float, form: Callable[[float], str]) -> str:
+    """A value with its interval, if that is known."""
+    return form(value) + (f" [{form(value - half)}, {form(value + half)}]" if math.isfinite(half) else "")
+
+
+def welch(scores: "pd.Series[float]", others: "pd.Series[float]") -> tuple[float, float, float]:
+    """The difference of two means, half of its 95 % interval, and p, by Welch's t: the variances may differ."""
+    variances = np.array([scores.var() / len(scores), others.var() / len(others)])  # of the means
+    error = math.sqrt(variances.sum())
+    df = error**4 / (variances**2 / [len(scores) - 1, len(others) - 1]).sum()
+    difference = float(scores.mean() - others.mean())
+    p = 1 - np.interp(math.atan(abs(difference) / error / math.sqrt(df)), *t_angles(df))
+    return difference, t_quantile(df) * error, float(p)
+
+
+def holm(differences: list[tuple[float, float, float]]) -> list[tuple[tuple[float, float], float]]:
+    """Differences, and p corrected for their number: the smallest times n, the next at least that and times n − 1, …"""
+    order, n = np.argsort([p for *_, p in differences]), len(differences)
+    corrected = np.maximum.accumulate([differences[i][2] * (n - rank) for rank, i in enumerate(order)]).clip(max=1)
+    return [(differences[i][:2], float(corrected[rank])) for i, rank in enumerate(np.argsort(order))]
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -365,7 +395,7 @@ def plot(axis: Any, groups: Runs, key: str, scale: float, **style: Any) -> None:
 def draw_curves(runs: list[Run], path: Path, marks: Sequence[float]) -> None:
     """Mean of 100 games over agent steps, games and minutes: a thin line for each seed, and a band for its recipe.
 
-    The band is the range of 95 % of the bootstrap's means; a CSV file beside the picture has it.
+    The band is the 95 % interval of the seeds' mean, by Student's t; a CSV file beside the picture has it.
     """
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     axes = figure.subplots(1, len(AXES), sharey=True)
@@ -374,8 +404,9 @@ def draw_curves(runs: list[Run], path: Path, marks: Sequence[float]) -> None:
     bands = []
     for axis, (key, scale, label) in zip(axes, AXES, strict=True):
         plot(axis, groups, key, scale, alpha=0.8)
+        axis.set_ylim(axis.get_ylim())  # those of the curves: with three seeds a band may be wider than all scores
         for number, (name, seeds) in enumerate(by_name.items()):
-            band = bootstrap_band(sorted(seeds, key=lambda run: len(run.curve)), key)
+            band = mean_band(seeds, key)
             axis.fill_between(band["at"] / scale, band.low, band.high, color=f"C{number}", alpha=0.15, linewidth=0)
             bands.append(band.assign(recipe=name, axis=key))
         for mark in marks:
@@ -387,24 +418,21 @@ def draw_curves(runs: list[Run], path: Path, marks: Sequence[float]) -> None:
     hardware, games = (
         " / ".join(sorted({*names})) for names in zip(*[(r.hardware, r.config.env) for r in runs], strict=True)
     )
-    title = f"{games}: policy gradient on −log π·R ({hardware}); a line for each seed, bootstrap 95 % of their mean"
+    title = (
+        f"{games}: policy gradient on −log π·R ({hardware}); a line for each seed, 95 % of their mean by Student's t"
+    )
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=DPI)
     table = pd.concat(bands)[["recipe", "axis", "at", "low", "mean", "high"]]
     table.to_csv(path.with_suffix(".csv"), index=False, lineterminator="\r\n", float_format="%.6g")
 
 
-def bootstrap_band(runs: list[Run], key: str, points: int = 200) -> pd.DataFrame:
-    """The mean over the seeds and 95 % of the bootstrap's means, wherever at least two seeds have a score."""
+def mean_band(runs: list[Run], key: str, points: int = 200) -> pd.DataFrame:
+    """The mean over the seeds and its 95 % interval, wherever every one of several seeds has a score."""
     x = np.linspace(0, max(run.last[key] for run in runs), points)
     scores = np.stack([np.interp(x, run.curve[key], run.curve[MEAN100], np.nan, np.nan) for run in runs])
-    several = np.isfinite(scores).sum(axis=0) >= 2
-    x, scores = x[several], scores[:, several]
-    random = np.random.default_rng(0)
-    known = [column[np.isfinite(column)] for column in scores.T]
-    means = [random.choice(column, (1000, len(column))).mean(axis=1) for column in known]
-    low, high = np.quantile(np.reshape(means, (-1, 1000)), (0.025, 0.975), axis=1)
-    return pd.DataFrame({"at": x, "low": low, "mean": np.nanmean(scores, axis=0) if len(x) else x, "high": high})
+    mean, half = t_interval(scores)
+    return pd.DataFrame({"at": x, "low": mean - half, "mean": mean, "high": mean + half}).dropna()
 
 
 def draw_ladder(runs: Runs, path: Path) -> None:
@@ -440,7 +468,8 @@ def draw_study(runs: Runs, folder: Path) -> None:
         axis.tick_params(labelbottom=number + WIDTH >= len(names))
         dots.plot(final.greedy, [y] * len(final), "o", mfc="none", color=color)
         dots.plot(final.sampled, [y] * len(final), "o", color=color)
-        dots.hlines(y, *interval(list(final.sampled)), color=color, linewidth=3, alpha=0.5)
+        mean, half = t_interval(final.sampled.to_numpy())
+        dots.hlines(y, mean - half, mean + half, color=color, linewidth=3, alpha=0.5)
     left.supxlabel("agent steps, millions", fontsize=9)
     left.supylabel(f"score, mean of the last 100 games (grey: {names[0]})", fontsize=9)
     dots.set_yticks(range(len(names), 0, -1), [textwrap.fill(name, 24) for name in names])

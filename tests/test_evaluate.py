@@ -235,6 +235,19 @@ def test_evaluate_greedy_games(games):
     assert any(abs(episode.score) < episode.length for episode in sampled.episodes)
 
 
+def test_evaluate_greedy_without_sticky_actions_plays_each_start_once():
+    # games end after 100 frames, of which 1, 2 or 3 are NOOPs at the start
+    task = {"emulator": "machine", "sticky": 0.0, "noop_max": 3, "max_frames": 100}
+    config, greedy = CONFIG.replace(**task), Greedy(KarpathyPolicy(4))
+    exact = evaluate(greedy, config, 7)
+    assert [episode.frames for episode in exact.episodes] == [99, 98, 97]
+    assert (exact.standard_error, str(exact)) == (None, f"{exact.mean:+.2f} exactly, n = 3: every NOOP start once")
+    for policy, changes in ((greedy.policy, {}), (greedy, {"sticky": 0.25}), (greedy, {"hold": "2-4"})):
+        fresh = evaluate(policy, config.replace(**changes), 4)
+        assert (fresh.n, fresh.exact) == (4, False)
+    assert not evaluate(greedy, config, 2).exact
+
+
 def test_evaluate_learns_nothing(games):
     policy = policy_with_logit(0.5)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from small_runs import CONFIG, ROOT, TINY
 from pong import checkpoint
 from pong.cli import main
 from pong.config import RunError
+from pong.export import _card
 from pong.hub import push
 from pong.train import load_policy
 
@@ -46,7 +48,8 @@ def test_export_holds_the_policy_its_scores_and_a_card(run, exported):
     assert (scores["run"], scores["update"], scores["seed"]) == (str(run), saved.counters.updates, 0)
     card = (exported / "README.md").read_text(encoding="utf-8")
     mean = f"- sampled: {scores['sampled']['mean']:+.2f} ± "
-    for words in (mean, "Pong, sticky 0.25", "seed 1:\n`pong train", "CPU cores", "game.gif", "noticeably higher"):
+    loss = "−log π·R with a learned baseline and an entropy bonus. Task: Pong, sticky 0.25"
+    for words in (mean, loss, "seed 1:\n`pong train", "CPU cores", "game.gif", "noticeably higher"):
         assert words in card
     with Image.open(exported / "game.gif") as film:
         assert film.n_frames == 6 * 60 / 4 + 1  # 6 s at 60 frames/s, held for 4; and the last screen
@@ -108,6 +111,14 @@ def test_export_of_a_checkpoint_without_its_run(run, tmp_path, about):
     assert f"for {checkpoint.load(path).counters.updates} updates" in card
     assert ", seed 1.\n" in card  # and no command
     assert ", one fresh game\n" in card
+
+
+def test_card_names_uncommitted_changes(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    about = json.loads((copy / "run.json").read_text(encoding="utf-8")) | {"git_revision": "c4d2f56-dirty"}
+    (copy / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    card = _card("agent", checkpoint.load(copy), {}, copy)
+    assert "(revision c4d2f56 with uncommitted changes; CPU cores: " in card
 
 
 def test_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch, capsys):

@@ -3,9 +3,12 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import bench
 import grid
+import numpy as np
+import pandas as pd
 import pytest
 import report
 
@@ -26,7 +29,7 @@ def test_tables_follow_from_the_runs():
     studies = {name: grid.load(name) for name in STUDIES}
     tables = report.tables(studies, {name: report.finished(study) for name, study in studies.items()})
     tables["bench.md"] = bench.tables(report.read_json(ROOT / "results/bench.json"))
-    assert len(tables) == 13
+    assert len(tables) == 14
     for file, text in tables.items():
         assert (ROOT / "results" / file).read_text(encoding="utf-8") == text
         assert any(f"<!-- results/{file} -->" in page.read_text(encoding="utf-8") for page in PAGES)
@@ -88,3 +91,19 @@ def test_rallies_table_follows_each_ball(tmp_path):
 def test_times_and_ranges_are_rounded():
     assert report.spread([0.5, 0.25, 0.2], report.duration) == "15 s (12 s … 30 s)"
     assert report.spread([-3.0, 1.0], report.signed) == "−1.0 (−3.0 … +1.0)"
+
+
+def test_welch_and_holm():
+    """As scipy.stats.ttest_ind (equal_var=False) and statsmodels' multipletests have them."""
+    difference = report.welch(pd.Series([1.0, 2, 3]), pd.Series([4.0, 5, 7, 9]))
+    assert difference == pytest.approx((-4.25, 3.3587451, 0.0237944), abs=1e-6)
+    corrected = [p for _, p in report.holm([(0, 1, p) for p in (0.01, 0.04, 0.03, 0.5)])]
+    assert corrected == pytest.approx([0.04, 0.09, 0.09, 0.5], rel=1e-12)
+
+
+def test_band_is_where_every_seed_has_a_score():
+    # two seeds, at 0 to 4 and at 2 to 6; where both are known, 1 and 3: their mean is 2, and t(1)·√2/√2 = 12.7062
+    curves = [pd.DataFrame({"step": [x, x + 4.0], report.MEAN100: [y, y]}) for x, y in ((0, 1.0), (2, 3.0))]
+    band = report.mean_band([SimpleNamespace(curve=curve, last=curve.iloc[-1]) for curve in curves], "step", points=7)
+    assert list(band["at"]) == [2, 3, 4]
+    assert np.array(band[["low", "mean", "high"]]) == pytest.approx(np.tile([2 - 12.7062, 2, 2 + 12.7062], (3, 1)))

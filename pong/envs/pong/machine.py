@@ -1,4 +1,4 @@
-"""ALE's Pong as a small state machine: bit for bit the same game, about a thousand times as fast.
+"""ALE's Pong as a small state machine: bit for bit the same game, hundreds of times as fast.
 
 Pong on the Atari 2600 is a program of 2 KB. Its whole state fits in about twenty integers, and nothing in it is random.
 Each rule of the game is a short function here, in the order of a frame: the knob turns, the ball flies, the paddles
