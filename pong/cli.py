@@ -266,13 +266,12 @@ class Toy(Settings):
     )
     samples: int | None = Field(None, ge=2, le=100_000, description="estimate from this many random batches")
     seed: int | None = Field(None, ge=0, lt=2**63, description="of the random batches")
-    plot: Path | None = Field(None, description="write three plots into this folder instead")
 
     def __call__(self) -> None:
         """Show examples."""
         from pong.toy import toy
 
-        toy(self.examples, self.samples, self.seed, self.plot)
+        toy(self.examples, self.samples, self.seed)
 
 
 class Recipes(Settings):

@@ -1,22 +1,19 @@
-"""``pong toy``: the list, stories, Monte Carlo tables, pictures and bad input."""
+"""``pong toy``: the list, stories, Monte Carlo tables and bad input."""
 
-import sys
-from pathlib import Path
-
+import plot_toy
 import pytest
 from matplotlib.figure import Figure
 
 import pong.cli
-from pong.toy import EXAMPLES, plots
+from pong.toy import EXAMPLES
 
 TITLES = [f"{example.name}  {example.title}" for example in EXAMPLES]
 
 
 @pytest.fixture(autouse=True)
-def _plain_output(monkeypatch, tmp_path):
+def _plain_output(monkeypatch):
     for variable in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):  # rich would treat a pipe as a terminal
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.chdir(tmp_path)
 
 
 def output(capsys, *arguments):
@@ -74,25 +71,13 @@ def test_toy_samples(capsys):
     assert "20 random batches each, seed 1" in output(capsys, "T10", "--samples", "20")
 
 
-def test_toy_writes_pictures(capsys, monkeypatch):
-    monkeypatch.setattr(plots, "SAMPLES", 10)
-    files = [Path(line) for line in output(capsys, "--plot", "plots").splitlines()]
-    assert files == [Path("plots") / f"toy-{name}.png" for name in ("log", "baseline", "pathwise")]
-    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+def test_plot_of_the_log_by_hand(monkeypatch):
+    """T1: −p(1 − p), and without the log p(1 − p)(3p − 2)."""
+    monkeypatch.setattr(plot_toy, "SAMPLES", 10)
     figure = Figure()
-    plots.log(figure)  # T1: −p(1 − p), and without the log p(1 − p)(3p − 2)
+    plot_toy.log(figure)
     p, without_log = (values.tolist() for values in figure.axes[0].lines[4].get_data())
     assert without_log == pytest.approx([x * (1 - x) * (3 * x - 2) for x in p], abs=1e-12)
-
-
-def test_toy_without_matplotlib_only_rejects_plots(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith("pong.toy")]:
-        monkeypatch.delitem(sys.modules, name)  # as in a fresh process
-    for name in ("matplotlib", "matplotlib.figure"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert "T1  a bandit" in output(capsys, "T1")
-    assert pong.cli.main(["toy", "--plot", "plots"]) == 2
-    assert capsys.readouterr().err == "pong: toy: --plot needs matplotlib; install it with: pip install matplotlib\n"
 
 
 @pytest.mark.parametrize(
@@ -103,12 +88,8 @@ def test_toy_without_matplotlib_only_rejects_plots(monkeypatch, capsys):
         ("T1 --samples 1", "toy: samples = 1: Input should be greater than or equal to 2"),
         ("T1 --samples 100001", "toy: samples = 100001: Input should be less than or equal to 100000"),
         ("--samples 10", "toy: --samples and --seed need an example: pong toy T3 --samples 1000"),
-        ("T1 --plot folder", "toy: --plot folder takes no examples; leave out T1"),
-        ("--plot file", "toy: --plot file: File exists; name a folder that can be written"),
     ],
 )
 def test_toy_rejects(arguments, message, capsys):
-    Path("file").touch()
     assert pong.cli.main(["toy", *arguments.split()]) == 2
     assert capsys.readouterr() == ("", f"pong: {message}\n")
-    assert list(Path().iterdir()) == [Path("file")]

@@ -4,7 +4,6 @@ import math
 import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -14,25 +13,24 @@ from rich.text import Text
 from pong.config import InputError
 from pong.toy.examples import EXAMPLES, Example
 from pong.toy.gradients import Estimator, finite_difference, mean_and_variance, objective
-from pong.toy.plots import write
 
 NAMES = list(dict.fromkeys(example.name for example in EXAMPLES))
 SAMPLES, SEED = 1000, 1  # where only the other is given
 HELP = """
 pong toy T3                  T3 as a story, to follow with a pocket calculator; all: every example
-pong toy T3 --samples 1000   by Monte Carlo: means of random samples ± their standard errors
-pong toy --plot plots        three pictures, in the folder plots"""
+pong toy T3 --samples 1000   by Monte Carlo: means of random samples ± their standard errors"""
 
 
-def toy(examples: list[str], samples: int | None = None, seed: int | None = None, plot: Path | None = None) -> None:
-    """List the examples, show those named ("T3", in any case, or "all") as stories, or write pictures to a folder.
+def toy(examples: list[str], samples: int | None = None, seed: int | None = None) -> None:
+    """List the examples, or show those named ("T3", in any case, or "all") as stories.
 
     With samples or a seed, the examples' gradients are estimated by Monte Carlo instead.
     """
-    _check(examples, samples, seed, plot)
-    if plot:
-        _print(*map(str, write(plot)))
-    elif not examples:
+    if unknown := [name for name in examples if name.upper() not in (*NAMES, "ALL")]:
+        raise InputError(f"toy: unknown example {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)} and all")
+    if not examples:
+        if samples is not None or seed is not None:
+            raise InputError("toy: --samples and --seed need an example: pong toy T3 --samples 1000")
         rows = (f"{example.name:<4}{example.title:<45}{example.teaches}" for example in EXAMPLES)
         _print("The log-derivative trick in numbers: by hand | autograd | finite difference\n", *rows, HELP)
     if seed is not None:
@@ -42,15 +40,6 @@ def toy(examples: list[str], samples: int | None = None, seed: int | None = None
         for example in EXAMPLES:
             if example.name == name:
                 _print(*_parts(example, samples or 0, SEED if seed is None else seed))
-
-
-def _check(examples: list[str], samples: int | None, seed: int | None, plot: Path | None) -> None:
-    if unknown := [name for name in examples if name.upper() not in (*NAMES, "ALL")]:
-        raise InputError(f"toy: unknown example {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)} and all")
-    if not examples and (samples is not None or seed is not None):
-        raise InputError("toy: --samples and --seed need an example: pong toy T3 --samples 1000")
-    if plot and examples:
-        raise InputError(f"toy: --plot {plot} takes no examples; leave out {' '.join(examples)}")
 
 
 def _print(*parts: RenderableType) -> None:

@@ -1,36 +1,24 @@
-"""Three pictures of the examples: the log, the baseline, and the score function against the pathwise estimator."""
+"""Draw docs/images/toy-log.png, toy-baseline.png and toy-pathwise.png: three pictures of the examples of pong toy."""
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import BLUE, GREEN, GREY, ORANGE, RED, ROOT
+from matplotlib.figure import Figure
 
-from pong.config import InputError
 from pong.toy.examples import T1, T1_WITHOUT_LOG, T2, less, t7
 from pong.toy.gradients import Estimator, estimates, finite_difference, mean_and_variance, objective
 
-BLUE, RED, GREEN, ORANGE, GREY = "#1f5fa8", "#c0392b", "#1e8449", "#b9770e", "#666666"
 SAMPLES = 1000  # batches behind each dot of the first picture
 
 
-def write(folder: Path) -> list[Path]:
-    """Write the pictures as PNG files of 1000×600 pixels into a folder, which is created if it does not exist."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("toy: --plot needs matplotlib; install it with: pip install matplotlib") from None
-    pictures = {folder / f"toy-{draw.__name__}.png": draw for draw in (log, baseline, pathwise)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, draw in pictures.items():
-            figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
-            draw(figure)
-            figure.savefig(path)
-    except OSError as error:
-        raise InputError(f"toy: --plot {folder}: {error.strerror}; name a folder that can be written") from None
-    return list(pictures)
+def main() -> None:
+    for draw in (log, baseline, pathwise):
+        figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
+        draw(figure)
+        figure.savefig(ROOT / f"docs/images/toy-{draw.__name__}.png")
 
 
 def log(figure: Any) -> None:
@@ -98,3 +86,7 @@ def _axes(axes: Any, x: str, y: str) -> Any:
 
 def _variance(estimator: Estimator) -> float:
     return mean_and_variance(estimator)[1].sum().item()
+
+
+if __name__ == "__main__":
+    main()
