@@ -1,18 +1,18 @@
 """Show a game in a terminal with half blocks in 24-bit colour, two pixels per character."""
 
-import shutil
+import itertools
 import time
 from collections.abc import Iterable
 from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from pong.render.frame import RenderedFrame
 from pong.render.picture import signed
 
-CLEAR, ERASE_LINE, RESET = "\x1b[2J", "\x1b[2K", "\x1b[0m"  # RESET: the default colours
-ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", RESET + "\x1b[?25h\x1b[?1049l"  # the alternate screen, without a cursor
+HOME, RESET, ERASE_LINE, ERASE_BELOW = "\x1b[H", "\x1b[0m", "\x1b[K", "\x1b[J"  # RESET: the default colours
 EIGHTHS = " ▁▂▃▄▅▆▇█"  # bars of one character
 
 
@@ -21,35 +21,34 @@ def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None
 
     The terminal ``out`` is restored at the end.
     """
-    size, previous, due = None, set[str](), time.monotonic()
-    out.write(ENTER)
-    try:
+    console, due = Console(file=out, force_terminal=True), time.monotonic()
+    with console.screen():
         for frame in frames:
-            if size != (size := shutil.get_terminal_size()):
-                previous = set()
-                out.write(CLEAR)
-            lines = layout(frame, *size)
-            out.write("".join(line for line in lines if line not in previous))  # saves bandwidth over SSH
+            out.write(HOME + "\n".join(layout(frame, *console.size)))
             out.flush()
-            previous = set(lines)
             now = time.monotonic()
             due = max(due + (frame.frames / frame.frame_rate / speed if frame.frames else 1), now)
             time.sleep(due - now)
-    finally:
-        out.write(LEAVE)
-        out.flush()
 
 
 def layout(frame: RenderedFrame, columns: int, rows: int) -> list[str]:
-    """The lines of a frame, each with its position: the screen in its aspect ratio and a status line below it."""
+    """The lines of a frame: the screen in its aspect ratio, in the middle, and a status line below it."""
     height, width, _ = frame.screen.shape
     new_height = max(min(2 * (rows - 1), columns * height // width) // 2 * 2, 2)
     new_width = new_height * width // height
+    margin = ERASE_LINE + " " * ((columns - new_width) // 2)
     lines = half_blocks(shrink(frame.screen, new_height, new_width))
-    status = _status(frame)[:columns]
-    left, middle = (columns - new_width) // 2 + 1, (columns - len(status)) // 2 + 1
-    placed = [f"\x1b[{row};{left}H{line}" for row, line in enumerate(lines, start=1)]
-    return [*placed, f"\x1b[{len(lines) + 1};{middle}H{ERASE_LINE}{status}"]
+    return [*(margin + line for line in lines), ERASE_BELOW + _status(frame)[:columns].center(columns)]
+
+
+def half_blocks(pixels: NDArray[np.uint8]) -> list[str]:
+    """Lines of "▀" for pixels (2·lines, columns, 3), with the upper pixel as foreground, the lower as background."""
+    lines = []
+    for row in np.concatenate([pixels[::2], pixels[1::2]], axis=2).tolist():
+        runs = ((color, len([*run])) for color, run in itertools.groupby(row))
+        colored = ("\x1b[38;2;{};{};{};48;2;{};{};{}m".format(*color) + "▀" * n for color, n in runs)
+        lines.append("".join(colored) + RESET)
+    return lines
 
 
 def shrink(screen: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -59,21 +58,6 @@ def shrink(screen: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     for axis, size in enumerate((height, width)):
         ranked = np.maximum.reduceat(ranked, np.arange(size) * screen.shape[axis] // size, axis=axis)
     return np.stack([ranked >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(np.uint8)
-
-
-def half_blocks(pixels: NDArray[np.uint8]) -> list[str]:
-    """Lines of "▀" for pixels (2·lines, columns, 3), with the upper pixel as foreground, the lower as background."""
-    lines = []
-    for row in np.concatenate([pixels[::2], pixels[1::2]], axis=2).tolist():
-        line, previous = "", [-1] * 6
-        for pixel in row:  # red, green and blue of the upper and of the lower one
-            if pixel[:3] != previous[:3]:  # a colour applies until it changes
-                line += "\x1b[38;2;{};{};{}m".format(*pixel[:3])
-            if pixel[3:] != previous[3:]:
-                line += "\x1b[48;2;{};{};{}m".format(*pixel[3:])
-            line, previous = line + "▀", pixel
-        lines.append(line + RESET)
-    return lines
 
 
 def _status(frame: RenderedFrame) -> str:
