@@ -83,16 +83,6 @@ def test_forward_by_hand():
     np.testing.assert_allclose(p, [0.75, 0.5], rtol=1e-15)
 
 
-def test_policy_forward_is_one_row_of_forward(rng):
-    W1, W2 = init(5, rng, inputs=12)
-    x = rng.standard_normal((7, 12))
-    h, p = forward(W1, W2, x)
-    for t in range(7):
-        h_t, p_t = policy_forward(W1, W2, x[t])
-        np.testing.assert_allclose(h_t, h[t], rtol=1e-12, atol=1e-15)
-        assert p_t == pytest.approx(p[t], rel=1e-12)
-
-
 # --- the gradient -----------------------------------------------------------------------------------------------------
 
 
@@ -140,16 +130,6 @@ def test_backward_equals_central_differences(seed):
             weights[index] = value
             numerical[index] = (above - below) / (2 * step)
         np.testing.assert_allclose(gradient, numerical, rtol=1e-8, atol=1e-8 * np.abs(numerical).max())
-
-
-def test_backward_sums_over_steps(rng):
-    # the same step k times has k times the gradient: a mean would leave it unchanged
-    W1, W2 = init(5, rng, inputs=12)
-    x, y, advantages = rng.standard_normal((1, 12)), np.array([1.0]), np.array([0.7])
-    once = backward(W1, W2, x, *forward(W1, W2, x), y, advantages)
-    x, y, advantages = (np.repeat(array, 6, axis=0) for array in (x, y, advantages))
-    for total, single in zip(backward(W1, W2, x, *forward(W1, W2, x), y, advantages), once, strict=True):
-        np.testing.assert_allclose(total, 6 * single, rtol=1e-12)
 
 
 # --- returns ----------------------------------------------------------------------------------------------------------

@@ -125,19 +125,9 @@ def test_mean_and_variance_by_formula(title, label, mean, variance):
         assert exact[1].tolist() == pytest.approx(variance, abs=5e-5)
 
 
-@pytest.mark.parametrize(
-    ("title", "label", "total"),
-    [
-        ("softmax", "−log π·R", 6.9444),
-        ("softmax", "R − J", 2.2778),
-        ("softmax", "R − 32/11, best b", 1.7727),
-        ("what is an action paid", "whole return", 2.96265),
-        ("what is an action paid", "reward-to-go", 2.6984),
-        ("what is an action paid", "reward-to-go − V(s)", 0.9783),
-    ],
-)
-def test_variance_sums(title, label, total):
-    assert mean_and_variance(find(title, label))[1].sum().item() == pytest.approx(total, abs=5e-5)
+@pytest.mark.parametrize(("label", "total"), [("−log π·R", 6.9444), ("R − J", 2.2778), ("R − 32/11, best b", 1.7727)])
+def test_variance_sums_of_the_story(label, total):
+    assert mean_and_variance(find("softmax", label))[1].sum().item() == pytest.approx(total, abs=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +172,6 @@ def test_story_of_broadcasting_quotes_the_error():
         surrogate_loss(torch.zeros(4, 1), torch.zeros(4))
     (example,) = (example for example in EXAMPLES if example.title.startswith("(N, 1)"))
     assert f"ValueError: {caught.value}" in example.story
-    for loss, variance in ((LOSSES["score"], 4 * 0.5184), (LOSSES["outer product"], 19.2768)):
-        exact = mean_and_variance(Estimator(BANDIT, loss, n=4))[1].item()
-        scale = 16 if loss is LOSSES["score"] else 256  # of the mean; summed instead, these are the variances
-        assert exact * scale == pytest.approx(variance, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
