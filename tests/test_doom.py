@@ -112,7 +112,7 @@ def test_fleet_monster_that_dies_ends_the_game():
         games.games[0].reset(seed=1)
         results = [games.games[0].step(ATTACK)[1:4] for _ in range(2)]
         assert results == [(-4, False, False), (101 - 2, True, False)]
-        assert (games.games[0].tics, games.finished) == (4, True)
+        assert (games.games[0].tics, games.games[0].finished) == (4, True)
 
 
 def test_fleet_observes_the_last_four_screens():

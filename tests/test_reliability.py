@@ -204,7 +204,7 @@ def full_disk(path_part):
     opened = Path.open
 
     def open_or_fail(path, mode="r", **settings):
-        if mode[0] in "wx" and path_part in str(path):
+        if mode[0] in "wxa" and path_part in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
         return opened(path, mode, **settings)
 

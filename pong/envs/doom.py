@@ -47,7 +47,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
     """
 
     screen: NDArray[np.uint8] = np.zeros((120, 160, 3), np.uint8)  # the current one, RGB
-    last: NDArray[np.uint8]  # the last screen of the game before, the same
+    last_screen: NDArray[np.uint8]  # of the game before, the same
     finished = False  # the game before was not truncated by ``max_frames``
     tics = 0  # of the last decision, at most ``hold``; ``hold`` where ViZDoom does not report it
 
@@ -70,7 +70,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start a new game."""
         observation: Any = self.env.reset(seed=seed, options=options)[0]
-        self.last, self.screen = self.screen, observation["screen"]
+        self.last_screen, self.screen = self.screen, observation["screen"]
         self._stack = deque([shrink(self.screen)] * STACK, STACK)
         return np.stack(self._stack), {}
 
@@ -118,7 +118,8 @@ class DoomFleet(VectorFleet):
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> StepResult:
         """One decision of each active game: actions (N,)."""
-        result = super().step(np.where(active, actions, WAIT), active)
+        result, first = super().step(np.where(active, actions, WAIT), active), self.games[0]
+        self.last_screen, self.finished = first.last_screen, first.finished
         return result._replace(frames=np.array([game.tics for game in self.games]))
 
     def close(self) -> None:
@@ -140,13 +141,3 @@ class DoomFleet(VectorFleet):
     def screen(self) -> NDArray[np.uint8]:
         """The first game's screen: (120, 160, 3) uint8, RGB."""
         return self.games[0].screen
-
-    @property
-    def last_screen(self) -> NDArray[np.uint8]:
-        """The last screen of the game before, the same."""
-        return self.games[0].last
-
-    @property
-    def finished(self) -> bool:
-        """Whether the game before was not truncated by ``max_frames``."""
-        return self.games[0].finished
