@@ -306,7 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
     except (InputError, RunError, FloatingPointError, OSError, MemoryError) as error:
-        print("pong:", printable(" ".join(str(error).split())), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print("pong:", printable(" ".join(str(error).split())), file=sys.stderr)
         return 2 if command is None or isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("pong: interrupted", file=sys.stderr)

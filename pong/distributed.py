@@ -21,6 +21,7 @@ from pong.config import InputError, RunError
 
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+LAUNCHER = "PONG_LAUNCHER"  # set by ``seeds``
 TIMEOUT = timedelta(minutes=5)  # without a sign of life from the other ranks
 
 
@@ -32,19 +33,20 @@ class Ranks:
     size: int = 1  # processes in all
     local_rank: int = 0  # number of this process on its machine
     local_size: int = 1  # processes on this machine
-    launcher: int = 0  # torchrun's process number, 0 without it
+    launcher: int = 0  # process number of torchrun, or of ``pong train --seeds``; 0 without them
 
     @classmethod
     def from_environment(cls) -> "Ranks":
         """As ``torchrun`` started this process; alone if not all is set that it sets."""
+        launcher = int(os.environ.get(LAUNCHER) or ("TORCHELASTIC_RUN_ID" in os.environ and os.getppid()))
         if not all(name in os.environ for name in (*VARIABLES, "MASTER_ADDR", "MASTER_PORT")):
-            return cls()
+            return cls(launcher=launcher)
         rank, size, local_rank, local_size = (int(os.environ[name]) for name in VARIABLES)
-        return cls(rank, size, local_rank, local_size, os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0)
+        return cls(rank, size, local_rank, local_size, launcher)
 
     @property
     def is_orphan(self) -> bool:
-        """Whether torchrun is gone, which would end this process with the others."""
+        """Whether the launcher is gone, which would end this process with the others."""
         return self.launcher not in (0, os.getppid())
 
     @property

@@ -320,7 +320,7 @@ def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -
 
 @contextlib.contextmanager
 def stop_requested(ranks: Ranks, console: Console, resume: str) -> Iterator[Callable[[], bool]]:
-    """The first SIGINT, SIGTERM or SIGHUP, or torchrun's end, requests a stop; a second signal stops at once."""
+    """The first SIGINT, SIGTERM or SIGHUP, or the launcher's end, requests a stop; a second signal stops at once."""
     received: list[int] = []
 
     def on_signal(number: int, frame: types.FrameType | None) -> None:
@@ -340,7 +340,7 @@ def stop_requested(ranks: Ranks, console: Console, resume: str) -> Iterator[Call
         for number, handler in before.items():
             signal.signal(number, handler)
         if received or ranks.is_orphan:
-            why = "torchrun is gone; " if ranks.is_orphan else ""
+            why = "the process that started this one is gone; " if ranks.is_orphan else ""
             say(console, f"{why}resume with: {resume}")
 
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from pong.checkpoint import write_atomically
 from pong.config import RunError, load_config, to_toml
-from pong.distributed import Ranks, cores
+from pong.distributed import LAUNCHER, Ranks, cores
 from pong.run import TrainRequest, check_same_run, stop_requested, writable
 from pong.tracking import LINE_SECONDS, say
 from pong.train import check, choose_device
@@ -36,6 +36,8 @@ Jobs = Iterable[tuple[Path, Iterable[Sequence[object]]]]  # logs, and commands o
 def train_seeds(request: TrainRequest, seeds: list[int], command: list[str]) -> int:
     """Train or resume a run for each seed and return the exit status; after a stop, ``command`` resumes them."""
     config = request.config
+    if config.device == "auto":  # a core for each seed; they would share one GPU
+        config = config.replace(device="cpu")
     folder = request.run_dir or Path("runs") / f"{config.name}-seeds-{time.strftime('%Y%m%d-%H%M%S')}"
     source, runs = folder / "config.toml", {seed: folder / f"s{seed}" for seed in seeds}
     check(config, Ranks())
@@ -91,8 +93,9 @@ def _work(queue: Jobs, share: list[int], running: list[Process], failed: dict[Pa
     for log, commands in queue:
         for arguments in commands:
             command = [sys.executable, "-m", "pong", *map(str, arguments)]
+            env, null = os.environ | {LAUNCHER: str(os.getpid())}, subprocess.DEVNULL
             with log.open("ab") as file:  # in a session of its own, which Ctrl-C does not reach
-                process = Process(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+                process = Process(command, env=env, stdin=null, stdout=file, stderr=file, start_new_session=True)
             running.append(process)
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, share)

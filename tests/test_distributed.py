@@ -376,5 +376,5 @@ def test_ranks_save_and_end_after_kill_9_of_torchrun(tmp_path):
     with torchrun(tmp_path, [*LONG, "--total-steps", "400000"]) as process:
         process.kill()
         output, _ = process.communicate(timeout=60)  # until the ranks have closed it
-    assert output.endswith("torchrun is gone; resume with: pong train --resume run\n"), output
+    assert output.endswith("the process that started this one is gone; resume with: pong train --resume run\n"), output
     assert checkpoint.load(tmp_path / "run").counters.updates == len(rows(tmp_path / "run"))

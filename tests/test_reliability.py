@@ -341,6 +341,7 @@ def test_train_closed_output_stops_nothing(tmp_path):
         ),
         (["eval", "pong", "--episodes", "1", "--emulator", "machine", "--json", "12:30.json"], "12:30.json", 0),
         (["play", "pong", "--max-frames", "40", "--file", "game.gif"], "game.gif", 1),
+        (["train", "nowhere"], CONFIG, 2),
     ],
 )
 def test_main_full_disk_for_the_output(tmp_path, command, file, status):

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from small_runs import CONFIG, ROOT, TINY, saved
+from small_runs import CONFIG, ROOT, TINY, pong, saved, wait_until
 
 from pong import checkpoint, seeds
 from pong.cli import main
+from pong.config import load_config
 
 pytestmark = pytest.mark.usefixtures("compiled")
 COMMAND = ["train", CONFIG, *TINY, "--total-steps", "8000"]
@@ -52,11 +54,27 @@ def test_seeds_stopped_and_started_again_equal_uninterrupted_runs(monkeypatch, c
 def test_seeds_a_failed_one_is_named_and_the_others_go_on(capsys):
     Path("runs").mkdir()
     Path("runs/s2").touch()
-    assert main([*COMMAND[:-1], "60", "--seeds", "2,3", "--run-dir", "runs"]) == 1
+    assert main([*COMMAND[:-1], "60", "--device", "auto", "--seeds", "2,3", "--run-dir", "runs"]) == 1
+    assert load_config("runs/config.toml").device == "cpu"  # even where there is a GPU
     err = capsys.readouterr().err
     assert err.startswith("pong: run folder runs/s2 can't be written")
     assert err.endswith(" (see runs/s2.log)\n")
     assert [run["seed"] for run in json.loads(Path("runs/seeds.json").read_text())["seeds"]] == [3]
+
+
+def test_seeds_save_and_end_after_kill_9_of_their_parent():
+    process = pong(*COMMAND[:-1], "8000000", "--seeds", "1", "--run-dir", "runs", stdout=subprocess.DEVNULL)
+    wait_until(lambda: seeds.read_curve(Path("runs/s1"))[0, -1] > 0, process, "an update")
+    process.kill()
+    process.wait()
+    end = "the process that started this one is gone; resume with: pong train --resume runs/s1\n"
+    for _ in range(600):
+        if Path("runs/s1.log").read_text().endswith(end):
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the run goes on")
+    assert checkpoint.load("runs/s1").counters.steps > 0
 
 
 def test_side_by_side_gives_each_job_a_core(tmp_path, monkeypatch):
