@@ -13,15 +13,10 @@ from pong.rollout import Batch
 
 
 class Baseline:
-    """A network that predicts the return of an observation.
+    """A network that predicts the return of an observation, (B,); it should start at 0 everywhere.
 
     Its predictions are subtracted from the returns. As it was not fitted to the batch that it is used on, it changes
     the gradient's variance but not its mean.
-
-    Args:
-        network: observations → returns (B,); should start at 0 everywhere.
-        config: has the learning rate and the passes.
-        ranks: the processes that train together.
     """
 
     def __init__(self, network: nn.Module, config: Config, ranks: Ranks):

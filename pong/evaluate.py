@@ -106,18 +106,12 @@ def progress(title: str, total: int | None = None) -> Iterator[Show]:
 def evaluate(
     policy: Actor, config: Config, episodes: int, *, seed: int = 0, title: str = "", processes: int = 1
 ) -> Evaluation:
-    """Play fresh games of a config's task and score them.
+    """Play fresh games of a config's task on the CPU and score them; ``title`` shows a progress bar on a terminal.
 
     The games are played in waves of up to 25, each wave to its last game's end: taking the first games to finish would
-    favour short ones. Greedy Pong without sticky actions plays each NOOP start once, if ``episodes`` are enough for it.
-
-    Args:
-        policy: plays, on the CPU; a ``Greedy`` one doesn't sample. Nothing is learned.
-        config: names the task (``hold``, ``sticky``, …); its seed plays no part.
-        episodes: games, at least 1.
-        seed: of the emulators and the sampled actions.
-        title: of a progress bar on a terminal.
-        processes: that play ALE's games, the same ones; with several, a script needs ``if __name__ == "__main__":``.
+    favour short ones. Several processes play the same games in ALE; then a script needs
+    ``if __name__ == "__main__":``. The config's own seed plays no part. Greedy Pong without sticky actions plays each
+    NOOP start once, if ``episodes`` are enough for it.
     """
     only_noops = isinstance(policy, Greedy) and config.is_pong and not config.sticky and config.hold != "2-4"
     if only_noops and 1 < config.noop_max <= episodes:

@@ -228,12 +228,7 @@ class RowLayout:
         return slice(BEFORE if self.kind == "three" else NOW, NOW + 1)
 
     def rows(self, frames: NDArray[np.int8], last_actions: NDArray[np.int64]) -> SparseFrames:
-        """Build the rows of N games.
-
-        Args:
-            frames: (4, N, 6400) int8 in {0, 1}, by NOTHING, EARLIER, BEFORE and NOW.
-            last_actions: (N,), negative where there was none.
-        """
+        """Rows of N games: frames (4, N, 6400) int8 in {0, 1} and last actions (N,), negative where there is none."""
         parts = [frames[new] - frames[old] for new, old in self.differences]
         if self.actions:
             parts.append((last_actions[:, None] == np.arange(self.actions)).astype(np.int8))

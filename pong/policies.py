@@ -113,11 +113,6 @@ class KarpathyPolicy(DiscretePolicy):
     the transpose of W1: here one pixel's weights lie side by side, as few pixels of a row are not 0.
 
     Source: Karpathy 2016, https://karpathy.github.io/2016/05/31/rl/, gist pg-pong.py, ``policy_forward``.
-
-    Args:
-        hidden: units in the hidden layer.
-        inputs: pixels of a difference frame.
-        generator: random stream of the initial weights; torch's global one if None.
     """
 
     def __init__(self, hidden: int = 200, inputs: int = PIXELS, *, generator: torch.Generator | None = None):

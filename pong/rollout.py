@@ -202,15 +202,10 @@ def _check_rows(state: EmulatorState, spec: TaskSpec) -> None:
 
 
 class Player:
-    """Plays some of the emulators in a thread of its own, while the learner learns and other players play.
+    """Plays some of the run's emulators in a thread of its own, while the learner learns and other players play.
 
-    The games, the decisions and most of the learner are compiled code, which lets other threads run.
-
-    Args:
-        config: the run's config.
-        emulators: which of the run's emulators; random streams belong to an emulator, not to its player.
-        purpose: TRAINING or EVALUATION, which have different random streams.
-        actor: decides; its weights must not change while a rollout is played.
+    The games, the decisions and most of the learner are compiled code, which lets other threads run. Random streams
+    belong to an emulator, not to its player. The actor's weights must not change while a rollout is played.
     """
 
     batch: "Future[Batch]"  # of the current rollout
@@ -371,11 +366,6 @@ class Rollout:
     resumed there; the episodes this cuts short are dropped.
 
     Emulators are sharded over ranks and then over players; the result does not depend on how many there are.
-
-    Args:
-        config: the run's config.
-        actor: decides; its weights may change between rollouts.
-        ranks: this process among those that train together; each plays its share of the emulators.
     """
 
     @uninterrupted()  # an interrupted import, such as Numba's, can't be repeated

@@ -76,16 +76,10 @@ class EventWriter:
 
 
 class Tracker:
-    """Logs each update to TensorBoard, metrics.csv and the terminal.
+    """Logs each update to TensorBoard and metrics.csv, and prints a bar on a terminal, or a line every 20 seconds.
 
-    What can't be written to a curve stays in its file's buffer, and is written with a later update.
-
-    Args:
-        config: of the run.
-        folder: of the run.
-        console: where progress is printed: a bar on a terminal, a line every 20 seconds elsewhere.
-        counters: the state of a new or a resumed run; both curves are cut there.
-        started: when the run's minutes start or continue to count, on the monotonic clock.
+    Both curves are cut at ``counters``. What can't be written to a curve stays in its file's buffer, and is written
+    with a later update. The run's minutes count from ``started``, on the monotonic clock.
     """
 
     def __init__(self, config: Config, folder: Path, console: Console, counters: Counters, started: float):

@@ -36,14 +36,9 @@ def is_doom(env: str) -> bool:
 
 
 class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
-    """One game: observations (4, 84, 84) uint8, the oldest screen first.
+    """One game: observations (4, 84, 84) uint8, the oldest screen first; ``hold`` and ``max_frames`` are in tics.
 
     ViZDoom draws 160 × 120 pixels here, not its usual 320 × 240, since drawing is most of its work.
-
-    Args:
-        env: one of ViZDoom's ids.
-        hold: tics per decision.
-        max_frames: tics after which a game is truncated; 0 or more than the game's own limit: never.
     """
 
     screen: NDArray[np.uint8] = np.zeros((120, 160, 3), np.uint8)  # the current one, RGB

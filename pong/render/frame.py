@@ -41,14 +41,7 @@ class RenderedFrame:
 def play_frames(
     policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False
 ) -> Generator[RenderedFrame, None, None]:
-    """Play one game: the first game of ``evaluate`` with the same seed.
-
-    Args:
-        policy: on the CPU.
-        config: describes the task and the observations; its own seed is not used.
-        seed: of the emulator and the sampled actions.
-        greedy: take the most probable action instead of sampling.
-    """
+    """Play one game on the CPU, the first game of ``evaluate`` with the same seed, which is not the config's own."""
     prepare(config)
     actor = Greedy(policy) if greedy else policy
     noise = ActionNoise(seed, 0, range(1), EVALUATION)
