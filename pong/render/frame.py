@@ -12,7 +12,6 @@ from torch import Tensor
 from pong.config import Config
 from pong.envs import frame_rate, images, make_rendered, prepare
 from pong.evaluate import Greedy
-from pong.observations import Observations
 from pong.policies import Policy
 from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
 
@@ -49,7 +48,9 @@ def play_frames(
         observations, done = game.reset(emulator_seeds(seed, 0, range(1), EVALUATION)), False
         frame = RenderedFrame(game.screen, images(config, observations), game.action_names, frame_rate(config))
         while not done:
-            probs = _action_probs(policy, observations)
+            with torch.inference_mode():
+                p: Tensor = policy.distribution(observations).probs  # type: ignore[attr-defined]  # (1,) or (1, actions)
+            probs = (1 - p.item(), p.item()) if p.ndim == 1 else tuple(p[0].tolist())  # a Bernoulli's is of action 1
             frame = replace(frame, screen=game.screen, observation=images(config, observations), probs=probs)
             segment = game.play(actor, observations, noise.ahead()[:1], np.ones(1, np.bool_), whole_episodes=True)
             noise.use(1)
@@ -57,10 +58,3 @@ def play_frames(
             observations, done = segment.next_observations, bool(segment.dones[0, 0])
             frame = replace(frame, step=frame.step + 1, score=frame.score + float(segment.rewards[0, 0]))
         yield replace(frame, screen=game.last_screen, probs=(), finished=game.finished)
-
-
-@torch.inference_mode()
-def _action_probs(policy: Policy, observations: Observations) -> tuple[float, ...]:
-    """The probability of each action; a Bernoulli distribution has only that of action 1."""
-    probs: Tensor = policy.distribution(observations).probs  # type: ignore[attr-defined]  # (1,) or (1, actions)
-    return (1 - probs.item(), probs.item()) if probs.ndim == 1 else tuple(probs[0].tolist())

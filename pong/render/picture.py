@@ -41,7 +41,10 @@ def draw_picture(frame: RenderedFrame, caption: str) -> Image.Image:
     actions = len(frame.action_names)
     image = _background(caption, actions, len(frame.observation), frame.is_pong).copy()
     image.paste(_enlarge(frame.screen, screen_width, screen_height))
-    _paste_observation(image, frame)
+    greys = DIFFERENCES[frame.observation] if frame.is_pong else frame.observation.astype(np.uint8)
+    size, gap = (SIDE, 0) if len(greys) == 1 else (SIDE // 2, 4)  # several pictures in rows of two
+    for k, grey in enumerate(greys):
+        image.paste(_enlarge(grey, size - gap, size - gap), (RIGHT + k % 2 * size, TOP + k // 2 * size))
     pen = ImageDraw.Draw(image)
     score = signed(frame.score).replace("−", "-")  # the font has no minus sign
     pen.text((RIGHT, 40), f"score {score}", LIGHT, _font(26))
@@ -59,14 +62,6 @@ def signed(score: float) -> str:
 
 def _enlarge(pixels: NDArray[np.uint8], width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
-
-
-def _paste_observation(image: Image.Image, frame: RenderedFrame) -> None:
-    """Paste a single picture in full size, several pictures in rows of two."""
-    greys = DIFFERENCES[frame.observation] if frame.is_pong else frame.observation.astype(np.uint8)
-    size, gap = (SIDE, 0) if len(greys) == 1 else (SIDE // 2, 4)
-    for k, grey in enumerate(greys):
-        image.paste(_enlarge(grey, size - gap, size - gap), (RIGHT + k % 2 * size, TOP + k // 2 * size))
 
 
 def _places_beside(actions: int) -> list[Place]:
