@@ -20,7 +20,6 @@ from torch.multiprocessing.spawn import ProcessException, start_processes
 from pong.config import Config, RunError
 from pong.envs import prepare
 from pong.envs.base import Actor
-from pong.envs.pong.fleet import MachineFleet
 from pong.envs.pong.task import pong_task
 from pong.policies import Policy
 from pong.rollout import EVALUATION, POLL_SECONDS, Episode, Player, Rollout, emulator_seeds
@@ -134,6 +133,8 @@ def evaluate(
 
 def _every_start(policy: Actor, config: Config) -> Evaluation:
     """Play one game from each number of NOOPs, 1 to ``noop_max``: the first game of a seed that draws it."""
+    from pong.envs.pong.fleet import MachineFleet  # Numba is imported when Pong is first played
+
     fleet, games = MachineFleet(1, pong_task(config)), dict[int, Episode]()
     for seed in itertools.count():
         fleet.reset(emulator_seeds(seed, 0, [0], EVALUATION))
