@@ -107,6 +107,7 @@ plots: setup ## make the tables and pictures of results/ and docs/ again
 	$(BIN)/python scripts/plot_machine.py
 	$(BIN)/python scripts/plot_architecture.py
 	$(BIN)/python scripts/plot_toy.py
+	$(BIN)/python scripts/annotate.py
 	$(BIN)/python scripts/report.py
 
 study: setup $(DOOM) ## train the missing runs of a study, every change with every seed; takes hours: STUDY=ladder

@@ -262,7 +262,7 @@ class Toy(Settings):
     """Show the log-derivative trick with numbers: by hand, by autograd and by finite differences."""
 
     examples: Annotated[list[str], Positional, arg(metavar="EXAMPLE")] = Field(
-        [], description="T1 to T10, or all; none: list them"
+        [], description="T1 to T11, or all; none: list them"
     )
     samples: int | None = Field(None, ge=2, le=100_000, description="estimate from this many random batches")
     seed: int | None = Field(None, ge=0, lt=2**63, description="of the random batches")

@@ -92,8 +92,8 @@ def test_examples_are_complete():
         assert max(map(len, example.story.splitlines())) <= 100
         assert example.notice
         assert example.estimators or example.numbers
-    assert list(dict.fromkeys(example.name for example in EXAMPLES)) == [f"T{n}" for n in range(1, 11)]
-    assert len(EXAMPLES) == len({example.title for example in EXAMPLES}) == 25
+    assert list(dict.fromkeys(example.name for example in EXAMPLES)) == [f"T{n}" for n in range(1, 12)]
+    assert len(EXAMPLES) == len({example.title for example in EXAMPLES}) == 26
 
 
 @pytest.mark.parametrize(

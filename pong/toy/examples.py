@@ -1,4 +1,4 @@
-"""The examples T1 to T10: losses, systems, and the results by hand, which stories.txt derives."""
+"""The examples T1 to T11: losses, systems, and the results by hand, which stories.txt derives."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 from pong.losses import surrogate_loss
 from pong.returns import discounted_returns, standardize
 from pong.toy import gradients
-from pong.toy.gradients import Choices, Estimator, Loss, System, ascend, episodes, estimates, mean_and_variance
+from pong.toy.gradients import Batch, Choices, Estimator, Loss, System, ascend, episodes, estimates, mean_and_variance
 
 # --- losses of M batches of N episodes of T steps ---------------------------------------------------------------------
 
@@ -27,6 +27,12 @@ def reinforce(log_probs: Tensor, returns: Tensor) -> Tensor:
 def to_go(rewards: Tensor) -> Tensor:
     """The sum of the rewards from each step on: (…, T)."""
     return discounted_returns(rewards.flatten(0, -2).T, gamma=1.0).T.view_as(rewards)
+
+
+def moved(batch: Batch) -> Tensor:
+    """T11: log π of the same actions after p has moved from 0.8 to 0.7."""
+    log_probs: Tensor = Bernoulli(logits=batch.policy.logits + math.log(7 / 12)).log_prob(batch.choices)
+    return log_probs
 
 
 def less(baseline: float) -> Loss:
@@ -43,7 +49,9 @@ LOSSES: dict[str, Loss] = {
     ),
     "less others": lambda b: reinforce(b.log_probs, 2 * b.rewards - b.rewards.sum(dim=1, keepdim=True)),  # N = 2
     "pathwise": lambda b: -b.rewards.sum(dim=2).mean(dim=1),  # differentiated through the attached action
+    "old batch, ratio": lambda b: -(moved(b).exp() / b.log_probs.detach().exp() * b.rewards).mean(dim=(1, 2)),
     # mistakes
+    "old batch": lambda b: reinforce(moved(b), b.rewards),
     "no log": lambda b: -(b.log_probs.exp() * b.rewards).mean(dim=(1, 2)),
     "wrong sign": lambda b: -LOSSES["score"](b),
     "drawn again": lambda b: reinforce(b.log_probs[:, 1:], b.rewards[:, :1]),  # one action's log π, another's return
@@ -176,6 +184,7 @@ T6 = Estimator(TWO_STEPS, LOSSES["score"], "whole return", SLOPE6, (1.91, 0.1464
 T6_TO_GO = Estimator(TWO_STEPS, LOSSES["to go"], "reward-to-go", SLOPE6, (1.91, 0.0384, 0.75))
 T9 = Estimator(gaussian(1.0, 1.0, distance), LOSSES["score"], "−log π·R", (4,), (87,))
 T9_COIN = Estimator(COIN, LOSSES["score"], "−log π·R", (0.25,), (0.0625,))
+OLD_BATCH, OLD_BATCH_RATIO = (Estimator(BANDIT, LOSSES[name]) for name in ("old batch", "old batch, ratio"))
 T10_SIGN = Estimator(BANDIT, LOSSES["wrong sign"], "+log π·R", (0.16,), (0.5184,))
 
 
@@ -296,6 +305,10 @@ ROWS: tuple[str | Estimator | Numbers, ...] = (
     "T10 standardising an episode of one step",
     Numbers("standardize", (0,), lambda: standardize(ONE_STEP)),
     Numbers("(R − mean)/std (wrong)", (math.nan,), lambda: (ONE_STEP - 7) / ONE_STEP.std(correction=0)),
+    "T11 a second step on one batch (T1's bandit)",
+    Numbers("∇J at p = .7", (-0.21,), lambda: mean_and_variance(T1, tensor(math.log(7 / 3)))[0]),
+    Numbers("−log π·R on the old batch: g, variance", (-0.04, 0.4624), lambda: mean_and_variance(OLD_BATCH)),
+    Numbers("−π/π_old·R: g, variance", (-0.21, 0.893025), lambda: mean_and_variance(OLD_BATCH_RATIO)),
 )
 
 
