@@ -5,7 +5,7 @@ import { Agent } from "./agent.js";
 import { Match } from "./play.js";
 import { HOLD, Pong } from "./pong.js";
 import { Random } from "./random.js";
-import { showCurve, showDifference, showScreen, showSmall, showUnits } from "./screen.js";
+import { showCurve, showDifference, showScreen, showSmall, showUnits, strongest } from "./screen.js";
 import { SWITCHES } from "./switches.js";
 
 const $ = (id) => document.getElementById(id);
@@ -25,7 +25,8 @@ function restart() {
   page.marks = [];
   page.random = new Random(Number($("seed").value));
   page.games = Array.from({ length: GAMES }, () => ({ game: new Pong({ seed: page.random.uint32() }), action: 0 }));
-  page.started = page.elapsed = 0;
+  page.posts = 0;
+  page.even = undefined;
   page.worker.postMessage({ start: { seed: Number($("seed").value), ...page.settings }, run: page.running });
 }
 
@@ -41,7 +42,9 @@ function learned({ stats, W, w }) {
     page.even = stats.steps;
     say(`It breaks even with the built-in opponent after ${stats.games} games.`);
   }
-  showUnits($("units"), page.weights, 4);
+  if (page.posts % 10 === 0) page.units = strongest(page.weights, 4);
+  page.posts += 1;
+  showUnits($("units"), page.weights, page.units);
   showCurve($("curve"), page.points, page.marks);
 }
 
@@ -89,19 +92,19 @@ function makeSwitches() {
   }
 }
 
-// The question before the answer.
+// The question before the answer; closing it without one leaves the switch off.
 function ask(item) {
+  const dialog = $("dialog");
   $("question").textContent = item.question;
   $("answers").replaceChildren(...item.options.map((text, i) => {
     const button = document.createElement("button");
     button.textContent = text;
-    button.onclick = () => {
-      $("dialog").close(i === item.answer ? "Right. " : "Not quite. ");
-    };
+    button.onclick = () => dialog.close(i === item.answer ? "Right. " : "Not quite. ");
     return button;
   }));
-  $("dialog").onclose = () => apply(item, true, $("dialog").returnValue);
-  $("dialog").showModal();
+  dialog.returnValue = "";
+  dialog.onclose = () => (dialog.returnValue ? apply(item, true, dialog.returnValue) : ($(`switch-${item.key}`).checked = false));
+  dialog.showModal();
 }
 
 function apply(item, on, verdict = "") {
@@ -109,10 +112,7 @@ function apply(item, on, verdict = "") {
   Object.assign(page.settings, settings);
   page.worker.postMessage({ settings });
   page.marks.push({ steps: page.stats?.steps ?? 0, text: on ? item.name : `not: ${item.name}` });
-  $("sentence").textContent = on ? verdict + item.sentence : "";
-  $("why").hidden = !on;
-  $("why").href = item.link;
-  $("why").textContent = `The arithmetic: ${item.toy}`;
+  $("sentence").textContent = on ? `${verdict}${item.sentence} (${item.toy})` : "";
 }
 
 function working() {

@@ -34,8 +34,9 @@ export function paint(state) {
 
 // Draw numbers through a palette of [red, green, blue] at a canvas's place.
 export function blit(canvas, numbers, palette, width, x = 0, y = 0) {
-  const height = numbers.length / width, image = new ImageData(width, height);
-  numbers.forEach((value, i) => image.data.set([...palette[value], 255], 4 * i));
+  const image = new ImageData(width, numbers.length / width), pixels = new Uint32Array(image.data.buffer);
+  const colors = palette.map(([red, green, blue]) => 0xff000000 | (blue << 16) | (green << 8) | red); // little-endian
+  numbers.forEach((value, i) => { pixels[i] = colors[value]; });
   canvas.getContext("2d").putImageData(image, x, y);
 }
 
@@ -63,23 +64,28 @@ export function showSmall(canvas, eyes, x, y) {
   blit(canvas, numbers, SMALL, SIDE, x, y);
 }
 
-// The strongest hidden units' weights: red raises the unit's output where something appears, blue lowers it.
-export function showUnits(canvas, { W, w, hidden }, count) {
+// The numbers of the hidden units with the largest weights in and out.
+export function strongest({ W, w, hidden }, count) {
   const strength = Array.from(w, (value, j) => {
     let sum = 0;
     for (let i = j; i < W.length; i += hidden) sum += W[i] * W[i];
     return Math.abs(value) * Math.sqrt(sum);
   });
-  const units = [...strength.keys()].sort((a, b) => strength[b] - strength[a]).slice(0, count);
+  return [...strength.keys()].sort((a, b) => strength[b] - strength[a]).slice(0, count);
+}
+
+const DIVERGING = Array.from({ length: 255 }, (_, i) => { // −127 blue, 0 white, 127 red
+  const pale = 255 - 2 * Math.abs(i - 127);
+  return i > 127 ? [255, pale, pale] : [pale, pale, 255];
+});
+
+// Weights of hidden units: red raises the unit's output where something appears, blue lowers it.
+export function showUnits(canvas, { W, hidden }, units) {
   units.forEach((j, place) => {
-    const image = new ImageData(SIDE, SIDE);
-    let most = 1e-9;
-    for (let i = 0; i < SIDE * SIDE; i += 1) most = Math.max(most, Math.abs(W[i * hidden + j]));
-    for (let i = 0; i < SIDE * SIDE; i += 1) {
-      const value = W[i * hidden + j] / most, other = 255 * (1 - Math.abs(value));
-      image.data.set(value > 0 ? [255, other, other, 255] : [other, other, 255, 255], 4 * i);
-    }
-    canvas.getContext("2d").putImageData(image, place % 2 * (SIDE + 4), Math.floor(place / 2) * (SIDE + 4));
+    const weights = Float32Array.from({ length: SIDE * SIDE }, (_, i) => W[i * hidden + j]);
+    const most = weights.reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
+    const numbers = Uint8Array.from(weights, (value) => 127 + Math.round(127 * value / most));
+    blit(canvas, numbers, DIVERGING, SIDE, place % 2 * (SIDE + 4), Math.floor(place / 2) * (SIDE + 4));
   });
 }
 
