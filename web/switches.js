@@ -25,8 +25,8 @@ export const SWITCHES = [
   {
     key: "resetAtPoints", name: "Returns run on across points", on: { resetAtPoints: false }, off: { resetAtPoints: true },
     question: "The points of later rallies, discounted, are credited to an action, too. What happens?",
-    options: ["It is only noisier", "It can't learn"], answer: 0,
-    sentence: "It learns, a little later: the next rallies do not depend on this one, so their points are noise.",
+    options: ["It learns nearly as well", "It can't learn"], answer: 0,
+    sentence: "It learns nearly as well: later rallies do not depend on this one, so their points are a little noise.",
     toy: "T6 has the same for rewards of the past",
   },
   {
@@ -40,7 +40,7 @@ export const SWITCHES = [
     key: "sample", name: "Threshold instead of chance", on: { sample: false }, off: { sample: true },
     question: "The action is UP if P(UP) > 0.5, and never by chance. What happens?",
     options: ["It plays better, as it always takes the best action", "It learns nothing"], answer: 1,
-    sentence: "From random weights it learns nothing: it never tries the other action. Switched on later, it stops improving.",
+    sentence: "From random weights it learns nothing: it never tries the other action.",
     toy: "in T2 the log π of the likeliest action has every sign wrong",
   },
 ];
