@@ -16,7 +16,7 @@ unexport MPLBACKEND # a notebook sets it to a package that may be missing here
 gpu-report: export PYTHONPATH := .:$(PYTHONPATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom notebook lesson train eval play toy tensorboard test test-gpu check smoke torture soak bench verify-machine gpu-report results plots study clean
+.PHONY: help setup doom notebook lesson page train eval play toy tensorboard test test-gpu check smoke torture soak bench verify-machine gpu-report results plots study clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ $(VENV)/.doom $(VENV)/.notebook: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
 
 lesson: notebook ## open the lesson, notebooks/pong_from_pixels.ipynb, in a browser
 	$(BIN)/jupyter lab notebooks/pong_from_pixels.ipynb $(ARGS)
+
+page: setup ## build the page in the browser, web/, and open it: ARGS="--port 8001"
+	$(BIN)/python scripts/page.py --serve $(ARGS)
 
 train: setup $(DOOM) ## train a policy: CONFIG=pong ARGS="--seed 3" or "--seeds 1-16"; or resume a run: ARGS="--resume runs/…"
 	$(BIN)/python -m pong train $(if $(CONFIG),"$$CONFIG") $(ARGS)

@@ -210,6 +210,7 @@ class Export(Settings):
     episodes: int = Field(100, ge=1, description="fresh games for the model card, sampled and greedy each")
     half: bool = Field(False, description="store the weights as 16-bit numbers; the fresh games show if it matters")
     save_p: OutputFile | None = Field(None, description="also, or instead, write the file of the 2016 program")
+    page: bool = Field(False, description="also write page.bin, which the page in the browser opens (make page)")
     push_to_hub: Annotated[str | None, arg(metavar="NAME")] = Field(
         None, description="also upload the folder and replay.mp4, a whole game, to the Hugging Face hub under this name"
     )
@@ -217,7 +218,7 @@ class Export(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.folder is None and self.save_p is None:
+        if self.folder is None and (self.page or self.save_p is None):
             raise ValueError("give a folder to write, such as: pong export RUN agent")
         if self.push_to_hub and not (self.folder and find_spec("huggingface_hub")):
             raise ValueError("--push-to-hub needs a folder to write, and: pip install huggingface_hub")
@@ -227,13 +228,17 @@ class Export(Settings):
         """Export a policy."""
         from pong.export import write_folder, write_save_p
         from pong.hub import push
+        from pong.page import agent_bytes
         from pong.train import load_policy
 
         policy, loaded = load_policy(self.source, self.trust)
+        for_page = agent_bytes(policy, loaded.config) if self.page else b""
         if self.save_p is not None:
             write_save_p(self.save_p, loaded)
         if self.folder is not None:
             write_folder(self.folder, policy, loaded, self.source, self.episodes, half=self.half)
+            if self.page:
+                (self.folder / "page.bin").write_bytes(for_page)
             if self.push_to_hub:
                 push(self.folder, self.push_to_hub)
 
