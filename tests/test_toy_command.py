@@ -83,7 +83,7 @@ def test_plot_of_the_log_by_hand(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("T1 T0 xyz", "toy: unknown example 'T0', 'xyz'; there are T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11 and all"),
+        ("T1 T0 xyz", f"toy: unknown example 'T0', 'xyz'; there are {', '.join(NAMES)} and all"),
         ("T1 --seed -1", "toy: seed = -1: Input should be greater than or equal to 0"),
         ("T1 --samples 1", "toy: samples = 1: Input should be greater than or equal to 2"),
         ("T1 --samples 100001", "toy: samples = 100001: Input should be less than or equal to 100000"),

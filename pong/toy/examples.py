@@ -31,7 +31,8 @@ def to_go(rewards: Tensor) -> Tensor:
 
 def moved(batch: Batch) -> Tensor:
     """T11: log π of the same actions after p has moved from 0.8 to 0.7."""
-    log_probs: Tensor = Bernoulli(logits=batch.policy.logits + math.log(7 / 12)).log_prob(batch.choices)
+    policy: Any = Bernoulli(logits=batch.policy.logits + math.log(7 / 12))
+    log_probs: Tensor = policy.log_prob(batch.choices)
     return log_probs
 
 
