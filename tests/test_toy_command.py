@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import pong.cli
-from pong.toy import EXAMPLES
+from pong.toy import EXAMPLES, NAMES
 
 TITLES = [f"{example.name}  {example.title}" for example in EXAMPLES]
 
