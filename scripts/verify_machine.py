@@ -1,7 +1,8 @@
 """Compare the compiled Pong with ale-py: the same seeds and decisions in both.
 
 A trace records play in ALE: decisions and their results. The compiled Pong must repeat the rewards, ends of games,
-numbers of frames and observations, and have the same game state as the console's memory, after every decision.
+numbers of frames and observations, and have the same game state as the console's memory, after every decision. Whole
+screens in grey, of which each colour has its own, are compared until the console's clock ends.
 """
 
 import functools
@@ -9,6 +10,7 @@ import json
 import multiprocessing
 import secrets
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ from pong.distributed import cores
 from pong.envs.base import StepResult
 from pong.envs.pong.ale import AleFleet
 from pong.envs.pong.fleet import MachineFleet
+from pong.envs.pong.screen import KINDS as OBSERVATIONS
+from pong.envs.pong.screen import PLAY, Step
 from pong.envs.pong.task import ACTION_NAMES, PongTask
 from pong.observations import RowLayout, SparseFrames
 from pong.train import load_policy
@@ -63,6 +67,8 @@ class Trace:  # play in ALE
     seeds: Ints
     first: SparseFrames
     decisions: list[Decision] = field(default_factory=list)
+    screens: list[int] = field(default_factory=list)  # checksums, at first and after each decision
+    top: int = 0  # row of the screen from which they are compared
     frames: int = 0
 
 
@@ -133,6 +139,9 @@ def record(kind: Kind, seed: int, frames: int, num_envs: int = 4) -> Trace:
     consoles = [emulator.ale for emulator in fleet.emulators]
     observations, memory, fresh = fleet.reset(seeds), read(consoles), np.ones(num_envs, bool)
     trace, notes = Trace(kind.task, seeds, observations), np.zeros(num_envs, np.int64)
+    if kind.pokes and kind.task.hold == 1:  # the console shows points a frame later than its memory has them
+        trace.top = 24
+    trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles], trace.top))
     while trace.frames < frames:
         active = rng.random(num_envs) >= kind.idle
         # where the ball touches no paddle: the console remembers a touch, and would apply it to the new place
@@ -146,6 +155,7 @@ def record(kind: Kind, seed: int, frames: int, num_envs: int = 4) -> Trace:
         result = fleet.step(actions, active)
         observations, memory, fresh = result.observations, read(consoles), result.dones
         trace.decisions.append((pokes, actions, active, result, memory))
+        trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles], trace.top))
         trace.frames += int(result.frames.sum())
     return trace
 
@@ -195,6 +205,22 @@ def replay(trace: Trace, fleet: Any) -> Iterator[list[str]]:
         if memory["stopped"].any():  # then the console changes its colours
             result = result._replace(observations=expected.observations)
         yield differences(result, expected) + state_differences(fleet.games, memory)
+
+
+def checksum(screens: Sequence[NDArray[np.uint8]], top: int) -> int:
+    """One number for the screens of all games, from a row on."""
+    return zlib.crc32(np.stack(screens)[:, top:].tobytes())
+
+
+def unlike_screens(trace: Trace) -> list[str]:
+    """The decisions after which the compiled Pong's screens differ from ALE's."""
+    fleet, N, unlike = MachineFleet(len(trace.seeds), trace.task), len(trace.seeds), []
+    step = Step(fleet.games, fleet.games, np.empty((N, 3), fleet.games.dtype), np.full(N, PLAY, np.int8), 0)
+    for t, _ in enumerate(replay(trace, fleet)):
+        screens = OBSERVATIONS["grayscale"].draw(step, np.empty((N, 210, 160), np.uint8))
+        if checksum(screens, trace.top) != trace.screens[t] and not fleet.games["stopped"].any():
+            unlike.append(f"screen {t}")
+    return unlike
 
 
 def differences(result: StepResult, expected: StepResult) -> list[str]:
@@ -252,6 +278,7 @@ def compare(job: tuple[str, int]) -> tuple[str, int, list[str]]:
     trace = record(KINDS[name], seed, TRACE_FRAMES)
     replayed = enumerate(replay(trace, MachineFleet(len(trace.seeds), trace.task)))
     faults = [f"{name}, seed {seed}, decision {t}: {', '.join(names)}" for t, names in replayed if names]
+    faults += [f"{name}, seed {seed}, {unlike}" for unlike in unlike_screens(trace)]
     return name, trace.frames, faults[:1]
 
 

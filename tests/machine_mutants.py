@@ -60,15 +60,15 @@ class PlainFleet(fleet.MachineFleet):
     def __init__(self, trace: Trace):
         super().__init__(len(trace.seeds), trace.task)
         for i, seed in enumerate(trace.seeds.tolist()):
-            super()._seed(i, seed)
+            super().seed(i, seed)
         state = dict.fromkeys(machine.GAME.names, 0) | {"ale_drawn": machine.WORDS}
         self.games = [SimpleNamespace(**state) for _ in trace.seeds]
-        raw = [generator.random_raw(len(trace.decisions) + 100) for generator in self._generators]
+        raw = [generator.random_raw(len(trace.decisions) + 100) for generator in self.generators]
         numbers = [numbers.astype("<u8").view("<u4").tolist() for numbers in raw]
-        words = self._emulators.words.tolist()
-        self._emulators = self._emulators._replace(games=self.games, words=words, numbers=numbers)
+        words = self.emulators.words.tolist()
+        self.emulators = self.emulators._replace(games=self.games, words=words, numbers=numbers)
 
-    def _seed(self, i: int, seed: int | None) -> None:
+    def seed(self, i: int, seed: int | None) -> None:
         """Once, when it is made."""
 
     def _draw_ahead(self) -> None:

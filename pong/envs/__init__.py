@@ -22,6 +22,11 @@ from pong.observations import Observations, SparseFrames
 PACKAGES = ("ale-py", "gymnasium", "vizdoom")  # of the environments
 
 gymnasium.register("pong/LQR-v0", "pong.envs.lqr:LQR")
+gymnasium.register(
+    "pong/Pong-v5",
+    "pong.envs.pong.environment:PongEnv",
+    vector_entry_point="pong.envs.pong.environment:PongVectorEnv",
+)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class MachineFleet(Fleet):
     def __init__(self, num_envs: int, task: PongTask):
         self.num_envs, self.task = num_envs, task
         self.games: NDArray[Any] = np.zeros(num_envs, machine.GAME)  # their state
-        self._emulators = machine.Emulators(
+        self.emulators = machine.Emulators(
             games=self.games,
             words=np.zeros((num_envs, machine.WORDS), np.uint32),
             numbers=np.zeros((num_envs, AHEAD), np.uint32),
@@ -50,17 +50,17 @@ class MachineFleet(Fleet):
         self._most = num_envs * (2 * machine.MOST * len(task.layout.differences) + 1)  # numbers in N rows
         self._space = self._rows(0)  # kept from one ``play`` to the next
         self._draws = task.hold == "2-4" or task.noop_max > 1  # from gymnasium's generators
-        self._generators = [PCG64() for _ in range(num_envs)]
+        self.generators = [PCG64() for _ in range(num_envs)]
         for i in range(num_envs):
-            self._seed(i, None)
+            self.seed(i, None)
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> SparseFrames:
         """Start new games; ``seeds`` (N,) of all random streams, or None to let them run on."""
         if seeds is not None:
             for i, seed in enumerate(seeds):
-                self._seed(i, int(seed))
+                self.seed(i, int(seed))
         self._draw_ahead()
-        machine.start_games(self._emulators)
+        machine.start_games(self.emulators)
         return self._observe(np.zeros(self.num_envs, np.int64), np.ones(self.num_envs, np.bool_))
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> StepResult:
@@ -68,7 +68,7 @@ class MachineFleet(Fleet):
         self._draw_ahead()
         rewards, dones = np.empty(self.num_envs, np.float32), np.empty(self.num_envs, np.bool_)
         frames = np.empty(self.num_envs, np.int64)
-        machine.step(self._emulators, actions, active, rewards, dones, frames)
+        machine.step(self.emulators, actions, active, rewards, dones, frames)
         return StepResult(self._observe(actions, dones), rewards, dones, frames)
 
     def play(
@@ -87,7 +87,7 @@ class MachineFleet(Fleet):
         N, T = self.num_envs, min(len(noise), max(MOST_ROWS // self.num_envs, 1))
         record = self._record(T, observations, active)
         last_number = AHEAD - SPARE if self._draws else AHEAD
-        T = play(weights(actor.two_layers), noise[:T], self._emulators, record, whole_episodes, last_number)
+        T = play(weights(actor.two_layers), noise[:T], self.emulators, record, whole_episodes, last_number)
         before, after = self._sparse(record.rows, 0, T * N), self._sparse(record.rows, T * N, (T + 1) * N)
         arrays = record.rewards[:T], record.dones[:T], record.frames[:T], record.active[:T]
         return Segment(before, torch.from_numpy(record.actions[:T]), *arrays, after)
@@ -119,13 +119,13 @@ class MachineFleet(Fleet):
     def state(self) -> list[EmulatorState]:
         """Of each game, whoever plays it: its numbers, its two generators, and the pixels of its last frames."""
         self._give_back()
-        pixels = self._emulators.pixels
+        pixels = self.emulators.pixels
         pixels[np.arange(1 + machine.MOST) > pixels[..., :1]] = 0  # a frame's first number is how many it has
         arrays = self._arrays()
         return [
             {name: array[i].copy() for name, array in arrays.items()}
             | {"machine.gym_generator": generator_state(generator)}
-            for i, generator in enumerate(self._generators)
+            for i, generator in enumerate(self.generators)
         ]
 
     def restore(self, state: list[EmulatorState]) -> None:
@@ -133,10 +133,10 @@ class MachineFleet(Fleet):
         for i, saved in enumerate(state):
             for name, array in self._arrays().items():
                 array[i] = self.checked(saved, name, array[i], *RANGES.get(name, ()))
-            restore_generator(self._generators[i], saved["machine.gym_generator"])
+            restore_generator(self.generators[i], saved["machine.gym_generator"])
             if self._draws:  # again, as zeros would be rejected for ever
-                self._generators[i].advance(-AHEAD // 2)
-                self._emulators.numbers[i] = self._generators[i].random_raw(AHEAD // 2).astype("<u8").view("<u4")
+                self.generators[i].advance(-AHEAD // 2)
+                self.emulators.numbers[i] = self.generators[i].random_raw(AHEAD // 2).astype("<u8").view("<u4")
         if (self.games["ale_drawn"] % 2).any():
             raise ValueError("machine.game: ale_drawn is odd")
 
@@ -144,33 +144,34 @@ class MachineFleet(Fleet):
         """The arrays (N, …) of which ``state`` has each game's part, sharing their memory."""
         return {
             "machine.game": self.games.view(np.int64).reshape(self.num_envs, -1),
-            "machine.ale_words": self._emulators.words.view(np.int32),
-            "machine.gym_numbers": self._emulators.numbers.view(np.int32),
-            "machine.pixels": self._emulators.pixels[self.task.layout.memory].swapaxes(0, 1),
+            "machine.ale_words": self.emulators.words.view(np.int32),
+            "machine.gym_numbers": self.emulators.numbers.view(np.int32),
+            "machine.pixels": self.emulators.pixels[self.task.layout.memory].swapaxes(0, 1),
         }
 
-    def _seed(self, i: int, seed: int | None) -> None:
-        """Seed a game's two generators as ale-py's and gymnasium's ``reset`` do."""
+    def seed(self, i: int, seed: int | None) -> tuple[np.uint32, np.uint32]:
+        """Seed a game's two generators as ale-py's and gymnasium's ``reset`` do; returns the seeds of both."""
         for_gymnasium, for_ale = SeedSequence(seed).generate_state(2)
-        self._emulators.words[i] = RandomState(int(for_ale)).get_state(legacy=False)["state"]["key"]
+        self.emulators.words[i] = RandomState(int(for_ale)).get_state(legacy=False)["state"]["key"]
         self.games["ale_drawn"][i] = machine.WORDS
-        self._generators[i] = PCG64(SeedSequence(int(for_gymnasium)))
+        self.generators[i] = PCG64(SeedSequence(int(for_gymnasium)))
         self.games["gym_drawn"][i] = AHEAD
+        return for_gymnasium, for_ale
 
     def _draw_ahead(self) -> None:
         """Draw from gymnasium's generators what the next decisions may need."""
         if not self._draws:
             return
-        numbers = self._emulators.numbers
+        numbers = self.emulators.numbers
         for i in np.flatnonzero(self.games["gym_drawn"] > AHEAD - SPARE):
             drawn = self.games["gym_drawn"][i] // 2 * 2  # each number of the bit generator is two of these
             numbers[i, : AHEAD - drawn] = numbers[i, drawn:]
-            numbers[i, AHEAD - drawn :] = self._generators[i].random_raw(drawn // 2).astype("<u8").view("<u4")
+            numbers[i, AHEAD - drawn :] = self.generators[i].random_raw(drawn // 2).astype("<u8").view("<u4")
             self.games["gym_drawn"][i] -= drawn
 
     def _give_back(self) -> None:
         """Give back to gymnasium's generators what was drawn ahead, up to half of a generator's number."""
-        for numbers, game, generator in zip(self._emulators.numbers, self.games, self._generators, strict=True):
+        for numbers, game, generator in zip(self.emulators.numbers, self.games, self.generators, strict=True):
             whole, half = divmod(AHEAD - int(game["gym_drawn"]), 2)
             generator.advance(-whole % 2**128)  # back
             numbers[-1] = numbers[AHEAD - 2 * whole - 1]  # unused if there is a half
@@ -180,15 +181,20 @@ class MachineFleet(Fleet):
     def _observe(self, actions: NDArray[np.int64], fresh: NDArray[np.bool_]) -> SparseFrames:
         """The current rows; a fresh game has no difference and no last action."""
         rows = self._rows(1)
-        machine.observe(self._emulators, actions, fresh, rows, 0)
+        machine.observe(self.emulators, actions, fresh, rows, 0)
         n = rows.offsets[-1]
         return SparseFrames.from_numpy(rows.columns[:n], rows.signs[:n], rows.offsets[:-1], self._width)
+
+
+def announced() -> Any:
+    """In this context, a message says that something is being compiled."""
+    return install_listener("numba:compile", _SayOnce())
 
 
 @functools.cache
 def compile_once() -> None:
     """Compile the machine and the kernels, or load them from Numba's cache."""
-    with install_listener("numba:compile", _SayOnce()):
+    with announced():
         fleet, active, noise = MachineFleet(1, PongTask()), np.ones(1, np.bool_), np.zeros((1, 1), np.float32)
         observations = fleet.reset()
         actor: Any = SimpleNamespace(two_layers=(torch.zeros(PIXELS, 1), torch.zeros(1, 1)))

@@ -1,0 +1,383 @@
+"""The compiled Pong for gymnasium: ``pong/Pong-v5``, the same as ``ALE/Pong-v5``. See docs/environment.md."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, Error, InvalidAction, ResetNeeded
+from gymnasium.spaces import Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from pong.config import PONG_FRAMES
+from pong.envs.pong.compiled import kernel
+from pong.envs.pong.fleet import MachineFleet, announced
+from pong.envs.pong.machine import GAME, WINNING_POINTS, Emulators, act, is_over, reset
+from pong.envs.pong.screen import KINDS, PLAY, START, WAIT, Step
+from pong.envs.pong.task import NOOP, PongTask
+
+MINIMAL = ("NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE")  # ALE's names; RIGHT moves the paddle up
+FULL = (
+    *("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT"),
+    *("UPFIRE", "RIGHTFIRE", "LEFTFIRE", "DOWNFIRE", "UPRIGHTFIRE", "UPLEFTFIRE", "DOWNRIGHTFIRE", "DOWNLEFTFIRE"),
+)
+KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " ", "NOOP": "e"}
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``ALE/Pong-v5``, and ``noop_max``."""
+
+    obs_type: str = "rgb"  # see ``screen.KINDS``
+    frameskip: int | tuple[int, int] = 4  # frames of a decision, or from the first to below the second
+    repeat_action_probability: float = 0.25
+    full_action_space: bool = False
+    max_num_frames_per_episode: int | None = None
+    render_mode: str | None = None
+    noop_max: int = 0  # a game starts with 1 to so many NOOPs, as AtariPreprocessing's; 0 leaves them out
+    mode: int | None = None
+    difficulty: int | None = None
+
+    def __post_init__(self) -> None:
+        skip, stacked = self.frameskip, self.obs_type == "atari"
+        low, high = skip if isinstance(skip, tuple) and len(skip) == 2 else (skip, None)
+        allowed = {
+            "obs_type": (self.obs_type in KINDS, f"one of {', '.join(KINDS)}"),
+            "frameskip": (
+                type(low) is int and low > 0 and (high is None or (type(high) is int and low < high and not stacked)),
+                "a positive int" + (" for atari" if stacked else ", or a tuple (low, high) with 0 < low < high"),
+            ),
+            "repeat_action_probability": (0 <= self.repeat_action_probability <= 1, "from 0 to 1"),
+            "max_num_frames_per_episode": ((self.max_num_frames_per_episode or 0) >= 0, "0 or more"),
+            "noop_max": (self.noop_max >= 0, "0 or more"),
+            "render_mode": (self.render_mode in (None, "rgb_array"), "None or rgb_array"),
+            "mode": (not self.mode, "0, the only one here"),
+            "difficulty": (not self.difficulty, "0, the only one here"),
+        }
+        for name, (good, what) in allowed.items():
+            if not good:
+                raise Error(f"pong/Pong-v5: {name} = {getattr(self, name)!r} must be {what}")
+
+    @property
+    def task(self) -> PongTask:
+        """For the compiled Pong."""
+        limit = min(self.max_num_frames_per_episode or PONG_FRAMES, PONG_FRAMES)
+        return PongTask(sticky=self.repeat_action_probability, max_frames=limit)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The names of the actions."""
+        return FULL if self.full_action_space else MINIMAL
+
+
+class Results(NamedTuple):
+    """What became of N games in a step, (N,) each."""
+
+    rewards: NDArray[np.float64]
+    terminations: NDArray[np.bool_]
+    truncations: NDArray[np.bool_]
+    done: NDArray[np.bool_]  # either of them, and kept while a game waits
+
+
+@kernel
+def advance(
+    emulators: Emulators,
+    step: Step,  # to write, but for its plan
+    actions: NDArray[np.int64],  # (N,)
+    meanings: NDArray[np.int64],  # (actions,), which of ALE's minimal actions each is
+    frames: NDArray[np.int64],  # (N,), of the decision, or of NOOP at the start of a new game
+    stops: bool,  # a decision ends with the game, as AtariPreprocessing's; ALE draws random numbers till its end
+    results: Results,  # to write, zeros
+) -> int:
+    """Play a decision of each game, or start a new one; returns how many have ended, or −1 for a wrong action."""
+    for action in actions:
+        if not 0 <= action < len(meanings):
+            return -1
+    ended = 0
+    for i in range(len(actions)):
+        game = step.games[i]
+        if step.plan[i] == START:
+            reset(game)
+            for _ in range(frames[i]):
+                act(emulators, i, game, NOOP)
+            step.before[i] = game
+            results.done[i] = False
+        elif step.plan[i] == PLAY:
+            for t in range(frames[i]):
+                if stops and t == frames[i] - 1 > 0:
+                    step.before[i] = game
+                results.rewards[i] += act(emulators, i, game, meanings[actions[i]])
+                if stops and is_over(game, emulators.max_frames):
+                    break
+            if stops and frames[i] == 1:  # then AtariPreprocessing shows one screen
+                step.before[i] = game
+            results.terminations[i] = game.own_points == WINNING_POINTS or game.cpu_points == WINNING_POINTS
+            results.truncations[i] = game.frames >= emulators.max_frames
+            results.done[i] = is_over(game, emulators.max_frames)
+        ended += results.done[i]
+    return ended
+
+
+class State(NamedTuple):
+    """A copy of N games, of their observations and perhaps of their random numbers."""
+
+    arrays: list[Array]
+    words: NDArray[np.uint32] | None
+    generators: list[Any] | None
+
+
+class PongVectorEnv(VectorEnv[Array, Array, Array]):
+    """N games, the same as a ``SyncVectorEnv`` of ``ALE/Pong-v5``.
+
+    Args:
+        num_envs: how many.
+        autoreset_mode: when a game that has ended is followed by a new one, see gymnasium's documentation.
+        copy: return a copy of the observations; otherwise the next step overwrites them.
+        settings: see ``Settings``.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        copy: bool = True,
+        **settings: Any,
+    ):
+        self.settings = Settings(**settings)
+        task, names = self.settings.task, self.settings.actions
+        self.num_envs, self.copy, self.autoreset_mode = num_envs, copy, AutoresetMode(autoreset_mode)
+        self.render_mode = self.settings.render_mode
+        self.metadata = PongEnv.metadata | {"autoreset_mode": self.autoreset_mode}
+        self.single_observation_space, self._draw = KINDS[self.settings.obs_type]
+        self.single_action_space = Discrete(len(names))
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        without_up = [name.replace("UP", "").replace("DOWN", "") or "NOOP" for name in names]  # which do nothing
+        self._meanings = np.array([MINIMAL.index(name) for name in without_up])
+        self._fleet = MachineFleet(num_envs, task)
+        shown, plan = np.zeros((num_envs, 3), GAME), np.zeros(num_envs, np.int8)
+        self._step = Step(self._fleet.games, np.zeros(num_envs, GAME), shown, plan, task.max_frames)
+        self._observations = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
+        skip = self.settings.frameskip
+        self._frames = np.full(num_envs, skip if isinstance(skip, int) else 0)  # of decisions
+        self._noops = np.zeros(num_envs, np.int64)
+        self._frames_before = np.zeros(num_envs, np.int64)  # of earlier games since the last seed
+        self._done = np.zeros(num_envs, np.bool_)
+        self._ended, self._started = 0, False
+
+    def generator(self, i: int) -> np.random.Generator:
+        """Game i's, of its decisions' frames and its NOOPs."""
+        return np.random.Generator(self._fleet.generators[i])
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start new games, all or those of ``options["reset_mask"]``, (N,) bool; an int seeds game i with seed + i."""
+        N, infos = self.num_envs, dict[str, Any]()
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(N, np.bool_)))
+        if mask.shape != (N,) or mask.dtype != np.bool_ or not mask.any():
+            raise ValueError(f"reset_mask must have {N} bools, one of them True")
+        seeds = [seed + i for i in range(N)] if isinstance(seed, int) else [None] * N if seed is None else seed
+        if len(seeds) != N:
+            raise ValueError(f"seed has {len(seeds)} numbers, but there are {N} games")
+        self._check_ready(self._started or bool(mask.all()))
+        for i in np.flatnonzero(mask).tolist():
+            if seeds[i] is not None:
+                infos = self._add_info(infos, {"seeds": self._fleet.seed(i, seeds[i])}, i)
+                self._frames_before[i] = -self._step.games["frames"][i]
+        with announced():
+            self._play(np.where(mask, START, WAIT))
+        self._started = True
+        return self._observe(), infos | self._infos(mask)
+
+    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Play a decision of each game: actions (N,)."""
+        if not self._ended:
+            return self.decide(actions)
+        if self.autoreset_mode == AutoresetMode.DISABLED:
+            raise ResetNeeded("a game has ended; reset it with options={'reset_mask': …}")
+        return self.decide(actions, np.where(self._done, START, PLAY))
+
+    def decide(self, actions: Any, plan: Any = PLAY) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """``step`` for games that have ended, too: a decision changes them no more."""
+        self._check_ready(self._started)
+        results, final = self._play(plan, self._checked(actions)), {}
+        if self._ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            final = self._final_infos(self._done.copy())
+            self._play(np.where(self._done, START, WAIT))
+        return self._observe(), *results[:3], final | self._infos()
+
+    def _play(self, plan: Any, actions: Any = None) -> Results:
+        """Do what is planned for each game, one of WAIT, PLAY and START, and draw its observation."""
+        step, N, frames = self._step, self.num_envs, self._frames
+        step.plan[:] = plan
+        if plan is not PLAY or not isinstance(self.settings.frameskip, int):
+            frames = self._choose_frames()
+            for i in np.flatnonzero(plan == START):
+                self._frames_before[i] += step.games["frames"][i]
+        results = Results(np.zeros(N), np.zeros(N, np.bool_), np.zeros(N, np.bool_), self._done)
+        actions = self._noops if actions is None else actions
+        stops = self.settings.obs_type == "atari"
+        ended = advance(self._fleet.emulators, step, actions, self._meanings, frames, stops, results)
+        if ended < 0:
+            raise InvalidAction(
+                f"actions are from 0 to {len(self._meanings) - 1}, not {actions.min()} to {actions.max()}"
+            )
+        self._ended = ended
+        self._observations = self._draw(step, self._observations)
+        return results
+
+    def _choose_frames(self) -> NDArray[np.int64]:
+        """The frames of the decisions, and the NOOPs of new games, (N,)."""
+        frames, skip, noop_max = self._frames.copy(), self.settings.frameskip, self.settings.noop_max
+        for i, plan in enumerate(self._step.plan.tolist()):
+            if plan == START:
+                frames[i] = self.generator(i).integers(1, noop_max + 1) if noop_max else 0
+            elif plan == PLAY and not isinstance(skip, int):
+                frames[i] = self.generator(i).integers(*skip)
+        return frames
+
+    def _checked(self, actions: Any) -> NDArray[np.int64]:
+        array: Array = np.asarray(actions)
+        if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
+            raise InvalidAction(f"actions must be ({self.num_envs},) ints, not {array.shape} {array.dtype}")
+        return array.astype(np.int64, copy=False)
+
+    def _observe(self) -> Array:
+        return self._observations.copy() if self.copy else self._observations
+
+    def _infos(self, mask: Any = True) -> dict[str, Any]:
+        """As a SyncVectorEnv has them, for some games."""
+        frames, masks = self._step.games["frames"], np.empty((3, self.num_envs), np.bool_)
+        masks[:] = mask
+        infos = {"lives": np.zeros_like(frames), "episode_frame_number": frames.copy()}
+        infos["frame_number"] = frames + self._frames_before
+        if mask is not True:
+            infos = {name: numbers * mask for name, numbers in infos.items()}
+        return infos | dict(zip(("_lives", "_episode_frame_number", "_frame_number"), masks, strict=True))
+
+    def _final_infos(self, done: NDArray[np.bool_]) -> dict[str, Any]:
+        """Of games that have ended."""
+        observations = np.full(self.num_envs, None, object)
+        for i in np.flatnonzero(done):
+            observations[i] = self._observations[i].copy()
+        infos = {"final_obs": observations, "final_info": self._infos(done)}
+        return infos | {f"_{name}": done.copy() for name in infos}
+
+    def _check_ready(self, started: bool) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("this environment is closed; make a new one")
+        if not started:
+            raise ResetNeeded("call reset() first")
+
+    def render(self) -> tuple[Array, ...]:
+        """Each game's screen, (210, 160, 3)."""
+        if self.render_mode is None:
+            raise Error("to render, make the environment with render_mode='rgb_array'")
+        return tuple(self.screens("rgb"))
+
+    def screens(self, obs_type: str) -> Array:
+        """The current screens, rgb or grayscale: (N, 210, 160[, 3])."""
+        space, draw = KINDS[obs_type]
+        screens = np.empty((self.num_envs, *(space.shape or ())), np.uint8)
+        return draw(self._step._replace(plan=np.full(self.num_envs, PLAY, np.int8)), screens)
+
+    def clone_state(self, include_rng: bool = False) -> State:
+        """A copy of all games, with the last actions and observations, and perhaps with the random numbers."""
+        rng = (self._fleet.emulators.words.copy(), [generator.state for generator in self._fleet.generators])
+        return State([array.copy() for array in self._arrays], *(rng if include_rng else (None, None)))
+
+    def restore_state(self, state: State) -> None:
+        """Continue from the result of ``clone_state``."""
+        drawn = self._step.games["ale_drawn"].copy()
+        for array, saved in zip(self._arrays, state.arrays, strict=True):
+            array[:] = saved
+        if state.words is None or state.generators is None:
+            self._step.games["ale_drawn"] = drawn
+            return
+        self._fleet.emulators.words[:] = state.words
+        for generator, saved in zip(self._fleet.generators, state.generators, strict=True):
+            generator.state = saved
+
+    @property
+    def _arrays(self) -> list[Array]:
+        return [*self._step[:3], self._observations, self._frames_before, self._done]
+
+
+class PongEnv(gymnasium.Env[Array, Any]):
+    """One game, the same as ``ALE/Pong-v5``, with ``Settings``; as its own ``ale`` it has what wrappers ask ALE for."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
+
+    def __init__(self, **settings: Any):
+        self._games = PongVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, **settings)
+        self.observation_space = self._games.single_observation_space
+        self.action_space = self._games.single_action_space
+        self.render_mode, self._frameskip = self._games.render_mode, self._games.settings.frameskip
+        self._np_random = self._games.generator(0)
+        self.ale = self
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Start a new game."""
+        super().reset(seed=seed)
+        observations, infos = self._games.reset(seed=[seed])
+        self._np_random = self._games.generator(0)
+        seeds = {"seeds": infos["seeds"][0]} if seed is not None else {}
+        return observations[0], self._info(infos) | seeds
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Play a decision; nothing moves after the game's end."""
+        observations, *results, infos = self._games.decide(np.asarray(action).reshape(-1))
+        reward, terminated, truncated = (values[0].item() for values in results)
+        return observations[0], reward, terminated, truncated, self._info(infos)
+
+    def _info(self, infos: dict[str, Any]) -> dict[str, Any]:
+        return {name: int(infos[name][0]) for name in ("lives", "episode_frame_number", "frame_number")}
+
+    def render(self) -> Any:
+        """The screen, (210, 160, 3)."""
+        return self._games.render()[0]
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._games.close()
+
+    def clone_state(self, include_rng: bool = False) -> State:
+        """See ``PongVectorEnv.clone_state``."""
+        return self._games.clone_state(include_rng)
+
+    def restore_state(self, state: State) -> None:
+        """See ``PongVectorEnv.restore_state``."""
+        self._games.restore_state(state)
+
+    def get_action_meanings(self) -> list[str]:
+        """The names of the actions."""
+        return list(self._games.settings.actions)
+
+    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+        """Keys for ``gymnasium.utils.play``."""
+        names = enumerate(self._games.settings.actions)
+        return {tuple(key for part, key in KEYS.items() if part in name): action for action, name in names}
+
+    def lives(self) -> int:
+        """There are none in Pong."""
+        return 0
+
+    def getScreenRGB(self, out: Array | None = None) -> Array:  # noqa: N802
+        """The screen, (210, 160, 3)."""
+        return self._screen("rgb", out)
+
+    def getScreenGrayscale(self, out: Array | None = None) -> Array:  # noqa: N802
+        """The screen, (210, 160)."""
+        return self._screen("grayscale", out)
+
+    def _screen(self, obs_type: str, out: Array | None) -> Array:
+        screen: Array = self._games.screens(obs_type)[0]
+        if out is not None:
+            out[:] = screen
+        return screen

@@ -1,0 +1,234 @@
+"""pong/Pong-v5 is ALE/Pong-v5: the same spaces, observations, rewards, ends and infos, from the same seeds."""
+
+import sys
+from types import SimpleNamespace
+
+import ale_py
+import gymnasium
+import numpy as np
+import pytest
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.error import ClosedEnvironmentError, Error, InvalidAction, ResetNeeded
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.utils.env_match import check_environments_match
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+from verify_machine import KINDS, read, record, unlike_screens
+
+import pong.envs
+from pong.observations import DifferenceFrames
+
+gymnasium.register_envs(ale_py)
+OURS, ALE = "pong/Pong-v5", "ALE/Pong-v5"
+OBS_TYPES = ("rgb", "grayscale", "atari", "karpathy", "state")
+SETTINGS = {
+    "defaults": {},
+    "ranges": {"frameskip": (2, 5), "full_action_space": True, "repeat_action_probability": 0.5},
+    "truncated": {"frameskip": 3, "max_num_frames_per_episode": 200, "repeat_action_probability": 0.0},
+}
+
+
+def make(obs_type="rgb", **settings):
+    return gymnasium.make(OURS, obs_type=obs_type, **settings)
+
+
+def vector(env, num_envs=3, *, mode=AutoresetMode.NEXT_STEP, **settings):
+    """Our vector environment, or gymnasium's of ALE's."""
+    if env == OURS:
+        return gymnasium.make_vec(OURS, num_envs, autoreset_mode=mode, **settings)
+    kwargs = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": mode}}
+    return gymnasium.make_vec(ALE, num_envs, **kwargs, **settings)
+
+
+def assert_same(ours, expected):
+    assert data_equivalence(ours, expected, exact=True)
+
+
+# --- the same as ALE's ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("obs_type", ["rgb", "grayscale"])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_environment_is_ales(obs_type, settings):
+    settings = {"obs_type": obs_type, "render_mode": "rgb_array", **settings}
+    ales, ours = gymnasium.make(ALE, **settings), gymnasium.make(OURS, **settings)
+    check_environments_match(ales, ours, num_steps=600, seed=3, info_comparison="equivalence")
+    assert ours.unwrapped.get_action_meanings() == ales.unwrapped.get_action_meanings()
+    assert ours.unwrapped.get_keys_to_action() == ales.unwrapped.get_keys_to_action()
+    assert ours.unwrapped.np_random.bit_generator.state == ales.unwrapped.np_random.bit_generator.state
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_screens_are_ales_in_all_kinds_of_play(kind):
+    assert unlike_screens(record(KINDS[kind], 5, 1500, num_envs=2)) == []
+
+
+def test_screens_show_all_points():
+    ales, ours = gymnasium.make(ALE, frameskip=2), make(frameskip=2)
+    ales.reset(seed=1), ours.reset(seed=1)
+    (game,) = ours.unwrapped._games._step.games
+    for points in np.ndindex(21, 21):  # after 21 the game is over
+        for byte, name, value in zip((0x0D, 0x0E), ("cpu_points", "own_points"), points, strict=True):
+            ales.unwrapped.ale.setRAM(byte, value)
+            game[name] = value
+        ales.unwrapped.ale.setRAM(0x0B, 30)
+        game["pause"] = 30
+        np.testing.assert_array_equal(ours.step(0)[0], ales.step(0)[0], err_msg=str(points))
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_vector_is_a_sync_vector_env(mode):
+    settings = {"obs_type": "grayscale", "max_num_frames_per_episode": 150, "frameskip": (2, 5)}
+    ours, expected = (vector(env, mode=mode, **settings) for env in (OURS, ALE))
+    assert ours.observation_space == expected.observation_space
+    assert ours.action_space == expected.action_space
+    assert ours.metadata["autoreset_mode"] == mode
+    assert_same(ours.reset(seed=[7, None, 9])[1], expected.reset(seed=[7, None, 9])[1])
+    assert_same(ours.reset(seed=5), expected.reset(seed=5))
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        actions = random.integers(0, 6, 3)
+        result = ours.step(actions)
+        assert_same(result, expected.step(actions))
+        done = result[2] | result[3]
+        if mode == AutoresetMode.DISABLED and done.any():
+            with pytest.raises(ResetNeeded):
+                ours.step(actions)
+            assert_same(*(env.reset(options={"reset_mask": done.copy()}) for env in (ours, expected)))
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_karpathy_is_difference_frames(mode):
+    settings = {"max_num_frames_per_episode": 150}
+    ours = vector(OURS, mode=mode, obs_type="karpathy", **settings)
+    expected = DifferenceFrames(vector(ALE, mode=mode, obs_type="grayscale", **settings))
+    assert ours.single_observation_space == expected.single_observation_space
+    assert_same(ours.reset(seed=5)[0], expected.reset(seed=5)[0])
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        actions = random.integers(0, 6, 3)
+        assert_same(ours.step(actions)[:4], expected.step(actions)[:4])
+
+
+def test_state_is_ales_memory():
+    ours, ales = make("state"), gymnasium.make(ALE, obs_type="ram")
+    ours.reset(seed=1), ales.reset(seed=1)
+    names = pong.envs.pong.screen.STATE
+    for action in np.random.default_rng(0).integers(0, 6, 400).tolist():
+        state, *result = ours.step(action)
+        assert_same(result, list(ales.step(action)[1:]))
+        assert state in ours.observation_space
+        state, memory = dict(zip(names, state.tolist(), strict=True)), read([ales.unwrapped.ale])
+        different = {name for name, value in memory.items() if state[name] != value[0]}
+        assert different <= ({"x", "y"} if state["pause"] else set())  # where there is no ball
+
+
+# --- resized screens --------------------------------------------------------------------------------------------------
+
+STACKS = [  # frames of a decision, NOOPs, frames of a game: that end in each frame of a decision, and with points
+    (4, 30, None, 0.25),
+    *[(4, 0, 200 + frames, 0.0) for frames in range(4)],
+    (3, 5, 100, 0.25),
+    *[(2, 0, 50 + frames, 0.25) for frames in range(2)],
+    (1, 0, 101, 0.0),
+]
+
+
+@pytest.mark.parametrize(("skip", "noops", "frames", "sticky"), STACKS)
+def test_atari_is_gymnasiums_wrappers(skip, noops, frames, sticky):
+    pytest.importorskip("cv2")  # comes with gymnasium[other], and is tested in CI
+    settings = {"max_num_frames_per_episode": frames, "repeat_action_probability": sticky}
+    ales = AtariPreprocessing(gymnasium.make(ALE, frameskip=1, **settings), noop_max=noops, frame_skip=skip)
+    expected, ours = FrameStackObservation(ales, 4), make("atari", frameskip=skip, noop_max=noops, **settings)
+    check_environments_match(expected, ours, num_steps=500, seed=3, info_comparison="equivalence")
+
+
+def test_atari_is_ales_vector_environment():
+    # whose OpenCV is another one; without sticky actions, for which its seeds differ
+    start = {"noop_max": 0, "use_fire_reset": False, "reward_clipping": False}
+    expected = AtariVectorEnv("pong", 2, **start)
+    ours = vector(OURS, 2, obs_type="atari", repeat_action_probability=0.0)
+    np.testing.assert_array_equal(ours.reset(seed=1)[0][:, 3], expected.reset(seed=1)[0][:, 3])
+    random, ends = np.random.default_rng(0), 0
+    for t in range(1200):
+        actions = random.integers(0, 6, 2)
+        result, (stacks, *others, _) = ours.step(actions), expected.step(actions)
+        ends += int((others[1] | others[2]).sum())
+        np.testing.assert_array_equal(result[1], others[0])
+        if not ends and t >= 3:  # it fills a new stack with 0
+            np.testing.assert_array_equal(result[0], stacks)
+    assert ends
+
+
+def test_wrappers_find_what_they_ask_ale_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(resize=lambda image, *_, **__: image.copy(), INTER_AREA=0))
+    ales, ours = (AtariPreprocessing(gymnasium.make(env, frameskip=1)) for env in (ALE, OURS))
+    check_environments_match(ales, ours, num_steps=100, seed=1, skip_obs=True, info_comparison="equivalence")
+    np.testing.assert_array_equal(ales.step(2)[0], ours.step(2)[0])
+
+
+# --- its own ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("obs_type", OBS_TYPES)
+def test_environment_passes_gymnasiums_checks(obs_type):
+    check_env(make(obs_type).unwrapped)
+
+
+@pytest.mark.parametrize("obs_type", OBS_TYPES)
+@pytest.mark.parametrize("include_rng", [True, False])
+def test_restored_games_go_on_as_they_did(obs_type, include_rng):
+    env = vector(OURS, obs_type=obs_type, frameskip=4, repeat_action_probability=0.25 * include_rng)
+    env.reset(seed=1)
+    actions = np.random.default_rng(0).integers(0, 6, (60, 3))
+    for row in actions:
+        env.step(row)
+    state = env.clone_state(include_rng)
+    first = [env.step(row) for row in actions]
+    env.restore_state(state)
+    for row, expected in zip(actions, first, strict=True):
+        assert_same(env.step(row), expected)
+
+
+def test_observations_are_copies_unless_told():
+    for copy in (True, False):
+        env = vector(OURS, obs_type="atari", copy=copy)
+        before = env.reset(seed=1)[0]
+        assert (env.step([0, 0, 0])[0] is before) == (not copy)
+
+
+WRONG = {
+    "obs_type": ["ram", "sound"],
+    "frameskip": [0, 2.5, (3, 3), (1, 2, 3), True],
+    "repeat_action_probability": [1.5],
+    "max_num_frames_per_episode": [-1],
+    "render_mode": ["ansi"],
+    "mode": [1],
+    "difficulty": [3],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_settings_are_refused_in_one_line(name, value):
+    with pytest.raises(Error, match=rf"^pong/Pong-v5: {name} = .* must be [^\n]*$"):
+        gymnasium.make_vec(OURS, **{name: value})
+    with pytest.raises(Error, match=r"frameskip = .* must be a positive int for atari"):
+        gymnasium.make_vec(OURS, obs_type="atari", frameskip=(2, 5))
+
+
+def test_calls_are_refused_in_one_line():
+    env = vector(OURS, obs_type="state")
+    with pytest.raises(ResetNeeded):
+        env.step([0, 0, 0])
+    env.reset()
+    for actions in ([0, 0], 0, [[0, 0, 0]], [0.0, 0.0, 0.0], [0, 0, 6], [-1, 0, 0]):
+        with pytest.raises(InvalidAction):
+            env.step(actions)
+    for seed, options in (([1], None), (None, {"reset_mask": np.zeros(3, bool)}), (None, {"reset_mask": [True]})):
+        with pytest.raises(ValueError, match=r"seed|reset_mask"):
+            env.reset(seed=seed, options=options)
+    with pytest.raises(Error, match="render_mode"):
+        env.render()
+    env.close()
+    with pytest.raises(ClosedEnvironmentError):
+        env.step([0, 0, 0])
