@@ -43,7 +43,7 @@ def random_words(seed: int, n: int) -> NDArray[np.uint32]:
 def played_frames() -> NDArray[np.int32]:
     """The state after each frame: random play, then an action that follows the ball, then the same with FIRE."""
     fleet = MachineFleet(1, PongTask(hold=1))
-    fleet._emulators.words[0] = np.random.RandomState(SEED).get_state()[1]
+    fleet.emulators.words[0] = np.random.RandomState(SEED).get_state()[1]
     fleet.games["ale_drawn"] = machine.WORDS
     machine.reset(fleet.games[0])
     words, states = random_words(SEED + 1, FRAMES), np.empty((FRAMES, len(machine.GAME)), np.int32)
@@ -51,7 +51,7 @@ def played_frames() -> NDArray[np.int32]:
         game = fleet.games[0]
         follow = machine.UP if game["y"] < game["own_y"] else machine.DOWN
         action = (int(words[t] % 6), follow, follow + 2)[t * 3 // FRAMES]
-        machine.act(fleet._emulators, 0, game, action)
+        machine.act(fleet.emulators, 0, game, action)
         states[t] = game.tolist()
         if machine.is_over(game, fleet.task.max_frames):
             machine.reset(game)
@@ -62,7 +62,7 @@ def played_rows() -> NDArray[np.int32]:
     """Of each decision of random play: how many numbers the row has, their columns, and their columns times signs."""
     fleet = MachineFleet(1, EXPERT)
     x = fleet.reset(np.array([SEED]))
-    fleet._emulators.words[0] = np.random.RandomState(SEED).get_state()[1]
+    fleet.emulators.words[0] = np.random.RandomState(SEED).get_state()[1]
     words, rows = random_words(SEED + 1, DECISIONS), np.zeros((DECISIONS, 2 * MOST + 1), np.int32)
     for t in range(DECISIONS):
         n = len(x.columns)

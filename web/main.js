@@ -213,7 +213,7 @@ function listen() {
   court.onpointerdown = reach;
   for (const type of ["keydown", "keyup"]) {
     addEventListener(type, (event) => {
-      if (!page.match || page.tab !== "play" || event.target.matches("select, input, button")) return;
+      if (!page.match || page.tab !== "play" || event.target.matches?.("select, input, button")) return;
       if (event.key.startsWith("Arrow")) event.preventDefault();
       page.match.keys[type === "keydown" ? "add" : "delete"](event.key);
     });
