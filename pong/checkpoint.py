@@ -216,7 +216,7 @@ def find(where: Path) -> Path:
 def _others(path: Path) -> str:
     """The other checkpoints in the same folder, to choose from."""
     others = [file for file in (*checkpoints(path.parent), path.with_name(BEST)) if file != path and file.exists()]
-    remedy = f"give another run folder (runs/…), checkpoint or agent ({', '.join(agents())})"
+    remedy = "give another run folder (runs/…), checkpoint or agent (pong recipes)"
     return f"there is {', '.join(map(str, others))}" if others else remedy
 
 
