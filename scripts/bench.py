@@ -39,6 +39,7 @@ from pong.config import Config, load_config
 from pong.distributed import cores
 from pong.envs import make_fleet
 from pong.envs.pong.task import DOWN, UP
+from pong.observations import DifferenceFrames
 from pong.policies import make_policy
 from pong.rollout import Rollout
 from pong.tracking import Tracker
@@ -54,7 +55,12 @@ STEPS = 16  # whose random actions are drawn together
 RATIOS = (
     *(("machine.step", "AtariVectorEnv, threads: 1"), ("MachineFleet", "AleFleet")),
     *(("training", "raw"), ("rollout", "raw"), ("training", "2016 loop")),
+    *((obs_type, f"gymnasium's {obs_type}") for obs_type in ("state", "karpathy", "grayscale", "rgb", "atari")),
 )
+OBSERVATIONS = {  # by obs_type of pong/Pong-v5, gymnasium's own way to the same: ALE's obs_type, and what wraps it
+    **{"state": ("ram", None), "karpathy": ("grayscale", DifferenceFrames)},
+    **{"grayscale": ("grayscale", None), "rgb": ("rgb", None), "atari": ("", None)},
+}
 LOOPS: dict[str, Iterator[int]] = {}  # the 2016 loops of this process, by recipe
 
 
@@ -72,6 +78,7 @@ def main(
     report: dict[str, Any] = {"machine": computer(), "one core": {}, "recipes": {}}
     if any(config.is_pong for config in recipes.values()):
         report["one core"] = {f"{games:,} games": one_core(games, rounds, seconds) for games in GAMES}
+        report["environment"] = {f"{games:,} games": environments(games, rounds, seconds) for games in GAMES[1:]}
     for name, config in recipes.items():
         report["recipes"][name] = recipe(config.replace(total_steps=2**31), rounds, seconds)
     Console().print(Markdown(tables(report)))
@@ -102,6 +109,24 @@ def one_core(games: int, rounds: int, seconds: float) -> dict[str, Any]:
     turns = {"AtariVectorEnv, threads: 1": raw_pong(ale, 1), "AleFleet": fleet(ale)}
     turns |= {"machine.step": fleet(config, observed=False), "MachineFleet": fleet(config)}
     return in_turns(turns, rounds, seconds, hold(config))
+
+
+def environments(games: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """pong/Pong-v5 on one core beside gymnasium's own way to the same observations."""
+    gymnasium.register_envs(ale_py)
+    report = {}
+    for obs_type, (ales, wrapper) in OBSERVATIONS.items():
+        ours = gymnasium.make_vec("pong/Pong-v5", games, obs_type=obs_type)
+        if ales:
+            theirs = gymnasium.make_vec("ALE/Pong-v5", MOST_IN_ALE, vectorization_mode="sync", obs_type=ales)
+        else:
+            theirs = AtariVectorEnv("pong", MOST_IN_ALE, num_threads=1, repeat_action_probability=0.25)
+        turns = {obs_type: ours, f"gymnasium's {obs_type}": wrapper(theirs) if wrapper else theirs}
+        for env in turns.values():
+            env.reset(seed=1)
+        works = {name: lockstep(env.num_envs, env.step, UP) for name, env in turns.items()}
+        report |= in_turns(works, rounds, seconds, 4)
+    return report
 
 
 def recipe(config: Config, rounds: int, seconds: float) -> dict[str, Any]:
@@ -278,8 +303,11 @@ def tables(report: dict[str, Any]) -> str:
         f"{name}.toml": column(speeds, "steps_per_second", ", agent steps/s")
         for name, speeds in report["recipes"].items()
     }
+    observed = {name: column(speeds, "steps_per_second") for name, speeds in report.get("environment", {}).items()}
     title = f"frames/s on one core; ALE with {MOST_IN_ALE} games at most"
-    return "\n".join(filter(None, (where.format(**about), table(title, games), table("", recipes))))
+    of_environment = table(f"pong/Pong-v5, decisions/s on one core; ALE with {MOST_IN_ALE} games", observed)
+    parts = (where.format(**about), table(title, games), of_environment, table("", recipes))
+    return "\n".join(filter(None, parts))
 
 
 def table(title: str, columns: dict[str, dict[str, str]]) -> str:

@@ -222,7 +222,7 @@ def test_calls_are_refused_in_one_line():
         env.step([0, 0, 0])
     env.reset()
     for actions in ([0, 0], 0, [[0, 0, 0]], [0.0, 0.0, 0.0], [0, 0, 6], [-1, 0, 0]):
-        with pytest.raises(InvalidAction):
+        with pytest.raises(InvalidAction, match=r"^[^\n]*$"):
             env.step(actions)
     for seed, options in (([1], None), (None, {"reset_mask": np.zeros(3, bool)}), (None, {"reset_mask": [True]})):
         with pytest.raises(ValueError, match=r"seed|reset_mask"):

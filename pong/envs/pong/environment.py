@@ -55,8 +55,8 @@ class Settings:
             "max_num_frames_per_episode": ((self.max_num_frames_per_episode or 0) >= 0, "0 or more"),
             "noop_max": (self.noop_max >= 0, "0 or more"),
             "render_mode": (self.render_mode in (None, "rgb_array"), "None or rgb_array"),
-            "mode": (not self.mode, "0, the only one here"),
-            "difficulty": (not self.difficulty, "0, the only one here"),
+            "mode": (not self.mode, "0"),
+            "difficulty": (not self.difficulty, "0"),
         }
         for name, (good, what) in allowed.items():
             if not good:
@@ -81,6 +81,7 @@ class Results(NamedTuple):
     terminations: NDArray[np.bool_]
     truncations: NDArray[np.bool_]
     done: NDArray[np.bool_]  # either of them, and kept while a game waits
+    frames_before: NDArray[np.int64]  # of earlier games since the last seed
 
 
 @kernel
@@ -101,6 +102,7 @@ def advance(
     for i in range(len(actions)):
         game = step.games[i]
         if step.plan[i] == START:
+            results.frames_before[i] += game.frames
             reset(game)
             for _ in range(frames[i]):
                 act(emulators, i, game, NOOP)
@@ -218,16 +220,13 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         step.plan[:] = plan
         if plan is not PLAY or not isinstance(self.settings.frameskip, int):
             frames = self._choose_frames()
-            for i in np.flatnonzero(plan == START):
-                self._frames_before[i] += step.games["frames"][i]
-        results = Results(np.zeros(N), np.zeros(N, np.bool_), np.zeros(N, np.bool_), self._done)
+        new = np.zeros(N), np.zeros(N, np.bool_), np.zeros(N, np.bool_)
+        results = Results(*new, self._done, self._frames_before)
         actions = self._noops if actions is None else actions
         stops = self.settings.obs_type == "atari"
         ended = advance(self._fleet.emulators, step, actions, self._meanings, frames, stops, results)
         if ended < 0:
-            raise InvalidAction(
-                f"actions are from 0 to {len(self._meanings) - 1}, not {actions.min()} to {actions.max()}"
-            )
+            raise InvalidAction(f"an action of {actions.min()} to {actions.max()}, not 0 to {len(self._meanings) - 1}")
         self._ended = ended
         self._observations = self._draw(step, self._observations)
         return results
@@ -281,10 +280,11 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
             raise Error("to render, make the environment with render_mode='rgb_array'")
         return tuple(self.screens("rgb"))
 
-    def screens(self, obs_type: str) -> Array:
-        """The current screens, rgb or grayscale: (N, 210, 160[, 3])."""
+    def screens(self, obs_type: str, out: Array | None = None) -> Array:
+        """The current screens, rgb or grayscale, into an array or a new one: (N, 210, 160[, 3])."""
         space, draw = KINDS[obs_type]
-        screens = np.empty((self.num_envs, *(space.shape or ())), np.uint8)
+        shape = (self.num_envs, *(space.shape or ()))
+        screens = np.empty(shape, np.uint8) if out is None else out.reshape(shape)
         return draw(self._step._replace(plan=np.full(self.num_envs, PLAY, np.int8)), screens)
 
     def clone_state(self, include_rng: bool = False) -> State:
@@ -297,6 +297,7 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         drawn = self._step.games["ale_drawn"].copy()
         for array, saved in zip(self._arrays, state.arrays, strict=True):
             array[:] = saved
+        self._ended = int(self._done.sum())
         if state.words is None or state.generators is None:
             self._step.games["ale_drawn"] = drawn
             return
@@ -320,6 +321,7 @@ class PongEnv(gymnasium.Env[Array, Any]):
         self.action_space = self._games.single_action_space
         self.render_mode, self._frameskip = self._games.render_mode, self._games.settings.frameskip
         self._np_random = self._games.generator(0)
+        self.clone_state, self.restore_state = self._games.clone_state, self._games.restore_state
         self.ale = self
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
@@ -347,14 +349,6 @@ class PongEnv(gymnasium.Env[Array, Any]):
         """Close the environment."""
         self._games.close()
 
-    def clone_state(self, include_rng: bool = False) -> State:
-        """See ``PongVectorEnv.clone_state``."""
-        return self._games.clone_state(include_rng)
-
-    def restore_state(self, state: State) -> None:
-        """See ``PongVectorEnv.restore_state``."""
-        self._games.restore_state(state)
-
     def get_action_meanings(self) -> list[str]:
         """The names of the actions."""
         return list(self._games.settings.actions)
@@ -368,16 +362,10 @@ class PongEnv(gymnasium.Env[Array, Any]):
         """There are none in Pong."""
         return 0
 
-    def getScreenRGB(self, out: Array | None = None) -> Array:  # noqa: N802
-        """The screen, (210, 160, 3)."""
-        return self._screen("rgb", out)
+    def getScreenRGB(self, out: Array | None = None) -> Any:  # noqa: N802
+        """The screen, (210, 160, 3), also written to ``out``."""
+        return self._games.screens("rgb", out)[0]
 
-    def getScreenGrayscale(self, out: Array | None = None) -> Array:  # noqa: N802
-        """The screen, (210, 160)."""
-        return self._screen("grayscale", out)
-
-    def _screen(self, obs_type: str, out: Array | None) -> Array:
-        screen: Array = self._games.screens(obs_type)[0]
-        if out is not None:
-            out[:] = screen
-        return screen
+    def getScreenGrayscale(self, out: Array | None = None) -> Any:  # noqa: N802
+        """The screen, (210, 160), also written to ``out``."""
+        return self._games.screens("grayscale", out)[0]

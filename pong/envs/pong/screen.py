@@ -13,26 +13,9 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from pong.config import PONG_FRAMES
+from pong.envs.pong import machine
 from pong.envs.pong.compiled import kernel, rule
-from pong.envs.pong.machine import (
-    CLOCK_SIZE,
-    FASTEST,
-    MOST,
-    NOBODY,
-    OPPONENT,
-    PAUSE,
-    PLAYER,
-    POT_HIGHEST,
-    POT_LOWEST,
-    WINNING_POINTS,
-    Floats,
-    Game,
-    ball_rows,
-    draw,
-    is_over,
-    round_up,
-)
+from pong.envs.pong.machine import MOST, OPPONENT, PLAYER, WINNING_POINTS, Floats, Game, round_up
 from pong.observations import PIXELS
 
 HEIGHT, WIDTH, SIDE = 210, 160, 84  # of a screen; of a resized one
@@ -111,27 +94,21 @@ def in_field(top: int, bottom: int, left: int, right: int, colour: int) -> Area:
 def all_ball_rows(game: Game, column: int) -> tuple[int, int]:
     """``machine.ball_rows`` for odd lines, too, at which the program switches the ball a line earlier."""
     if game.y % 2 == 0:
-        return ball_rows(game, column)
+        return machine.ball_rows(game, column)
     return game.y - 14 - (column >= odd_beam(game, game.y - 1)), game.y - 11 - (column >= odd_beam(game, game.y + 3))
 
 
 @rule
 def odd_beam(game: Game, line: int) -> int:
-    """``machine.beam`` in the loop's second line: the work depends on which paddles are drawn."""
-    column = 127
-    if line <= game.scan:
-        column += 6
-    if not 0 <= line - game.own_y < 16:
-        column += 3
-    if not 0 <= line + 2 - game.cpu_y < 16:
-        column += 3
-    return column
+    """``machine.beam`` in the loop's second line: both paddles matter."""
+    own, cpu = 0 <= line - game.own_y < 16, 0 <= line + 2 - game.cpu_y < 16
+    return 127 + 6 * (line <= game.scan) + 3 * (not own) + 3 * (not cpu)
 
 
 @rule
 def points(game: Game) -> tuple[int, int]:
     """The opponent's and the player's points on the screen, which shows a new point one frame later."""
-    new = game.pause == PAUSE
+    new = game.pause == machine.PAUSE
     return game.cpu_points - (new and game.last == OPPONENT), game.own_points - (new and game.last == PLAYER)
 
 
@@ -178,11 +155,12 @@ def fill(screen: Screen, box: Area, colour: Screen) -> None:
 
 
 @kernel
-def draw_screens(step: Step, paint: Paint, screens: Screen) -> None:
+def draw_screens(step: Step, paint: Paint, screens: Screen) -> Screen:
     """Draw the screens (N, 210, 160, C) of the games that don't wait."""
     for i in range(len(screens)):
         if step.plan[i] != WAIT:
             draw_screen(screens[i], step.games[i], paint)
+    return screens
 
 
 # --- stacks of four resized screens -----------------------------------------------------------------------------------
@@ -223,7 +201,7 @@ WHOLE = (0, HEIGHT - 1, 0, WIDTH - 1, 0)
 
 
 @kernel
-def resize_points(paint: Paint, small: Screen) -> None:
+def resize_points(paint: Paint, small: Screen) -> Screen:
     """Draw resized screens (22, 22, 84, 84) with all pairs of points, but without paddles and ball."""
     for cpu in range(WINNING_POINTS + 1):
         for own in range(WINNING_POINTS + 1):
@@ -231,18 +209,17 @@ def resize_points(paint: Paint, small: Screen) -> None:
             draw_number(screen, cpu, CPU_POINTS, paint.colours[0, CPU])
             draw_number(screen, own, OWN_POINTS, paint.colours[0, OWN])
             resize(screen, small[cpu, own], WHOLE)
+    return small
 
 
 @functools.cache
 def small_screens() -> Screen:
     """The result of ``resize_points``, 3 MB."""
-    small = np.empty((WINNING_POINTS + 1, WINNING_POINTS + 1, SIDE, SIDE), np.uint8)
-    resize_points(GREY, small)
-    return small
+    return resize_points(GREY, np.empty((WINNING_POINTS + 1, WINNING_POINTS + 1, SIDE, SIDE), np.uint8))
 
 
 @kernel
-def draw_stacks(step: Step, paint: Paint, small: Screen, stacks: Screen) -> None:
+def draw_stacks(step: Step, paint: Paint, small: Screen, stacks: Screen) -> Screen:
     """Add a resized screen to the stacks (N, 4, 84, 84) of the games that don't wait; a new game's are all the same."""
     screen = paint.empty[0].copy()
     for i in range(len(stacks)):
@@ -255,6 +232,7 @@ def draw_stacks(step: Step, paint: Paint, small: Screen, stacks: Screen) -> None
         draw_small(step.shown[i], paint, small, screen, stacks[i, 3])
         for k in range(3 if step.plan[i] == START else 0):
             copy(stack[3], stack[k])
+    return stacks
 
 
 @rule
@@ -267,7 +245,7 @@ def show(step: Step, i: int) -> None:
     game, before, shown = step.games[i], step.before[i], step.shown[i]
     if step.plan[i] == START:
         shown[0] = shown[1] = shown[2] = game
-    elif not is_over(game, step.max_frames):
+    elif not machine.is_over(game, step.max_frames):
         shown[0] = before
         shown[1] = shown[2] = game
     elif before.frames == game.frames - 1:
@@ -335,8 +313,8 @@ def draw_differences(step: Step, frames: NDArray[np.int8]) -> NDArray[np.int8]:
         game, shown = step.games[i], step.shown[i]
         if step.plan[i] == START:
             shown[0] = game
-        draw(game, new)
-        draw(shown[0], old)
+        machine.draw(game, new)
+        machine.draw(shown[0], old)
         for k in range(PIXELS):
             frames[i, k] = 0
         for pixel in new[1 : new[0] + 1]:
@@ -349,50 +327,29 @@ def draw_differences(step: Step, frames: NDArray[np.int8]) -> NDArray[np.int8]:
 
 # --- the kinds of observation -----------------------------------------------------------------------------------------
 
-
-def draw_rgb(step: Step, screens: Screen) -> Screen:
-    """Draw screens (N, 210, 160, 3) in colour."""
-    draw_screens(step, RGB, screens)
-    return screens
-
-
-def draw_grey(step: Step, screens: Screen) -> Screen:
-    """Draw screens (N, 210, 160) in grey."""
-    draw_screens(step, GREY, screens[..., None])
-    return screens
-
-
-def draw_atari(step: Step, stacks: Screen) -> Screen:
-    """Add to stacks (N, 4, 84, 84) of resized screens."""
-    draw_stacks(step, GREY, small_screens(), stacks)
-    return stacks
+STATE = (machine.GAME.names or ())[:-2]  # the numbers of a state, see ``machine.Game``; the last two are ALE's
 
 
 def states(step: Step, out: NDArray[np.int64]) -> NDArray[np.int64]:
     """The states (N, 19), which the games themselves hold."""
-    return step.games.view(np.int64).reshape(len(out), -1)[:, : out.shape[1]]
-
-
-STATE = {  # the numbers of a state with their ranges, see ``machine.Game``
-    **{"pot": (POT_LOWEST, POT_HIGHEST), "clock": (0, CLOCK_SIZE - 1), "stopped": (0, 1), "pause": (0, PAUSE)},
-    **{"cpu_points": (0, WINNING_POINTS), "own_points": (0, WINNING_POINTS), "x": (0, 255), "y": (0, 255)},
-    **{"left": (-FASTEST, FASTEST), "down": (-3, 3), "cpu_y": (0, 255), "own_y": (0, 255), "next_y": (0, 255)},
-    **{"last": (0, NOBODY), "fire": (0, 1), "touch": (0, NOBODY), "scan": (0, 255)},
-    **{"action": (0, 5), "frames": (0, PONG_FRAMES)},
-}
+    return step.games.view(np.int64).reshape(len(out), -1)[:, : len(STATE)]
 
 
 class Kind(NamedTuple):
     """A kind of observation."""
 
     space: Box
-    draw: Callable[[Step, NDArray[Any]], NDArray[Any]]  # those of N games, into an array or elsewhere
+    draw: Callable[[Step, Any], NDArray[Any]]  # the observations (N, …), into an array or elsewhere
 
 
 KINDS = {  # by ``obs_type``
-    "rgb": Kind(Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8), draw_rgb),
-    "grayscale": Kind(Box(0, 255, (HEIGHT, WIDTH), np.uint8), draw_grey),
-    "atari": Kind(Box(0, 255, (4, SIDE, SIDE), np.uint8), draw_atari),
+    "rgb": Kind(Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8), lambda step, out: draw_screens(step, RGB, out)),
+    "grayscale": Kind(
+        Box(0, 255, (HEIGHT, WIDTH), np.uint8), lambda step, out: draw_screens(step, GREY, out[..., None])[..., 0]
+    ),
+    "atari": Kind(
+        Box(0, 255, (4, SIDE, SIDE), np.uint8), lambda step, out: draw_stacks(step, GREY, small_screens(), out)
+    ),
     "karpathy": Kind(Box(-1, 1, (PIXELS,), np.int8), draw_differences),
-    "state": Kind(Box(*np.array(list(STATE.values())).T, dtype=np.int64), states),
+    "state": Kind(Box(-(2**6), 2**20, (len(STATE),), np.int64), states),
 }
