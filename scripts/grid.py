@@ -3,8 +3,8 @@
     python scripts/grid.py ladder far --at-once 2
 
 reads configs/studies/NAME.toml, trains in runs/ what results/ does not have yet, resumes what was interrupted, and
-copies into results/ of each run: config.toml, run.json, eval.json and every few rows of metrics.csv. scripts/report.py
-makes tables and pictures of them.
+copies into results/ of each run: config.toml, run.json, eval.json, and the rows of metrics.csv that tables and pictures
+need. scripts/report.py makes those.
 """
 
 import json
@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import common
+import numpy as np
 import tyro
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from pong.config import Config, InputError, RunError, load_config, nearest, to_toml, validate
-from pong.seeds import side_by_side
+from pong.seeds import read_curve, side_by_side
 from pong.train import load_policy
 
 STUDIES = common.ROOT / "configs/studies"
 RESULTS, RUNS = Path("results"), Path("runs/results")
 ROWS = 500  # of a metrics.csv that results/ gets, at least, if it has so many
+MARKS = (-18, -15, -10, -5, 0, 5, 10, 15, 18, 19, 20, 20.5, 70, 195, 475, 800, 1500)  # scores of tables and pictures
 OWN = "eval.json"
 OTHER = {  # version of Pong that was not trained: file of its scores and flags of `pong eval`
     "sticky": ("eval-sticky.json", "--sticky", "0.25", "--noop-max", "0"),
@@ -144,7 +146,7 @@ def complete(study: Study, variant: str, seed: int) -> Iterator[tuple[object, ..
             ways = () if study.greedy else ("--sampled",)
             yield "eval", run, "--episodes", study.episodes, *ways, "--json", run / OWN
     results.mkdir(parents=True, exist_ok=True)
-    thin(run / "metrics.csv", results / "metrics.csv")
+    thin(run, results)
     if variant in study.weights:
         policy = load_policy(run)[0].state_dict()
         weights = {name: value.item() for name, value in policy.items()}  # single numbers all of them
@@ -163,11 +165,13 @@ def config_file(study: Study, variant: str) -> Path:
     return path
 
 
-def thin(source: Path, target: Path) -> None:
-    """Copy every few rows of a curve, and its last."""
-    head, *rows = source.read_text(encoding="utf-8").splitlines(keepends=True)
-    every = max(len(rows) // ROWS, 1)
-    target.write_text(head + "".join(rows[::-every][::-1]), encoding="utf-8")
+def thin(run: Path, results: Path) -> None:
+    """Copy every few rows of a curve, its last, and the first whose mean of 100 games is at least each of MARKS."""
+    head, *rows = (run / "metrics.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    *_, mean100 = read_curve(run)
+    first = {int(np.argmax(mean100 >= mark)) for mark in MARKS if np.any(mean100 >= mark)}
+    kept = first.union(range(len(rows) - 1, -1, -max(len(rows) // ROWS, 1)))
+    (results / "metrics.csv").write_text(head + "".join(rows[row] for row in sorted(kept)), encoding="utf-8")
 
 
 def median(study: Study, variant: str) -> int | None:

@@ -47,6 +47,7 @@ CURVES = {  # pictures: study and variants (none: all) whose curves they show, a
     "doom/basic.png": ({"doom": ("doom_basic",)}, (0, 70)),
     "doom/health.png": ({"doom": ("doom_health",)}, (800, 1500)),
 }
+LADDER, GAMES, SEEDS = (-15, -10, 0), (-18, -15, -10, -5, 0), (-15, -10, 0, 10, 18, 20)  # scores of other tables
 BALLS = ("the first", "the second", "the third", "a later one")
 WIDTH = 5  # panels beside each other
 DPI = 130
@@ -136,7 +137,7 @@ def tables(studies: dict[str, Study], runs: dict[str, Runs]) -> dict[str, str]:
     recipes = runs["recipes"]
     texts = {
         "recipes.md": markdown([recipe_row(name, seeds) for name, seeds in recipes.items()]),
-        "seeds.md": seeds_tables([run for seeds in recipes.values() for run in seeds], (-15, -10, 0, 10, 18, 20)),
+        "seeds.md": seeds_tables([run for seeds in recipes.values() for run in seeds], SEEDS),
         "karpathy.md": games_table(recipes.get("karpathy", [])),
         "ladder/ladder.md": markdown([rung_row(rung, seeds) for rung, seeds in runs["ladder"].items()]),
         "classroom/lqr.md": gains_table(studies["classroom"]),
@@ -165,7 +166,7 @@ def recipe_row(name: str, seeds: list[Run]) -> dict[str, object]:
 def rung_row(rung: str, seeds: list[Run]) -> dict[str, object]:
     """A rung of the ladder: medians over its seeds, and the range of all."""
     row: dict[str, object] = {"one change after the other": rung, "seeds": len(seeds)}
-    for mark in (-15, -10, 0):
+    for mark in LADDER:
         row[f"M steps to {whole(mark)}"] = passed(seeds, mark, "step", lambda steps: f"{steps / 1e6:.1f}")
     row["time to 0, one core"] = passed(seeds, 0, "minutes", duration)
     return row | {"mean100 at the end": spread([run.last[MEAN100] for run in seeds], signed)}
@@ -193,7 +194,7 @@ def seeds_tables(runs: list[Run], marks: Sequence[float]) -> str:
 def games_table(runs: list[Run]) -> str:
     """A row for each mark: after how many games each seed reached it, and the mean with 95 % of its bootstrap."""
     seeds, rows = [f"seed {run.config.seed}" for run in runs], []
-    for mark in (-18, -15, -10, -5, 0):
+    for mark in GAMES:
         games = [run.reached(mark, "games") for run in runs]
         cells = dict(zip(seeds, map(count, games), strict=True))
         rows.append({"mean100 ≥": whole(mark), **cells, "mean [95 %]": mean_and_interval(games, count)})

@@ -1,6 +1,5 @@
 """scripts/grid.py trains what is missing of a study, and errors of scripts are one line."""
 
-import itertools
 import json
 
 import common
@@ -76,13 +75,21 @@ def test_interrupted_run_is_resumed(tmp_path, capsys):
     assert load_config(tmp_path / "results/study/plain/s1/config.toml").total_steps == 120
 
 
-def test_curve_is_thinned_to_few_rows_with_its_last(tmp_path):
-    source, target = tmp_path / "source.csv", tmp_path / "target.csv"
-    source.write_text("update\n" + "".join(f"{n}\n" for n in range(1, 2508)), encoding="utf-8")
-    grid.thin(source, target)
-    head, *rows = target.read_text(encoding="utf-8").split()
-    assert (head, rows[-1]) == ("update", "2507")
-    assert {int(b) - int(a) for a, b in itertools.pairwise(rows)} == {5}  # 2507 rows, at least 500 of them: every fifth
+def test_thinned_curve_has_few_rows_its_last_and_the_first_at_each_mark(tmp_path, monkeypatch):
+    # 2507 rows: every fifth is kept, up to the last; 0 is first reached at 1004, and only there and at 1005
+    monkeypatch.setattr(grid, "MARKS", (0, 5))
+    rows = [f"{n},0,{1 if n in (1004, 1005) else '' if n < 9 else -1}\n" for n in range(1, 2508)]
+    (tmp_path / "metrics.csv").write_text("step,minutes,charts/episodic_return_mean100\n" + "".join(rows))
+    (tmp_path / "results").mkdir()
+    grid.thin(tmp_path, tmp_path / "results")
+    kept = (tmp_path / "results/metrics.csv").read_text().splitlines(keepends=True)[1:]
+    assert kept == [row for n, row in enumerate(rows, 1) if n % 5 == 2 or n == 1004]
+
+
+def test_every_mark_of_a_table_or_picture_is_kept():
+    marks = [report.LADDER, report.GAMES, report.SEEDS, *(marks for _, marks in report.CURVES.values())]
+    marks += [some for _, some, _ in report.RECIPES.values()]
+    assert set().union(*marks) <= {*grid.MARKS}
 
 
 def test_failed_run_names_its_reason_and_its_log(tmp_path, monkeypatch):
