@@ -65,6 +65,13 @@ def test_runs_of_a_study_are_its_variants_and_seeds_and_no_others(name):
         assert command[command.index("--seed") + 1] == str(seed)
 
 
+def test_ladder_ends_at_the_default_recipe():
+    ladder = grid.load("ladder")
+    rung, pong = ladder.variant([*ladder.variants][-1]), load_config(ROOT / "configs/pong.toml")
+    other = {"name", "max_frames", *ladder.common}  # without max_frames the console ends a game there, too
+    assert rung.model_dump(exclude=other) == pong.model_dump(exclude=other)
+
+
 @pytest.mark.parametrize("name", RECIPES.variants)
 def test_shipped_agent_is_the_median_seed(name):
     scores = {run.config.seed: run.own["sampled"]["mean"] for run in report.finished(RECIPES)[name]}
