@@ -28,7 +28,7 @@ class Args:
     total_steps: int = 10_000_000
     num_envs: int = 8
     horizon: int = 128  # steps of each game in a batch
-    epochs: int = 4
+    epochs: int = 4  # and minibatches, of each batch
     minibatches: int = 4
     lr: float = 2.5e-4  # falls to 0
     gamma: float = 0.99
@@ -100,7 +100,7 @@ def loss_of(agent: Agent, batch: dict[str, Tensor], args: Args) -> Tensor:
     return (batch["weights"] * (args.value * value - surrogate - args.entropy * entropy)).mean()
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> Agent:
     """Train, and print the mean score of the last 20 games."""
     torch.manual_seed(args.seed)
     envs, N, T = make_envs(args), args.num_envs, args.horizon
@@ -141,10 +141,9 @@ def main(args: Args) -> None:
                 nn.utils.clip_grad_norm_(agent.parameters(), args.max_norm)
                 optimizer.step()
         if update % 10 == 9:
-            mean = np.mean(games[-20:]) if games else float("nan")
-            print(
-                f"{(update + 1) * N * T:,} steps  {time.monotonic() - start:.0f} s  {len(games)} games  mean {mean:.2f}"
-            )
+            steps, seconds, mean = (update + 1) * N * T, time.monotonic() - start, np.mean(games[-20:] or [np.nan])
+            print(f"{steps:,} steps  {seconds:.0f} s  {len(games)} games  mean {mean:.2f}")
+    return agent
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """pong/Pong-v5 is ALE/Pong-v5: the same spaces, observations, rewards, ends and infos, from the same seeds."""
 
+import runpy
 import sys
 from types import SimpleNamespace
 
@@ -7,12 +8,14 @@ import ale_py
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.error import ClosedEnvironmentError, Error, InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.utils.env_match import check_environments_match
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+from small_runs import ROOT
 from verify_machine import KINDS, read, record, unlike_screens
 
 import pong.envs
@@ -232,3 +235,21 @@ def test_calls_are_refused_in_one_line():
     env.close()
     with pytest.raises(ClosedEnvironmentError):
         env.step([0, 0, 0])
+
+
+# --- the examples -----------------------------------------------------------------------------------------------------
+
+
+def test_ppo_learns_the_same_in_ale():
+    pytest.importorskip("cv2")
+    ppo = runpy.run_path(str(ROOT / "examples/ppo.py"))
+    sizes = {"num_envs": 2, "horizon": 8, "total_steps": 48, "epochs": 1, "minibatches": 2}
+    weights = [ppo["main"](ppo["Args"](env, **sizes)).state_dict() for env in (f"pong.envs:{OURS}", f"ale_py:{ALE}")]
+    for name, ours in weights[0].items():
+        assert torch.equal(ours, weights[1][name]), name
+
+
+def test_stable_baselines3_plays(monkeypatch):
+    pytest.importorskip("stable_baselines3")
+    monkeypatch.setattr(sys, "argv", ["sb3.py", "1"])
+    assert runpy.run_path(str(ROOT / "examples/sb3.py"))["model"].num_timesteps == 8 * 128
