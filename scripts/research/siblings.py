@@ -45,14 +45,16 @@ from pong.evaluate import evaluate
 from pong.observations import SparseFrames
 from pong.rollout import TRAINING, Batch, Decisions, Player
 from pong.seeds import read_curve, t_interval
-from pong.train import Trainer
+from pong.train import Trainer, load_policy, load_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import markdown, run
 
-TOTAL, EVERY, FRESH_GAMES = 20_000_000, 1_000_000, 30  # decisions; between evaluations; sampled games of each
-CHANGES = {"baseline": "none", "num_envs": 32, "horizon": 128, "total_steps": TOTAL, "checkpoint_every": TOTAL}
-RESULTS = Path("results/ceiling/siblings")
+TOTAL, EVERY = 20_000_000, 1_000_000  # decisions: of all schedules, and between two evaluations
+CHANGES = {"baseline": "none", "num_envs": 32, "horizon": 128, "total_steps": TOTAL, "eval_episodes": 30}
+FURTHER = {"total_steps": 4_000_000, "learning_rate": 5e-4, "entropy_bonus": 0.0, "eval_episodes": 200}
+STUDIES = ("pong_expert.toml", "no_baseline")
+AGENT, RESULTS = Path("pretrained/pong_expert"), Path("results/ceiling/siblings")
 
 
 class SiblingFleet(MachineFleet):
@@ -146,42 +148,70 @@ def main(
     *,
     siblings: Annotated[PositiveInt, tyro.conf.arg(help="games of a group, K; 1: no baseline")] = 8,
     hits: Annotated[bool, tyro.conf.arg(help="also start where the opponent had returned the player's shot")] = False,
+    further: Annotated[bool, tyro.conf.arg(help="train pretrained/pong_expert further, at a lower rate")] = False,
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(help="of the runs to train")] = (),
     steps: Annotated[PositiveInt, tyro.conf.arg(help="stop after so many decisions, those of all siblings")] = TOTAL,
 ) -> None:
     """Train some seeds, then compare all curves."""
-    config = load_config("configs/pong_expert.toml").replace(**CHANGES)
+    changes = CHANGES | (FURTHER if further else {})
+    config = load_config("configs/pong_expert.toml").replace(checkpoint_every=TOTAL, **changes)
     processor = re.search(r"model name\s*: (.*)|$", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     RESULTS.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
-        about = {"siblings": siblings, "hits": hits, **CHANGES, "seed": seed, "processor": processor and processor[1]}
-        path = RESULTS / f"{siblings}-{'hits' if hits else 'serves'}-s{seed}.csv"
+        about = {"siblings": siblings, "hits": hits, **changes, "seed": seed, "processor": processor and processor[1]}
+        path = RESULTS / f"{'further-' * further}{siblings}-{'hits' if hits else 'serves'}-s{seed}.csv"
         path.write_text(f"# configs/pong_expert.toml with {json.dumps(about)}\n", encoding="utf-8")
-        for row in train(config.replace(seed=seed), siblings, hits, steps):
-            is_first = row["step"] < 1.5 * EVERY
-            pd.DataFrame([row]).to_csv(path, mode="a", header=is_first, index=False, float_format="%.6g")
+        trainer = Trainer(config.replace(seed=seed))
+        if further:
+            load_weights(trainer.policy, load_policy(AGENT)[0].state_dict())
+        for number, row in enumerate(train(trainer, siblings, hits)):
+            pd.DataFrame([row]).to_csv(path, mode="a", header=not number, index=False, float_format="%.6g")
+            if row["step"] >= steps:
+                break
     compare()
 
 
-def train(config: Config, siblings: int, hits: bool, steps: int) -> Iterator[dict[str, float]]:
+def train(trainer: Trainer, siblings: int, hits: bool) -> Iterator[dict[str, float]]:
     """Train a run and yield a row of its curve after every million decisions."""
-    with contextlib.closing(Trainer(config)) as trainer:
-        trainer.rollout.close()
-        trainer.rollout.players = [player := SiblingPlayer(config, trainer.actor, siblings, hits)]
-        due = EVERY
+    trainer.rollout.close()
+    with contextlib.closing(SiblingPlayer(trainer.config, trainer.actor, siblings, hits)) as player:
+        trainer.rollout.players, due = [player], EVERY
         for update in trainer.run():
             if trainer.steps >= due:
                 due += EVERY
-                games = evaluate(trainer.actor, config, FRESH_GAMES, seed=update.number)
+                games = evaluate(trainer.actor, trainer.config, trainer.config.eval_episodes, seed=update.number)
                 row = {"step": trainer.steps, "update": update.number, "score": games.mean}
                 row |= {"standard_error": games.standard_error, "entropy": update.stats.entropy}
-                yield row | {"explained_variance": float(np.mean(player.explained[:update.number][-200:]))}
-            if trainer.steps >= steps:
-                break
+                yield row | {"explained_variance": float(np.mean(player.explained[: update.number][-200:]))}
 
 
 def compare() -> None:
-    """Draw mean curves, and write a table of scores after equal numbers of decisions."""
+    """Draw mean curves with 95 % intervals over seeds, and write a table of scores after equal numbers of decisions."""
+    runs = {study: [read_curve(run) for run in sorted((RESULTS.parent / study).glob("s*"))] for study in STUDIES}
+    explained: dict[str, list[float]] = {}
+    for file in sorted(RESULTS.glob("*.csv")):
+        curve, name = pd.read_csv(file, comment="#"), file.stem.rpartition("-s")[0]
+        runs.setdefault(name, []).append(curve[["step", "score"]].to_numpy().T)
+        explained.setdefault(name, []).append(curve["explained_variance"].iloc[-1])
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels, rows = figure.subplots(1, 2, width_ratios=(2, 1)), []
+    for name, curves in runs.items():
+        at = np.arange(EVERY, min(curve[0, -1] for curve in curves) + 1, EVERY)
+        scores = np.array([np.interp(at, curve[0], curve[-1]) for curve in curves])
+        mean, half = t_interval(scores)
+        panel = panels[int(name.startswith("further"))]
+        panel.plot(at / 1e6, mean, marker=".", label=f"{name}, {len(curves)} seeds")
+        panel.fill_between(at / 1e6, mean - half, mean + half, alpha=0.15)
+        cells = {f"{m} M": f"{mean[m - 1]:+.1f} ± {half[m - 1]:.1f}" if m <= len(at) else "" for m in (2, 4, 8, 20)}
+        share = f"{np.mean(explained[name]):.2f}" if name in explained else ""
+        rows.append({"run": name, "seeds": len(curves), **cells, "variance explained": share})
+    for panel in panels:
+        panel.set(xlabel="decisions, millions")
+        panel.grid(alpha=0.2)
+        panel.legend(fontsize=8)
+    panels[0].set_ylabel("score of fresh games, sampled")
+    figure.savefig(RESULTS / "curves.png", dpi=110)
+    (RESULTS / "scores.md").write_text(markdown(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
