@@ -24,14 +24,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 from torch import Tensor
 
 from pong.config import Config, load_config
@@ -142,76 +142,66 @@ def siblings_mean(returns: Tensor, active: Tensor, siblings: int) -> Tensor:
 
 
 def main(
-    siblings: PositiveInt = 8,
-    hits: bool = False,
-    further: bool = False,
-    seeds: tuple[int, ...] = (),
-    steps: PositiveInt = 20 * EVERY,
+    siblings: Annotated[int, tyro.conf.arg(help="games of a group, K; 1: no baseline")] = 8,
+    hits: Annotated[bool, tyro.conf.arg(help="also start where the opponent had returned the player's shot")] = False,
+    further: Annotated[bool, tyro.conf.arg(help="train pretrained/pong_expert further, at a lower rate")] = False,
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(help="of the runs to train")] = (),
+    steps: Annotated[int, tyro.conf.arg(help="stop after so many decisions, those of all siblings")] = 20 * EVERY,
 ) -> None:
-    """Train some seeds, then compare all curves.
-
-    Args:
-        siblings: games of a group, K; 1: no baseline.
-        hits: also start where the opponent had returned the player's shot.
-        further: train pretrained/pong_expert further, at a lower rate.
-        seeds: of the runs to train.
-        steps: stop after so many decisions, those of all siblings.
-    """
+    """Train some seeds, then compare all curves."""
     changes = CHANGES | (FURTHER if further else {})
-    config = load_config("configs/pong_expert.toml").replace(**changes)
     processor = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     for seed in seeds:
         about = {"siblings": siblings, "hits": hits, **changes, "seed": seed, "processor": processor[0]}
         path = RESULTS / f"{'further-' * further}{siblings}-{'hits' if hits else 'serves'}-s{seed}.csv"
         path.write_text(f"# configs/pong_expert.toml with {json.dumps(about)}\n", encoding="utf-8")
-        trainer = Trainer(config.replace(seed=seed))
+        trainer = Trainer(load_config("configs/pong_expert.toml").replace(**changes, seed=seed))
         if further:
             load_weights(trainer.policy, load_policy(AGENT)[0].state_dict())
-        for row in train(trainer, siblings, hits, steps):
-            pd.DataFrame([row]).to_csv(
-                path, mode="a", header=row["step"] < 1.5 * EVERY, index=False, float_format="%.6g"
-            )
+        for number, row in enumerate(train(trainer, siblings, hits)):
+            pd.DataFrame([row]).to_csv(path, mode="a", header=not number, index=False, float_format="%.6g")
+            if row["step"] >= steps:
+                break
     compare()
 
 
-def train(trainer: Trainer, siblings: int, hits: bool, steps: int) -> Iterator[dict[str, float]]:
+def train(trainer: Trainer, siblings: int, hits: bool) -> Iterator[dict[str, Any]]:
     """Train a run and yield a row of its curve after every million decisions."""
     trainer.rollout.close()
-    with contextlib.closing(SiblingPlayer(trainer.config, trainer.actor, siblings, hits)) as player:
-        trainer.rollout.players, rows = [player], 0
+    player = SiblingPlayer(trainer.config, trainer.actor, siblings, hits)
+    trainer.rollout.players, due = [player], EVERY
+    with contextlib.closing(player):
         for update in trainer.run():
-            if trainer.steps >= (rows + 1) * EVERY:
-                rows += 1
+            if trainer.steps >= due:
+                due += EVERY
                 games = evaluate(trainer.actor, trainer.config, trainer.config.eval_episodes, seed=update.number)
                 row = {"step": trainer.steps, "update": update.number, "score": games.mean}
                 row |= {"standard_error": games.standard_error, "entropy": update.stats.entropy}
-                yield row | {"explained_variance": float(np.mean(player.explained[: update.number][-200:]))}
-            if trainer.steps >= steps:
-                break
+                yield row | {"explained_variance": np.mean(player.explained[: update.number][-200:])}
 
 
 def compare() -> None:
-    """Draw the mean of every kind of run with its 95 % interval over seeds, and write a table of equal decisions."""
-    runs = {name: [read_curve(run) for run in sorted((RESULTS.parent / name).glob("s*"))] for name in STUDY}
-    explained: dict[str, list[float]] = {name: [] for name in STUDY}
+    """Draw mean scores with their 95 % intervals over seeds, and write a table of them after equal decisions."""
+    runs = {name: [read_curve(run) for run in (RESULTS.parent / name).glob("s*")] for name in STUDY}
+    explained: dict[str, list[float]] = {}
     for file in sorted(RESULTS.glob("*.csv")):
         name, curve = file.stem.rpartition("-s")[0], pd.read_csv(file, comment="#")
         runs.setdefault(name, []).append(curve[["step", "score"]].to_numpy().T)
         explained.setdefault(name, []).append(curve["explained_variance"].iloc[-1])
-    figure, rows = Figure(figsize=(9, 4), layout="constrained"), []
-    panels = figure.subplots(1, 2, width_ratios=(2, 1))
+    figure, rows = Figure(figsize=(7, 4), layout="constrained"), []
+    axes = figure.subplots()
     for name, curves in runs.items():
         at = np.arange(EVERY, min(curve[0, -1] for curve in curves) + 1, EVERY)
         mean, half = t_interval(np.array([np.interp(at, curve[0], curve[-1]) for curve in curves]))
-        panels[int(name.startswith("further"))].errorbar(at / EVERY, mean, half, capsize=2, label=name)
-        cells = {f"{m} M": f"{mean[m - 1]:+.1f} ± {half[m - 1]:.1f}" if m <= len(at) else "" for m in (2, 4, 20)}
-        share = f"{np.mean(explained[name]):.2f}" if explained[name] else ""
-        rows.append({"run": name, "seeds": len(curves), **cells, "variance explained": share})
-    for panel in panels:
-        panel.set(xlabel="decisions, millions", ylabel="score of sampled games, mean ± 95 % over seeds")
-        panel.legend(fontsize=8)
+        if not name.startswith("further"):
+            axes.errorbar(at / EVERY, mean, half, capsize=2, label=name)
+        scores = {f"{m} M": f"{mean[m - 1]:+.1f} ± {half[m - 1]:.1f}" if m <= len(at) else "" for m in (1, 4, 20)}
+        share = {"variance explained": f"{np.mean(explained[name]):.2f}" if name in explained else ""}
+        rows.append({"run": name, "seeds": len(curves), **scores, **share})
+    axes.set(xlabel="decisions, millions", ylabel="score, mean ± 95 % over seeds")
+    axes.legend()
     figure.savefig(RESULTS / "curves.png", dpi=110)
-    (RESULTS / "scores.md").write_text(markdown(rows), encoding="utf-8")
+    (RESULTS / "scores.md").write_text(markdown(rows).replace(" ± nan", ""), encoding="utf-8")
 
 
 if __name__ == "__main__":
