@@ -42,7 +42,7 @@ from pong.envs.pong.task import pong_task
 from pong.evaluate import evaluate
 from pong.observations import SparseFrames
 from pong.rollout import TRAINING, Batch, Decisions, Player
-from pong.seeds import read_curve, t_interval
+from pong.seeds import t_interval
 from pong.train import Trainer, load_policy, load_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -154,12 +154,13 @@ def main(
     for seed in seeds:
         about = {"siblings": siblings, "hits": hits, **changes, "seed": seed, "processor": processor[0]}
         path = RESULTS / f"{'further-' * further}{siblings}-{'hits' if hits else 'serves'}-s{seed}.csv"
-        path.write_text(f"# configs/pong_expert.toml with {json.dumps(about)}\n", encoding="utf-8")
+        head, rows = f"# configs/pong_expert.toml with {json.dumps(about)}\n", []
         trainer = Trainer(load_config("configs/pong_expert.toml").replace(**changes, seed=seed))
         if further:
             load_weights(trainer.policy, load_policy(AGENT)[0].state_dict())
-        for number, row in enumerate(train(trainer, siblings, hits)):
-            pd.DataFrame([row]).to_csv(path, mode="a", header=not number, index=False, float_format="%.6g")
+        for row in train(trainer, siblings, hits):
+            rows.append(row)
+            path.write_text(head + pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"), encoding="utf-8")
             if row["step"] >= steps:
                 break
     compare()
@@ -181,27 +182,36 @@ def train(trainer: Trainer, siblings: int, hits: bool) -> Iterator[dict[str, Any
 
 
 def compare() -> None:
-    """Draw mean scores with their 95 % intervals over seeds, and write a table of them after equal decisions."""
-    runs = {name: [read_curve(run) for run in (RESULTS.parent / name).glob("s*")] for name in STUDY}
-    explained: dict[str, list[float]] = {}
+    """Draw scores, and write a table of their means with 95 % intervals over seeds, after equal decisions."""
+    runs = {name: [read(file) for file in (RESULTS.parent / name).glob("s*/metrics.csv")] for name in STUDY}
     for file in sorted(RESULTS.glob("*.csv")):
-        name, curve = file.stem.rpartition("-s")[0], pd.read_csv(file, comment="#")
-        runs.setdefault(name, []).append(curve[["step", "score"]].to_numpy().T)
-        explained.setdefault(name, []).append(curve["explained_variance"].iloc[-1])
+        runs.setdefault(file.stem.rpartition("-s")[0], []).append(read(file))
     figure, rows = Figure(figsize=(7, 4), layout="constrained"), []
     axes = figure.subplots()
     for name, curves in runs.items():
-        at = np.arange(EVERY, min(curve[0, -1] for curve in curves) + 1, EVERY)
-        mean, half = t_interval(np.array([np.interp(at, curve[0], curve[-1]) for curve in curves]))
+        at = np.arange(EVERY, min(steps[-1] for steps, *_ in curves) + 1, EVERY)
+        values = np.array([[np.interp(at, steps, y) for y in ys] for steps, *ys in curves])  # (seeds, 2, M)
+        mean, half = t_interval(values)
         if not name.startswith("further"):
-            axes.errorbar(at / EVERY, mean, half, capsize=2, label=name)
-        scores = {f"{m} M": f"{mean[m - 1]:+.1f} ± {half[m - 1]:.1f}" if m <= len(at) else "" for m in (1, 4, 20)}
-        share = {"variance explained": f"{np.mean(explained[name]):.2f}" if name in explained else ""}
-        rows.append({"run": name, "seeds": len(curves), **scores, **share})
-    axes.set(xlabel="decisions, millions", ylabel="score, mean ± 95 % over seeds")
-    axes.legend()
-    figure.savefig(RESULTS / "curves.png", dpi=110)
-    (RESULTS / "scores.md").write_text(markdown(rows).replace(" ± nan", ""), encoding="utf-8")
+            color = f"C{len(rows)}"
+            axes.plot(at / EVERY, values[:, 0].T, color=color, linewidth=0.7, alpha=0.6)
+            axes.plot(at / EVERY, mean[0], color=color, marker=".", label=f"{name}: {len(curves)} seeds and their mean")
+        cells = {m: f"{mean[0, m - 1]:+.1f} ± {half[0, m - 1]:.1f}" if m <= len(at) else "" for m in (1, 2, 4, 20)}
+        scores = {f"score at {m} M": cell.removesuffix(" ± nan") for m, cell in cells.items()}
+        explained = {"variance explained": f"{mean[1, :4][-1]:.2f}".replace("nan", "–")}
+        rows.append({"run": name, "seeds": len(curves), **scores, **explained})
+    axes.set(xlabel="decisions, millions", ylabel="score", xlim=(0, 12), ylim=(-21, 21))
+    axes.grid(alpha=0.2)
+    axes.legend(loc="lower right")
+    figure.savefig(RESULTS / "curves.png", dpi=100)
+    (RESULTS / "scores.md").write_text(markdown(rows), encoding="utf-8")
+
+
+def read(file: Path) -> NDArray[np.float64]:
+    """Steps, scores and the explained share of the returns' variance, (3, rows), of a run of the study or of this."""
+    curve = pd.read_csv(file, comment="#").rename(columns=lambda name: name.rpartition("/")[2])
+    score = "episodic_return_mean100" if file.name == "metrics.csv" else "score"
+    return curve[["step", score, "explained_variance"]].to_numpy(float).T
 
 
 if __name__ == "__main__":
