@@ -184,7 +184,7 @@ def train(trainer: Trainer, siblings: int, hits: bool) -> Iterator[dict[str, Any
 def compare() -> None:
     """Draw scores, and write a table of their means with 95 % intervals over seeds, after equal decisions."""
     runs = {name: [read(file) for file in (RESULTS.parent / name).glob("s*/metrics.csv")] for name in STUDY}
-    for file in sorted(RESULTS.glob("*.csv")):
+    for file in sorted(RESULTS.glob("*.csv"), key=lambda file: (len(file.stem), file.stem)):
         runs.setdefault(file.stem.rpartition("-s")[0], []).append(read(file))
     figure, rows = Figure(figsize=(7, 4), layout="constrained"), []
     axes = figure.subplots()
