@@ -197,7 +197,7 @@ def compare() -> None:
             axes.plot(at / EVERY, values[:, 0].T, color=color, linewidth=0.7, alpha=0.6)
             axes.plot(at / EVERY, mean[0], color=color, marker=".", label=f"{name}: {len(curves)} seeds and their mean")
         cells = {m: f"{mean[0, m - 1]:+.1f} ± {half[0, m - 1]:.1f}" if m <= len(at) else "" for m in (1, 2, 4, 20)}
-        scores = {f"score at {m} M": cell.removesuffix(" ± nan") for m, cell in cells.items()}
+        scores = {f"score at {m} M": cell.removesuffix(" ± nan").replace("-", "−") for m, cell in cells.items()}
         explained = {"variance explained": f"{mean[1, :4][-1]:.2f}".replace("nan", "–")}
         rows.append({"run": name, "seeds": len(curves), **scores, **explained})
     axes.set(xlabel="decisions, millions", ylabel="score", xlim=(0, 12), ylim=(-21, 21))
