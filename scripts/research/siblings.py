@@ -3,15 +3,12 @@
     python scripts/research/siblings.py --siblings 8 --seeds 401 402 403
 
 trains configs/pong_expert.toml without its baseline, writes a curve of each seed to results/ceiling/siblings/, and
-compares all curves there with two variants of the study in results/ceiling (docs/siblings.md).
+compares all curves there with two variants of the study in results/ceiling. docs/siblings.md has method and results.
 
-A group's K games start a rally in the same state, with random numbers of their own, and wait until all have ended
-theirs. Then all continue from the first one's next serve. With ``--hits``, they first play K rallies from a state in
-which the opponent had returned the player's shot, if that happened. The loss is −log π(aₜ|sₜ)·(Rₜ − bₜ), where bₜ is
-the mean return Rₜ of the siblings that are still playing t decisions after the common start; 0 if none is. Given that
-start, the siblings are independent: bₜ depends on their actions and on t, but not on aₜ. So E[∇log π(aₜ|sₜ)·bₜ] =
-E[bₜ]·E[∇log π(aₜ|sₜ)] = 0: the baseline changes the gradient's variance but not its mean. All rallies of a group enter
-the same batch, however long they are.
+The loss is −log π(aₜ|sₜ)·(Rₜ − bₜ), where bₜ is the mean return of the siblings that still play t decisions after the
+common start. Given that start, the siblings are independent: bₜ depends on their actions and on t, but not on aₜ. So
+E[∇log π(aₜ|sₜ)·bₜ] = E[bₜ]·E[∇log π(aₜ|sₜ)] = 0: the baseline changes the gradient's variance but not its mean. All
+rallies of a group enter the same batch, however long they are.
 
 Sources: "vine" in Schulman et al. 2015, "Trust region policy optimization"; the leave-one-out mean in Kool et al. 2019,
 "Buy 4 REINFORCE samples, get a baseline for free!".
@@ -24,7 +21,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -61,8 +58,8 @@ class SiblingFleet(MachineFleet):
     def __init__(self, config: Config, siblings: int, hits: bool):
         super().__init__(config.num_envs, pong_task(config))
         self.siblings, self.hits = siblings, hits
-        self.ended, self.returned = np.zeros((2, self.num_envs), np.bool_)  # the rally; the ball in it
-        self.apart = np.zeros(self.num_envs, np.bool_)  # plays a rally from a comeback
+        # ended its rally; returned a ball in it; plays it from a comeback
+        self.ended, self.returned, self.apart = np.zeros((3, self.num_envs), np.bool_)
         self.serves: dict[int, tuple[Any, ...]] = {}  # states by group: its first game's next serve
         self.comebacks: dict[int, tuple[Any, ...]] = {}  # states by game, when the ball last came back
 
@@ -142,7 +139,7 @@ def siblings_mean(returns: Tensor, active: Tensor, siblings: int) -> Tensor:
 
 
 def main(
-    siblings: Annotated[int, tyro.conf.arg(help="games of a group, K; 1: no baseline")] = 8,
+    siblings: Annotated[Literal[1, 2, 4, 8, 16, 32], tyro.conf.arg(help="games of a group, K; 1: no baseline")] = 8,
     hits: Annotated[bool, tyro.conf.arg(help="also start where the opponent had returned the player's shot")] = False,
     further: Annotated[bool, tyro.conf.arg(help="train pretrained/pong_expert further, at a lower rate")] = False,
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(help="of the runs to train")] = (),
