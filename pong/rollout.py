@@ -313,9 +313,16 @@ class Player:
 
     def _cut(self, segments: list[Segment]) -> Batch:
         """A batch of the decisions whose return is known; the others wait for the next one."""
+        is_pong = self.config.is_pong
         decisions = Decisions.cat([*([self._waiting] if self._waiting else []), *map(Decisions.of, segments)])
-        active, (returns, known) = decisions.active, self._returns(decisions)
+        rewards, dones, active = decisions.rewards, decisions.dones, decisions.active
+        reset = is_pong and self.config.reset_at_points
+        ends = dones | (rewards != 0) if reset else dones
+        known = np.logical_or.accumulate(ends[::-1])[::-1]  # an end lies ahead
         self._waiting = decisions.select(active & ~known)
+        returns = discounted_returns(
+            torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=reset
+        )
         emulators, time_steps = np.nonzero((active & known).T)  # by emulator, whoever plays them
         if self.config.standardize == "episode":
             for i in np.unique(emulators):
@@ -330,19 +337,10 @@ class Player:
             actions=decisions.actions[rows],
             returns=returns[time_steps, emulators],
             episodes=self._finished(segments),
-            points=sum(int(np.count_nonzero(s.rewards * s.active)) for s in segments) if self.config.is_pong else 0,
+            points=sum(int(np.count_nonzero(s.rewards * s.active)) for s in segments) if is_pong else 0,
             steps=sum(int(np.count_nonzero(s.active)) for s in segments),
             frames=sum(int(s.frames.sum()) for s in segments),
         )
-
-    def _returns(self, decisions: Decisions) -> tuple[Tensor, NDArray[np.bool_]]:
-        """The returns (T, N) of decisions, and where they are known: an end lies ahead."""
-        rewards, dones, reset = decisions.rewards, decisions.dones, self.config.is_pong and self.config.reset_at_points
-        ends = dones | (rewards != 0) if reset else dones
-        returns = discounted_returns(
-            torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=reset
-        )
-        return returns, np.logical_or.accumulate(ends[::-1])[::-1]
 
     def _finished(self, segments: list[Segment]) -> list[Episode]:
         """The episodes that ended, emulator by emulator; those that go on keep their totals."""
