@@ -146,7 +146,7 @@ def tables(studies: dict[str, Study], runs: dict[str, Runs]) -> dict[str, str]:
         "classroom/lqr.md": gains_table(studies["classroom"]),
         "ceiling/scores.md": study_table(studies["ceiling"], runs["ceiling"]),
         "far/scores.md": study_table(studies["far"], {"pong_expert.toml": expert} | runs["far"]),
-        "ceiling/bound.md": bound_table(bound()),
+        "ceiling/planner.md": planner_table(planners()),
         "ceiling/rallies.md": rallies_table(RESULTS / "ceiling/rallies.json"),
     }
     for name in ("classroom/cartpole", "doom/basic", "doom/health"):
@@ -258,18 +258,20 @@ def gains_table(study: Study) -> str:
     return markdown(rows).replace("|  |", "| |") if len(rows) > 1 else ""
 
 
-def bound() -> pd.DataFrame:
-    """The players that know the exact game state: hold, number of actions, and scores by WAYS."""
-    return pd.json_normalize([read_json(file) for file in sorted((RESULTS / "ceiling/bound").glob("*.json"))])
+def planners() -> list[dict[str, Any]]:
+    """The players of ``scripts/research/planner.py``, which know the exact state of the game."""
+    file = RESULTS / "ceiling/planner.json"
+    return read_json(file)["players"] if file.exists() else []
 
 
-def bound_table(players: pd.DataFrame) -> str:
+def planner_table(players: list[dict[str, Any]]) -> str:
     """A row for each player."""
     rows = []
-    for _, player in players.iterrows():
-        row = {"frames a decision": player["hold"], "actions": player["actions"]}
-        row |= {way: f"{player[f'{way}.mean']:+.2f} ± {player[f'{way}.standard_error']:.2f}" for way in WAYS}
-        rows.append(row | {"games each": count(player["sampled.n"])})
+    for player in players:
+        row = {"frames a decision": player["hold"], "actions": player["actions"], "sequences": player["sequences"]}
+        row |= {"futures": player["futures"], "frames ahead": player["frames"]}
+        row |= {"score": f"{player['mean']:+.2f} ± {player['standard_error']:.2f}", "games": count(player["n"])}
+        rows.append(row)
     return markdown(rows)
 
 
@@ -377,9 +379,9 @@ def draw(runs: dict[str, Runs]) -> None:
         draw_ladder(runs["ladder"], RESULTS / "ladder/ladder.png")
     if runs["ceiling"]:
         draw_study(runs["ceiling"], RESULTS / "ceiling")
-    if len(players := bound()):
+    if players := planners():
         pixels = chosen(runs, {"recipes": ("pong", "pong_expert"), "far": ()})
-        draw_bound(players, pixels, RESULTS / "ceiling/bound.png")
+        draw_planners(players, pixels, RESULTS / "ceiling/planner.png")
 
 
 def plot(axis: Any, groups: Runs, key: str, scale: float, **style: Any) -> None:
@@ -482,25 +484,24 @@ def draw_study(runs: Runs, folder: Path) -> None:
     figure.savefig(folder / "scores.png", dpi=DPI)
 
 
-def draw_bound(players: pd.DataFrame, runs: list[Run], path: Path) -> None:
-    """A panel for each hold: players that know the exact state, and a dot for each run that sees pixels."""
+def draw_planners(players: list[dict[str, Any]], runs: list[Run], path: Path) -> None:
+    """A panel for each hold: the planner with each set of actions, and a dot for each run that sees pixels."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    axes = figure.subplots(1, players["hold"].nunique(), sharey=True, squeeze=False)[0]
-    for axis, (hold, panel) in zip(axes, players.groupby("hold", sort=False), strict=True):
-        x = {actions: number for number, actions in enumerate(panel["actions"])}
-        dots = [run for run in runs if run.config.hold == hold and run.config.actions in x]
-        for way, shift, filled in zip(WAYS, (-0.18, 0.18), ("C0", "none"), strict=True):
-            bars = {"yerr": 2 * panel[f"{way}.standard_error"], "color": "0.85", "edgecolor": "0.6"}
-            axis.bar(np.arange(len(x)) + shift, panel[f"{way}.mean"], 0.34, label=f"oracle, {way}", **bars)
-            places, scores = ([x[run.config.actions] + shift for run in dots], [run.own[way]["mean"] for run in dots])
-            label = f"sees pixels, {way}: a dot for each seed"
-            axis.plot(places, scores, "o", color="C0", markerfacecolor=filled, label=label)
-        axis.set_xticks(list(x.values()), [f"{actions} actions" for actions in x])
-        axis.set_title(f"{str(hold).replace('-', ' to ')} frames a decision", fontsize=10)
-        axis.set_ylim(4, 21.5)
+    bars = {(player["hold"], player["actions"]): player for player in reversed(players)}  # the first of each
+    for axis, hold in zip(figure.subplots(1, 2, sharey=True), (4, "2-4"), strict=True):
+        for x, actions in enumerate((2, 3, 6)):
+            bar, seeds = bars[hold, actions], [r for r in runs if (r.config.hold, r.config.actions) == (hold, actions)]
+            axis.bar(x, bar["mean"], 0.7, yerr=2 * bar["standard_error"], color="0.85", edgecolor="0.6")
+            for way, shift, filled in zip(WAYS, (-0.18, 0.18), ("C0", "none"), strict=True):
+                scores = [run.own[way]["mean"] for run in seeds]
+                axis.plot([x + shift] * len(scores), scores, "o", color="C0", markerfacecolor=filled)
+        axis.set_xticks(range(3), [f"{actions} actions" for actions in (2, 3, 6)])
+        axis.set(title=f"{str(hold).replace('-', ' to ')} frames a decision", ylim=(4, 21.5))
         axis.grid(alpha=0.2, axis="y")
-    axes[0].set_ylabel("score, sticky actions")
-    axes[0].legend(frameon=True, fontsize=8, loc="lower right")
+    figure.supylabel("score, sticky actions", fontsize=10)
+    figure.supxlabel(
+        "bar: planner that knows the exact state; dot: a trained seed that sees pixels, ● sampled, ○ greedy"
+    )
     figure.savefig(path, dpi=DPI)
 
 
