@@ -12,7 +12,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from pong.config import PONG_FRAMES
 from pong.envs.pong.compiled import kernel
 from pong.envs.pong.fleet import MachineFleet, announced
 from pong.envs.pong.machine import GAME, WINNING_POINTS, Emulators, act, is_over, reset
@@ -65,7 +64,7 @@ class Settings:
     @property
     def task(self) -> PongTask:
         """For the compiled Pong."""
-        limit = min(self.max_num_frames_per_episode or PONG_FRAMES, PONG_FRAMES)
+        limit = min(self.max_num_frames_per_episode or PongTask.max_frames, PongTask.max_frames)
         return PongTask(sticky=self.repeat_action_probability, max_frames=limit)
 
     @property

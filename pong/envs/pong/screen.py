@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from pong.envs.pong import machine
+import pong.envs.pong.machine as machine
 from pong.envs.pong.compiled import kernel, rule
 from pong.envs.pong.machine import MOST, OPPONENT, PLAYER, WINNING_POINTS, Floats, Game, round_up
 from pong.observations import PIXELS
