@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from pong.config import Config, RunError
-from pong.envs import prepare
+from pong.envs import make_fleet, prepare
 from pong.envs.base import Actor
-from pong.envs.pong.task import pong_task
 from pong.policies import Policy
 from pong.rollout import EVALUATION, POLL_SECONDS, Episode, Player, Rollout, emulator_seeds
 
@@ -133,9 +132,8 @@ def evaluate(
 
 def _every_start(policy: Actor, config: Config) -> Evaluation:
     """Play one game from each number of NOOPs, 1 to ``noop_max``: the first game of a seed that draws it."""
-    from pong.envs.pong.fleet import MachineFleet  # Numba is imported when Pong is first played
-
-    fleet, games = MachineFleet(1, pong_task(config)), dict[int, Episode]()
+    fleet: Any = make_fleet(config.replace(emulator="machine"), 1)
+    games: dict[int, Episode] = {}
     for seed in itertools.count():
         fleet.reset(emulator_seeds(seed, 0, [0], EVALUATION))
         if (noops := int(fleet.games["frames"][0])) not in games:
