@@ -112,7 +112,7 @@ function apply(item, on, verdict = "") {
   Object.assign(page.settings, settings);
   page.worker.postMessage({ settings });
   page.marks.push({ steps: page.stats?.steps ?? 0, text: on ? item.name : `not: ${item.name}` });
-  $("sentence").textContent = on ? `${verdict}${item.sentence} (${item.toy})` : "";
+  $("sentence").textContent = on ? `${verdict}${item.sentence} ${item.toy}` : "";
 }
 
 function working() {
