@@ -29,16 +29,10 @@ SOLID_RED, SOLID_LUMINANCE = (  # by a pixel's value: 0 for black and for backgr
 def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Crop a screen to the play field, keep every second row and column, and mark what is not background.
 
-    Rows 35..194; the background colours become 0 and everything else that is not black becomes 1. Colour and luminance
-    screens of the same moment give the same result.
+    Screens (…, 210, 160, 3) RGB or (…, 210, 160) luminance become frames (…, 80, 80) uint8: in rows 35 to 194, the
+    background colours and black become 0, and all else 1. Both kinds of screen give the same result.
 
     Source: Karpathy 2016, gist pg-pong.py, ``prepro`` (there from the red channel).
-
-    Args:
-        screen: (210, 160, 3) RGB or (210, 160) luminance, uint8; leading batch dimensions are kept.
-
-    Returns:
-        (80, 80) uint8 in {0, 1}, with the leading dimensions of ``screen``.
     """
     if screen.dtype != np.uint8:
         raise ValueError(f"screen must be uint8, got {screen.dtype}")
@@ -65,16 +59,9 @@ class SparseFrames:
     def from_dense(cls, frames: NDArray[np.int8]) -> "SparseFrames":
         """Compress rows (B, width) int8 in {−1, 0, 1}."""
         rows, columns = np.nonzero(frames)
-        offsets = np.searchsorted(rows, np.arange(len(frames)))
-        signs = frames[rows, columns].astype(np.float32)
-        return cls.from_numpy(columns.astype(np.int32), signs, offsets.astype(np.int32), frames.shape[1])
-
-    @classmethod
-    def from_numpy(
-        cls, columns: NDArray[np.int32], signs: NDArray[np.float32], offsets: NDArray[np.int32], width: int
-    ) -> "SparseFrames":
-        """The attributes as arrays, whose memory is shared."""
-        return cls(torch.from_numpy(columns), torch.from_numpy(signs), torch.from_numpy(offsets), width)
+        offsets = torch.from_numpy(np.searchsorted(rows, np.arange(len(frames)))).int()
+        signs = torch.from_numpy(frames[rows, columns]).float()
+        return cls(torch.from_numpy(columns).int(), signs, offsets, frames.shape[1])
 
     @classmethod
     def cat(cls, parts: "Sequence[SparseFrames]") -> "SparseFrames":
@@ -239,11 +226,8 @@ class DifferenceFrames(VectorWrapper):
     """Turns a vector environment's screens into difference frames (N, 6400) int8 in {−1, 0, 1}.
 
     Each observation is this frame minus the previous one, both as ``preprocess`` makes them, and all zeros at an
-    episode's first screen. Points within a game do not reset it, as in the original.
-
-    Args:
-        env: shows screens (N, 210, 160, 3) RGB or (N, 210, 160) luminance, uint8, and restarts a finished environment
-            in the same step or in the next one (``AutoresetMode.SAME_STEP`` or ``NEXT_STEP``).
+    episode's first screen. Points within a game do not reset it, as in the original. ``env`` shows screens as
+    ``preprocess`` takes them, and has ``AutoresetMode.SAME_STEP`` or ``NEXT_STEP``.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]):

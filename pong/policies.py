@@ -87,7 +87,7 @@ class DiscretePolicy(Policy):
         if isinstance(x, SparseFrames) and self.two_layers:
             from pong.envs.pong import kernels  # Numba is imported when Pong is first played
 
-            return kernels.sample_rows(self.two_layers, x, noise)
+            return kernels.decide_rows(self.two_layers, x, noise)[1]
         logits = self.logits(x)
         if logits.shape[1] == 1:
             return (noise < torch.sigmoid(logits[:, 0]).cpu()).long()
@@ -100,7 +100,7 @@ class DiscretePolicy(Policy):
         if isinstance(x, SparseFrames) and self.two_layers:
             from pong.envs.pong import kernels
 
-            logits = kernels.logits_of_rows(self.two_layers, x)
+            logits, _ = kernels.decide_rows(self.two_layers, x, torch.zeros(len(x), dtype=F32))
         else:
             logits = self.logits(x).cpu()
         return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(-1)
@@ -227,11 +227,10 @@ class ConvNet(nn.Module):
         return torch.cat([self._outputs(part) for part in x.split(rows)])
 
     def _outputs(self, x: Tensor | SparseFrames) -> Tensor:
-        sparse = isinstance(x, SparseFrames)
         rows = replace(x, signs=SPARSE_SCALE * x.signs).dense() if isinstance(x, SparseFrames) else float_rows(x)
         pixels = math.prod(self.shape)
         images, extra = rows[:, :pixels].view(-1, *self.shape), rows[:, pixels:]
-        if not sparse:
+        if isinstance(x, Tensor):
             images = images.contiguous(memory_format=torch.channels_last)  # a third faster
         hidden = torch.relu(self.hidden(torch.cat([self.convolutions(images), extra], 1)))
         outputs: Tensor = self.outputs(hidden)

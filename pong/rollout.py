@@ -171,7 +171,8 @@ class Snapshot(NamedTuple):
         names = ("rows.columns", "rows.signs", "rows.counts", "waiting.actions", "waiting.rewards")
         columns, signs, sizes, actions, rewards = (np.concatenate([state[name] for state in states]) for name in names)
         starts = (np.cumsum(sizes) - sizes).astype(np.int32)
-        rows = SparseFrames.from_numpy(columns.astype(np.int32), signs.astype(np.float32), starts, spec.inputs)
+        tensors = torch.from_numpy(columns).int(), torch.from_numpy(signs).float(), torch.from_numpy(starts)
+        rows = SparseFrames(*tensors, spec.inputs)
         counts = np.array([len(state["waiting.actions"]) for state in states])
         current = np.zeros(len(sizes), np.bool_)
         current[np.cumsum(counts + 1) - 1] = True
@@ -180,8 +181,8 @@ class Snapshot(NamedTuple):
         numbers, placed = np.zeros(active.shape, np.int64), np.zeros(active.shape, np.float32)
         numbers.T[active.T], placed.T[active.T] = np.arange(len(actions)), rewards
         waiting = rows[torch.from_numpy(np.flatnonzero(~current))]
-        arrays = numbers, placed, np.zeros_like(active), active
-        decisions = Decisions(waiting, torch.from_numpy(actions.astype(np.int64)), *arrays)
+        chosen = torch.from_numpy(actions.astype(np.int64))
+        decisions = Decisions(waiting, chosen, numbers, placed, np.zeros_like(active), active)
         totals = np.stack([state["episode"] for state in states])
         return cls(states, rows[torch.from_numpy(np.flatnonzero(current))], totals, decisions)
 
@@ -451,11 +452,9 @@ class Rollout:
 
     def _join(self, batches: list[Batch]) -> Batch:
         """One batch of the players' batches, with the counts of all ranks."""
-        observations, actions, returns = (
-            cat([batch.observations for batch in batches]),
-            torch.cat([batch.actions for batch in batches]),
-            torch.cat([batch.returns for batch in batches]),
-        )
+        observations = cat([batch.observations for batch in batches])
+        actions = torch.cat([batch.actions for batch in batches])
+        returns = torch.cat([batch.returns for batch in batches])
         counts = [(batch.episodes, batch.points, batch.steps, batch.frames) for batch in batches]
         of_ranks = self.ranks.all_gather((len(returns), counts))
         weight = len(returns) / sum(rows for rows, _ in of_ranks)

@@ -7,7 +7,6 @@ import runpy
 import subprocess
 import sys
 from dataclasses import astuple
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +19,7 @@ from pong.config import Config
 from pong.envs import task_spec
 from pong.envs.pong import compiled, kernels, machine
 from pong.envs.pong import fleet as machine_fleet
-from pong.envs.pong.kernels import logits_of_rows, sample_rows
+from pong.envs.pong.kernels import decide_rows
 from pong.observations import PIXELS, SparseFrames
 from pong.policies import CategoricalPolicy, KarpathyPolicy, TwoLayers
 from pong.rollout import TRAINING, ActionNoise, Player
@@ -68,51 +67,51 @@ def edges(act, rows, outputs, action=0):
 
 @pytest.mark.parametrize("spread", [0.1, 1, 5])
 @pytest.mark.parametrize(("hidden", "outputs"), [(1, 1), (7, 1), (200, 1), (1, 3), (7, 2), (7, 3), (200, 3), (200, 6)])
-def test_sample_rows_has_torchs_probabilities(frames, hidden, outputs, spread):
+def test_decide_rows_has_torchs_probabilities(frames, hidden, outputs, spread):
     network = make_network(hidden, outputs, spread)
     W1, W2 = (weights.double() for weights in network)
     logits = torch.relu(frames.dense(torch.float64) @ W1) @ W2.T
     sums = torch.sigmoid(logits) if outputs == 1 else torch.softmax(logits, -1).cumsum(-1)[:, :-1]
     assert sums.std() > spread / 200
     for action, expected in enumerate(sums.T):
-        limits = edges(lambda noise: sample_rows(network, frames, noise), len(frames), outputs, action) / 2**24
+        limits = edges(lambda noise: decide_rows(network, frames, noise)[1], len(frames), outputs, action) / 2**24
         torch.testing.assert_close(limits.double(), expected, rtol=0, atol=1e-6)
-    assert sample_rows(network, frames, torch.full((97,), LAST)).max() == outputs - 1
+    assert decide_rows(network, frames, torch.full((97,), LAST))[1].max() == outputs - 1
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 3])
-def test_sample_rows_by_hand(outputs):
+def test_decide_rows_by_hand(outputs):
     """All actions of empty rows are equally likely: the limits are ½, or ⅓ and ⅔."""
     noise = torch.tensor([0, 1 / 3 - 1e-6, 1 / 3 + 1e-6, 0.5 - 2**-24, 0.5, 2 / 3 - 1e-6, 2 / 3 + 1e-6, LAST])
     x = SparseFrames.from_dense(np.zeros((8, PIXELS), np.int8))
     expected = {1: [1, 1, 1, 1, 0, 0, 0, 0], 2: [0, 0, 0, 0, 1, 1, 1, 1], 3: [0, 0, 1, 1, 1, 1, 2, 2]}
-    assert sample_rows(make_network(4, outputs), x, noise).tolist() == expected[outputs]
+    assert decide_rows(make_network(4, outputs), x, noise)[1].tolist() == expected[outputs]
 
 
-def test_sample_rows_with_extreme_logits():
+def test_decide_rows_with_extreme_logits():
     """Logits of ±800, whose exponentials overflow float32."""
     x = SparseFrames.from_dense(np.eye(2, PIXELS, dtype=np.int8))
     W1 = torch.zeros(PIXELS, 2)
     W1[0, 0] = W1[1, 1] = 800.0
     for u in (0.0, 0.5, LAST):
         noise = torch.full((2,), u)
-        assert sample_rows((W1, torch.tensor([[1.0, -1.0]])), x, noise).tolist() == [1, 0]
-        assert sample_rows((W1, torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), x, noise).tolist() == [0, 1]
-        assert sample_rows((W1, torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])), x, noise)[1] == 2
+        assert decide_rows((W1, torch.tensor([[1.0, -1.0]])), x, noise)[1].tolist() == [1, 0]
+        assert decide_rows((W1, torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), x, noise)[1].tolist() == [0, 1]
+        assert decide_rows((W1, torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])), x, noise)[1][1] == 2
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_decisions_ignore_other_rows(frames, outputs):
     """Batches of any size have the same limits, bit for bit."""
-    policy, rows = make_policy(*make_network(200, outputs, 2.0)), torch.arange(len(frames))
-    logits, likeliest = logits_of_rows(policy.two_layers, frames), policy.act_greedily(frames)
+    policy, rows, zeros = make_policy(*make_network(200, outputs, 2.0)), torch.arange(97), torch.zeros(97)
+    logits, likeliest = decide_rows(policy.two_layers, frames, zeros)[0], policy.act_greedily(frames)
     assert torch.equal(likeliest, logits.argmax(-1) if outputs > 1 else (logits[:, 0] > 0).long())
     edge = edges(lambda noise: policy.act(frames, noise), len(frames), outputs)
     before, after = (edge - 1) / 2**24, edge / 2**24  # the last number for one action, the first for another
     assert (policy.act(frames, before) != policy.act(frames, after)).all()
     for n in (1, 2, 3, 5, 8, 11, 32):
         parts = rows.split(n)
-        assert torch.equal(torch.cat([logits_of_rows(policy.two_layers, frames[part]) for part in parts]), logits)
+        assert torch.equal(torch.cat([decide_rows(policy.two_layers, frames[p], zeros[p])[0] for p in parts]), logits)
         assert torch.equal(torch.cat([policy.act_greedily(frames[part]) for part in parts]), likeliest)
         for noise in (before, after):
             actions = torch.cat([policy.act(frames[part], noise[part]) for part in parts])
@@ -130,8 +129,8 @@ def test_policy_acts_by_its_two_layers(frames, outputs):
     noise = torch.rand(len(frames), generator=torch.Generator().manual_seed(1))
     actions = policy.act(frames, noise)
     assert actions.dtype == torch.int64
-    assert torch.equal(actions, sample_rows((W1, W2), frames, noise))
-    assert torch.equal(actions, sample_rows((W1.double(), W2.double()), frames, noise))
+    assert torch.equal(actions, decide_rows((W1, W2), frames, noise)[1])
+    assert torch.equal(actions, decide_rows((W1.double(), W2.double()), frames, noise)[1])
     assert torch.equal(actions, policy.act(frames.dense(), noise))  # none of these lies within 1e-6 of a limit
     assert policy.act(frames[torch.arange(0)], noise[:0]).tolist() == []
     torch.nn.init.zeros_(list(policy.parameters())[1])  # the current weights decide
@@ -169,7 +168,7 @@ def make_players():
         def make(config):
             outputs = 1 if config.actions == 2 else config.actions
             network = make_network(config.hidden, outputs, 2.0, task_spec(config).inputs)
-            single = SimpleNamespace(two_layers=None, noise_shape=(), act=partial(sample_rows, network))
+            single = SimpleNamespace(two_layers=None, noise_shape=(), act=lambda *x: decide_rows(network, *x)[1])
             compiled = SimpleNamespace(two_layers=network, noise_shape=(), act=None)  # must not be called
             players = [Player(config, range(config.num_envs), TRAINING, actor) for actor in (compiled, single)]
             for player in players:

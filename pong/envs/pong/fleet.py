@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pong.envs.base import Actor, EmulatorState, Fleet, Segment, StepResult, generator_state, restore_generator
 from pong.envs.pong import machine
-from pong.envs.pong.kernels import Record, play, sample_rows, weights
+from pong.envs.pong.kernels import Record, decide_rows, play, weights
 from pong.envs.pong.task import PongTask
 from pong.observations import NOW, PIXELS, Observations, SparseFrames
 
@@ -113,8 +113,8 @@ class MachineFleet(Fleet):
     def _sparse(self, rows: machine.Rows, first: int, last: int) -> SparseFrames:
         """Rows from ``first`` up to ``last``, a copy."""
         start, end = int(rows.offsets[first]), int(rows.offsets[last])
-        arrays = rows.columns[start:end].copy(), rows.signs[start:end].copy(), rows.offsets[first:last] - start
-        return SparseFrames.from_numpy(*arrays, self._width)
+        columns, signs = (torch.from_numpy(array[start:end].copy()) for array in rows[:2])
+        return SparseFrames(columns, signs, torch.from_numpy(rows.offsets[first:last] - start), self._width)
 
     def state(self) -> list[EmulatorState]:
         """Of each game, whoever plays it: its numbers, its two generators, and the pixels of its last frames."""
@@ -182,8 +182,7 @@ class MachineFleet(Fleet):
         """The current rows; a fresh game has no difference and no last action."""
         rows = self._rows(1)
         machine.observe(self.emulators, actions, fresh, rows, 0)
-        n = rows.offsets[-1]
-        return SparseFrames.from_numpy(rows.columns[:n], rows.signs[:n], rows.offsets[:-1], self._width)
+        return self._sparse(rows, 0, self.num_envs)
 
 
 def announced() -> Any:
@@ -199,7 +198,7 @@ def compile_once() -> None:
         observations = fleet.reset()
         actor: Any = SimpleNamespace(two_layers=(torch.zeros(PIXELS, 1), torch.zeros(1, 1)))
         fleet.play(actor, observations, noise, active, whole_episodes=False)
-        actions = sample_rows(actor.two_layers, observations, torch.from_numpy(noise[0]))
+        _, actions = decide_rows(actor.two_layers, observations, torch.from_numpy(noise[0]))
         fleet.step(actions.numpy(), active)
 
 

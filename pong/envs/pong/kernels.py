@@ -116,17 +116,8 @@ def play(
     return T
 
 
-def sample_rows(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> Tensor:
-    """Sample actions (B,) int64 of B rows; weights (inputs, hidden) and (outputs, hidden), noise (B,) on [0, 1)."""
-    return _decide(network, x, noise)[1]
-
-
-def logits_of_rows(network: tuple[Tensor, Tensor], x: SparseFrames) -> Tensor:
-    """The logits (B, outputs) from which ``sample_rows`` samples."""
-    return _decide(network, x, torch.zeros(len(x), dtype=torch.float32))[0]
-
-
-def _decide(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> tuple[Tensor, Tensor]:
+def decide_rows(network: tuple[Tensor, Tensor], x: SparseFrames, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits (B, outputs) and sampled actions (B,) int64 of B rows; noise (B,) float32, uniform on [0, 1)."""
     logits = torch.empty(len(x), len(network[1]), dtype=torch.float32)
     actions = torch.empty(len(x), dtype=torch.int64)
     rows = Rows(x.columns.numpy(), x.signs.numpy(), np.append(x.offsets.numpy(), np.int32(len(x.columns))))
