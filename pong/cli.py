@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tyro
 from pydantic import AfterValidator, Field, NewPath, model_validator
@@ -18,9 +18,6 @@ from tyro.conf import Positional, arg
 from pong import STARTED
 from pong import config as keys
 from pong.config import GROUPS, Config, InputError, RunError, Settings, agents, load_config, nearest, printable, recipes
-
-if TYPE_CHECKING:
-    from pong.run import TrainRequest
 
 ABOUT = """Karpathy's Pong from Pixels in PyTorch.
 
@@ -84,22 +81,17 @@ class Train(Settings):
 
     def train(self, command: list[str], started: float) -> int:
         """Train one run, or one for each of the seeds, and return the exit status."""
+        from pong.run import TrainRequest, train
+
+        config = Config(**{key: value for name in GROUPS for key, value in getattr(self, name)})
+        request = TrainRequest(config, self.run_dir, checkpoint=self.resume, init=self.init)
+        if self.resume and self.resume.is_dir():
+            request = TrainRequest(config, self.resume)
         if self.seeds:
             from pong.seeds import train_seeds
 
-            return train_seeds(self.request(), _numbers(self.seeds), command)
-        from pong.run import train
-
-        return train(self.request(), command, started)
-
-    def request(self) -> "TrainRequest":
-        """What to train."""
-        from pong.run import TrainRequest
-
-        config = Config(**{key: value for name in GROUPS for key, value in getattr(self, name)})
-        if self.resume and self.resume.is_dir():
-            return TrainRequest(config, self.resume)
-        return TrainRequest(config, self.run_dir, checkpoint=self.resume, init=self.init)
+            return train_seeds(request, _numbers(self.seeds), command)
+        return train(request, command, started)
 
 
 class Eval(Settings):
@@ -196,10 +188,8 @@ class Play(Settings):
                 show(watched, sys.stdout, self.speed)
             else:
                 write_film(watched, file, fps_of(config), f"{name} · update {updates} · {way} · seed {self.seed}")
-        end = "" if last.finished else ", truncated"
-        print(
-            printable(f"score {signed(last.score)} in {last.step:,} steps{end}{'' if self.terminal else f': {file}'}")
-        )
+        end = ("" if last.finished else ", truncated") + ("" if self.terminal else f": {file}")
+        print(printable(f"score {signed(last.score)} in {last.step:,} steps{end}"))
 
 
 class Export(Settings):

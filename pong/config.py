@@ -232,10 +232,9 @@ def resolve(name: Path, known: dict[str, Path], *inside: Path) -> Path:
 
 
 def load_config(path: PathLike, trust: bool = False) -> Config:
-    """Read a TOML file in UTF-8, whose name gives the run's name if it sets none; ``trust`` as in ``validate``.
+    """Read a TOML file in UTF-8, or a recipe by name; ``trust`` as in ``validate``.
 
-    Args:
-        path: a file, or the name of a recipe.
+    The file's name gives the run's name if it sets none.
     """
     path = resolve(Path(path), recipes())
     try:

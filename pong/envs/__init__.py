@@ -20,13 +20,10 @@ from pong.envs.pong.task import pong_task
 from pong.observations import Observations, SparseFrames
 
 PACKAGES = ("ale-py", "gymnasium", "vizdoom")  # of the environments
+COMPILED_PONG = "pong.envs.pong.environment"  # imported when it is first made, as it takes Numba
 
 gymnasium.register("pong/LQR-v0", "pong.envs.lqr:LQR")
-gymnasium.register(
-    "pong/Pong-v5",
-    "pong.envs.pong.environment:PongEnv",
-    vector_entry_point="pong.envs.pong.environment:PongVectorEnv",
-)
+gymnasium.register("pong/Pong-v5", f"{COMPILED_PONG}:PongEnv", vector_entry_point=f"{COMPILED_PONG}:PongVectorEnv")
 
 
 @dataclass(frozen=True)
@@ -126,6 +123,5 @@ def prepare(config: Config) -> None:
         compile_once()
     except Exception as error:  # anything that Numba raises: it is a large library
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(
-            f"Pong needs Numba, which fails here ({message}); reinstall it: pip install --force-reinstall numba"
-        ) from error
+        remedy = "reinstall it: pip install --force-reinstall numba"
+        raise InputError(f"Pong needs Numba, which fails here ({message}); {remedy}") from error

@@ -121,12 +121,8 @@ class MachineFleet(Fleet):
         self._give_back()
         pixels = self.emulators.pixels
         pixels[np.arange(1 + machine.MOST) > pixels[..., :1]] = 0  # a frame's first number is how many it has
-        arrays = self._arrays()
-        return [
-            {name: array[i].copy() for name, array in arrays.items()}
-            | {"machine.gym_generator": generator_state(generator)}
-            for i, generator in enumerate(self.generators)
-        ]
+        parts = {**self._arrays(), "machine.gym_generator": [generator_state(each) for each in self.generators]}
+        return [{name: part[i].copy() for name, part in parts.items()} for i in range(self.num_envs)]
 
     def restore(self, state: list[EmulatorState]) -> None:
         """Continue from the result of ``state``."""
