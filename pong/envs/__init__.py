@@ -20,7 +20,7 @@ from pong.envs.pong.task import pong_task
 from pong.observations import Observations, SparseFrames
 
 PACKAGES = ("ale-py", "gymnasium", "vizdoom")  # of the environments
-COMPILED_PONG = "pong.envs.pong.environment"  # imported when it is first made, as it takes Numba
+COMPILED_PONG = "pong.envs.pong.environment"  # imported when an environment is made, since it imports Numba
 
 gymnasium.register("pong/LQR-v0", "pong.envs.lqr:LQR")
 gymnasium.register("pong/Pong-v5", f"{COMPILED_PONG}:PongEnv", vector_entry_point=f"{COMPILED_PONG}:PongVectorEnv")

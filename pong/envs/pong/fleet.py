@@ -121,7 +121,8 @@ class MachineFleet(Fleet):
         self._give_back()
         pixels = self.emulators.pixels
         pixels[np.arange(1 + machine.MOST) > pixels[..., :1]] = 0  # a frame's first number is how many it has
-        parts = {**self._arrays(), "machine.gym_generator": [generator_state(each) for each in self.generators]}
+        generators = {"machine.gym_generator": [generator_state(each) for each in self.generators]}
+        parts: dict[str, Any] = {**self._arrays(), **generators}
         return [{name: part[i].copy() for name, part in parts.items()} for i in range(self.num_envs)]
 
     def restore(self, state: list[EmulatorState]) -> None:
