@@ -18,11 +18,9 @@ SIDE = 80  # the play field, every second row and column
 PIXELS = SIDE * SIDE  # 6400, the network's input
 ROWS = slice(35, 195, 2)  # of the screen
 
-RED_BACKGROUNDS = (144, 109)  # red channel of the two backgrounds
-LUMINANCE_BACKGROUNDS = (87, 107)  # the same two colours in ALE's grayscale palette
-SOLID_RED, SOLID_LUMINANCE = (  # by a pixel's value: 0 for black and for background, else 1
+SOLID_RED, SOLID_LUMINANCE = (  # by a pixel's value: 0 for black and for the two backgrounds, else 1
     np.array([value not in (0, *backgrounds) for value in range(256)], np.int8)
-    for backgrounds in (RED_BACKGROUNDS, LUMINANCE_BACKGROUNDS)
+    for backgrounds in ((144, 109), (87, 107))  # in the red channel, and in ALE's grayscale palette
 )
 
 

@@ -116,10 +116,9 @@ def estimates(
 ) -> tuple[Tensor, Tensor]:
     """Differentiate the loss on every batch that could be drawn, at θ or the system's θ: gₖ = −∇θ loss(batchₖ).
 
-    Source: the enumeration is ours; the estimator is Williams 1992 (see ``pong.losses``).
+    The result is the gₖ (Kⁿ, P) and each batch's probability (Kⁿ,), or those of ``count`` random batches: (count, …).
 
-    Returns:
-        The gₖ (Kⁿ, P) and each batch's probability (Kⁿ,), or those of ``count`` random batches: (count, …).
+    Source: the enumeration is ours; the estimator is Williams 1992 (see ``pong.losses``).
     """
     theta, n = (estimator.system.theta if theta is None else theta).detach().requires_grad_(), estimator.n
     rows, weights = episodes(estimator.system, theta, estimator.attached)

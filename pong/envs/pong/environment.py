@@ -207,7 +207,10 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
     def decide(self, actions: Any, plan: Any = PLAY) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """``step`` for games that have ended, too: a decision changes them no more."""
         self._check_ready(self._started)
-        results, final = self._play(plan, self._checked(actions)), {}
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise InvalidAction(f"actions must be ({self.num_envs},) ints, not {actions.shape} {actions.dtype}")
+        results, final = self._play(plan, actions.astype(np.int64, copy=False)), {}
         if self._ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
             final = self._final_infos(self._done.copy())
             self._play(np.where(self._done, START, WAIT))
@@ -239,12 +242,6 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
             elif plan == PLAY and not isinstance(skip, int):
                 frames[i] = self.generator(i).integers(*skip)
         return frames
-
-    def _checked(self, actions: Any) -> NDArray[np.int64]:
-        array: Array = np.asarray(actions)
-        if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
-            raise InvalidAction(f"actions must be ({self.num_envs},) ints, not {array.shape} {array.dtype}")
-        return array.astype(np.int64, copy=False)
 
     def _observe(self) -> Array:
         return self._observations.copy() if self.copy else self._observations
