@@ -417,11 +417,22 @@ class Rollout:
         return self._ready
 
     def finish(self) -> Batch:
-        """Wait for the rollout and return its batch."""
+        """Wait for the rollout and return one batch of the players' batches, with the counts of all ranks."""
         self.wait()
         self.started = False
         batches, self._batches = self._batches, []
-        return self._join(batches)
+        observations = cat([batch.observations for batch in batches])
+        actions = torch.cat([batch.actions for batch in batches])
+        returns = torch.cat([batch.returns for batch in batches])
+        counts = [(batch.episodes, batch.points, batch.steps, batch.frames) for batch in batches]
+        of_ranks = self.ranks.all_gather((len(returns), counts))
+        weight = len(returns) / sum(rows for rows, _ in of_ranks)
+        if not weight:  # all points ended on other ranks: a row that weighs nothing
+            observations = self.players[0].observation()
+            actions, returns = actions.new_zeros(1, *actions.shape[1:]), returns.new_zeros(1)
+        episodes, points, steps, frames = zip(*(count for _, counts in of_ranks for count in counts), strict=True)
+        in_order = sorted(itertools.chain(*episodes), key=lambda episode: episode.emulator)
+        return Batch(observations, actions, returns, in_order, sum(points), sum(steps), sum(frames), weight)
 
     def collect(self, update: int) -> Batch:
         """Play rollout number ``update`` and return its batch."""
@@ -449,18 +460,3 @@ class Rollout:
         """Close the emulators."""
         for player in self.players:
             player.close()
-
-    def _join(self, batches: list[Batch]) -> Batch:
-        """One batch of the players' batches, with the counts of all ranks."""
-        observations = cat([batch.observations for batch in batches])
-        actions = torch.cat([batch.actions for batch in batches])
-        returns = torch.cat([batch.returns for batch in batches])
-        counts = [(batch.episodes, batch.points, batch.steps, batch.frames) for batch in batches]
-        of_ranks = self.ranks.all_gather((len(returns), counts))
-        weight = len(returns) / sum(rows for rows, _ in of_ranks)
-        if not weight:  # all points ended on other ranks: a row that weighs nothing
-            observations = self.players[0].observation()
-            actions, returns = actions.new_zeros(1, *actions.shape[1:]), returns.new_zeros(1)
-        episodes, points, steps, frames = zip(*(count for _, counts in of_ranks for count in counts), strict=True)
-        in_order = sorted(itertools.chain(*episodes), key=lambda episode: episode.emulator)
-        return Batch(observations, actions, returns, in_order, sum(points), sum(steps), sum(frames), weight)

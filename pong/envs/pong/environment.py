@@ -19,10 +19,8 @@ from pong.envs.pong.screen import KINDS, PLAY, START, WAIT, Step
 from pong.envs.pong.task import NOOP, PongTask
 
 MINIMAL = ("NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE")  # ALE's names; RIGHT moves the paddle up
-FULL = (
-    *("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT"),
-    *("UPFIRE", "RIGHTFIRE", "LEFTFIRE", "DOWNFIRE", "UPRIGHTFIRE", "UPLEFTFIRE", "DOWNRIGHTFIRE", "DOWNLEFTFIRE"),
-)
+MOVES = ("UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT")
+FULL = ("NOOP", "FIRE", *MOVES, *(f"{move}FIRE" for move in MOVES))
 KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " ", "NOOP": "e"}
 Array = NDArray[Any]
 
