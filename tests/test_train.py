@@ -65,9 +65,6 @@ class Choice(Fleet):
         self._in_a = ~self._in_a
         return StepResult(self._observe(), rewards, np.zeros(self.num_envs, bool), np.full(self.num_envs, 4))
 
-    def close(self):
-        self.closed = True
-
     def _observe(self):
         x = np.zeros((self.num_envs, PIXELS), np.int8)
         x[np.ix_(self._in_a, PIXELS_A)] = 1
@@ -257,11 +254,8 @@ def test_run_ignores_torchs_random_stream(choice):
 
 def test_run_ends_after_total_steps(choice):
     trainer = make_trainer(total_steps=41)
-    assert [(update.number, trainer.updates, trainer.steps) for update in trainer.run()] == [
-        (1, 1, 20),
-        (2, 2, 40),
-        (3, 3, 60),
-    ]
+    counts = [(update.number, trainer.updates, trainer.steps) for update in trainer.run()]
+    assert counts == [(1, 1, 20), (2, 2, 40), (3, 3, 60)]
     assert list(trainer.run()) == []
 
 
@@ -272,14 +266,6 @@ def test_run_starts_the_next_rollout_before_it_yields(choice, monkeypatch):
     monkeypatch.setattr(trainer.rollout, "start", lambda *args: (started.append(args), start(*args)))
     first, second, third = (0, 0), (1, 1 / 3), (2, 2 / 3)  # the update's number, and the run's progress
     assert [list(started) for _ in trainer.run()] == [[first, second], [first, second, third], [first, second, third]]
-
-
-def test_run_rejects_a_gradient_that_is_not_finite(choice):
-    trainer = make_trainer()
-    with torch.no_grad():
-        trainer.policy.W2[0] = torch.nan  # as after a far too large step
-    with pytest.raises((FloatingPointError, InputError), match=r"(?i)nan|finite"):
-        next(trainer.run())
 
 
 @pytest.mark.parametrize(("policy", "learns"), [("karpathy", 1), ("conv", 3)])
@@ -297,13 +283,6 @@ def test_trainer_threads_of_torch(monkeypatch, policy, learns):
         next(trainer.run())
     assert set(threads["act"]) == ({1} if policy == "conv" else set())  # compiled code instead
     assert threads["distribution"] == [learns, 1]  # the step, and the statistics while others play
-
-
-def test_close_closes_the_emulators(choice):
-    trainer = make_trainer()
-    trainer.close()
-    (player,) = trainer.rollout.players
-    assert player.fleet.closed
 
 
 # --- resuming and interrupts ------------------------------------------------------------------------------------------
