@@ -194,15 +194,6 @@ def test_log_prob_takes_integer_actions(dtype):
     assert_near(log_probs, [-log1p(exp(-1)), -log1p(exp(1)), -log1p(exp(2)), log(0.5)])
 
 
-def test_distribution_is_a_bernoulli_over_up():
-    policy, x = by_hand()
-    distribution = policy.distribution(x)
-    p = [1 / (1 + exp(-z)) for z in LOGITS]
-    assert isinstance(distribution, torch.distributions.Bernoulli)
-    assert_near(distribution.probs, p)
-    assert_near(distribution.entropy(), [-q * log(q) - (1 - q) * log(1 - q) for q in p])
-
-
 # --- actions ----------------------------------------------------------------------------------------------------------
 
 
