@@ -17,16 +17,14 @@ from small_runs import TINY, Dice, contents, play
 from test_save_p import Bomb
 
 from pong import checkpoint
-from pong.baseline import Baseline
 from pong.checkpoint import FORMAT, Counters
 from pong.cli import main
 from pong.config import Config, InputError
-from pong.distributed import Ranks
 from pong.envs.pong.machine import GAME as GAME_DTYPE
 from pong.optimizers import make_optimizer
 from pong.policies import make_policy
 from pong.rollout import Rollout
-from pong.train import Trainer, load_policy
+from pong.train import load_policy
 
 CONFIG = Config(name="saved", seed=3, hidden=4, hold="2-4", learning_rate_end=1e-4, stop_at_mean100=18.5, device="cpu")
 SCORES = (-21.0, -19.0, 3.0)
@@ -36,22 +34,15 @@ GAMES = [{"ram": np.arange(i, dtype=np.uint8), "rows.signs": np.full((2, i), -i,
 
 
 def learner(steps=2, **changes):
-    """A policy and its optimiser after some steps."""
+    """A policy and its optimiser after some steps on random gradients."""
     config = CONFIG.model_copy(update=changes)
-    policy = make_policy(config)
+    policy, generator = make_policy(config), torch.Generator().manual_seed(config.seed)
     optimizer = make_optimizer(config, policy)
-    for step in range(steps):
-        take_step(policy, optimizer, config.seed + step)
+    for _ in range(steps):
+        for parameter in policy.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
     return config, policy, optimizer
-
-
-def take_step(policy, optimizer, seed=0):
-    """A step on random gradients, laid out in memory as autograd would: like their parameters."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in policy.parameters():
-        parameter.grad = torch.empty_like(parameter, requires_grad=False)
-        parameter.grad.copy_(torch.randn(parameter.shape, generator=generator))
-    optimizer.step()
 
 
 def save(folder, counters=COUNTERS, best=False, play=None, **changes):
@@ -91,17 +82,6 @@ def test_checkpoint_round_trip(tmp_path, optimizer):
     assert_same(loaded.optimizer, {i: {k: torch.as_tensor(v) for k, v in state[i].items()} for i in state})
 
 
-def test_checkpoint_baseline_is_separate_from_the_policy(tmp_path):
-    config, policy, optimizer = learner()
-    baseline = Baseline(learner(seed=5)[1], Config(baseline_passes=1), Ranks())
-    take_step(baseline.network, baseline.optimizer)
-    loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimizer, baseline))
-    assert_same(loaded.policy, policy.state_dict())
-    assert_same(loaded.baseline, baseline.network.state_dict())
-    assert_same(loaded.optimizer[0], optimizer.state_dict()["state"][0])
-    assert_same(loaded.baseline_optimizer[0], baseline.optimizer.state_dict()["state"][0])
-
-
 def test_checkpoint_games_keep_their_order_types_and_lengths(tmp_path):
     """Eleven emulators: by name, emulator 10 would come before emulator 2."""
     loaded = checkpoint.load(save(tmp_path, play=GAMES)).play
@@ -110,21 +90,6 @@ def test_checkpoint_games_keep_their_order_types_and_lengths(tmp_path):
         assert game.keys() == expected.keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(game[name], array, strict=True)
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_checkpoint_restored_optimiser_takes_the_same_step(tmp_path, monkeypatch, optimizer):
-    """A fused optimiser would not notice that a tensor is laid out in memory in another order."""
-    config, policy, optimiser = learner(optimizer=optimizer, players=1)
-    loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimiser))
-
-    monkeypatch.setattr("pong.rollout.make_fleet", lambda config, num_envs: None)
-    trainer = Trainer(config.model_copy(update={"seed": 99}))
-    trainer.restore(loaded)
-    assert (trainer.updates, trainer.steps) == (COUNTERS.updates, COUNTERS.steps)
-    take_step(policy, optimiser)
-    take_step(trainer.policy, trainer.optimizer)
-    assert_same(trainer.policy.state_dict(), policy.state_dict())
 
 
 def test_checkpoint_file_is_safetensors_with_a_json_header(tmp_path):
@@ -444,13 +409,6 @@ def test_resume_names_what_differs(run, capsys, old, new):
     config = Path("run/config.toml")
     config.write_text(config.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     words = f"run: {new.replace(chr(34), chr(39))}, but the run was started with {old.split()[-1]}; set it back, or "
-    assert_refused(capsys, words, "train", "--resume", "run")
-
-
-def test_resume_refuses_a_policy_alone(run, capsys):
-    loaded = checkpoint.load(LAST)
-    checkpoint.save_policy(LAST, loaded.config, loaded.counters, loaded.policy)
-    words = "run: the checkpoint holds only a policy; start a new run with --init run"
     assert_refused(capsys, words, "train", "--resume", "run")
 
 
