@@ -60,14 +60,6 @@ def test_ranks_from_environment_follow_torchrun(monkeypatch):
     assert ranks == Ranks(5, 8, 1, 4)
 
 
-def test_ranks_single_process():
-    with Ranks().process_group(torch.device("cpu")):
-        assert Ranks().all_gather("object") == ["object"]
-        numbers = torch.tensor([1.0, 2.0])
-        Ranks().all_reduce([numbers])
-        assert numbers.tolist() == [1, 2]
-
-
 NOT_LOST = [  # errors of a collective, and what they become
     (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
     (RuntimeError("can't allocate memory"), RuntimeError),

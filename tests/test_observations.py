@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import GrayscaleObservation, TransformObservation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from verify_machine import same_rows
 
 from pong.observations import (
     BEFORE,
@@ -169,12 +170,6 @@ BY_HAND[[0, 2], 3] = 1
 BY_HAND[[0, 2, 2], [6399, 0, 4]] = -1
 
 
-def equal(a, b):
-    """The same values and dtypes of all parts."""
-    pairs = [(getattr(a, name), getattr(b, name)) for name in ("columns", "signs", "offsets")]
-    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
-
-
 def test_from_dense_by_hand():
     sparse = SparseFrames.from_dense(BY_HAND)
     assert len(sparse) == 4
@@ -202,14 +197,14 @@ def test_dense_inverts_from_dense(frames):
 @given(st.lists(difference_frames(), min_size=1, max_size=4))
 def test_cat_concatenates_rows(parts):
     joined = SparseFrames.cat([SparseFrames.from_dense(part) for part in parts])
-    assert equal(joined, SparseFrames.from_dense(np.concatenate(parts)))
+    assert same_rows(joined, SparseFrames.from_dense(np.concatenate(parts)))
 
 
 @exact
 @given(difference_frames(rows=5), st.lists(st.integers(0, 4), max_size=9))
 def test_getitem_selects_rows_in_order(frames, rows):
     rows = np.array(rows, np.int64)  # repeated ones, or none
-    assert equal(SparseFrames.from_dense(frames)[torch.from_numpy(rows)], SparseFrames.from_dense(frames[rows]))
+    assert same_rows(SparseFrames.from_dense(frames)[torch.from_numpy(rows)], SparseFrames.from_dense(frames[rows]))
 
 
 @exact
@@ -219,7 +214,7 @@ def test_transposed_equals_the_transposed_matrix(frames):
     transposed = sparse.transposed
     assert (len(transposed), transposed.width) == (PIXELS, len(frames))
     assert torch.equal(transposed.dense(torch.int8), torch.from_numpy(frames.T.copy()))
-    assert equal(transposed.transposed, sparse)  # each row's pixels in order
+    assert same_rows(transposed.transposed, sparse)  # each row's pixels in order
     assert transposed is sparse.transposed  # cached
     table = torch.arange(3.0 * len(frames)).view(-1, 3) - 4  # small whole numbers: sums are exact
     assert torch.equal(transposed @ table, torch.from_numpy(frames.T.astype(np.float32)) @ table)
@@ -244,7 +239,7 @@ def test_getitem_rejects_a_missing_row():
 @given(difference_frames(rows=3), st.integers(1, 4))
 def test_split_gives_consecutive_rows(frames, rows):
     parts = SparseFrames.from_dense(frames).split(rows)
-    assert equal(SparseFrames.cat(parts), SparseFrames.from_dense(frames))
+    assert same_rows(SparseFrames.cat(parts), SparseFrames.from_dense(frames))
     assert [len(part) for part in parts] == [len(part) for part in np.array_split(frames, range(rows, 3, rows))]
 
 

@@ -161,21 +161,6 @@ def test_batch_carries_unfinished_rallies_over():
     assert counts == [(1, 6, 24, []), (2, 6, 24, []), (2, 6, 24, [])]
 
 
-def test_returns_without_reset_at_points():
-    # time steps   0  1  2 | 3  4  5
-    emulator_0 = [0, 1, 0, 0, -1, 0], [0, 0, 0, 0, 1, 0]  # rewards, ends
-    emulator_1 = [0, 0, 1, 1, 1, 1], [0, 0, 1, 0, 0, 1]
-    rewards, ends = (np.transpose(columns) for columns in zip(emulator_0, emulator_1, strict=True))
-    first, second = play(Script(rewards, ends), 2, reset_at_points=False)
-
-    assert rows(first) == {(1, 0): 1 / 4, (1, 1): 1 / 2, (1, 2): 1}
-    # emulator 0: the +1 of step 1 waited with its decision, and −1 at step 4 is −1/8 there
-    assert rows(second) == {
-        **{(0, 0): 1 / 2 - 1 / 16, (0, 1): 1 - 1 / 8, (0, 2): -1 / 4, (0, 3): -1 / 2, (0, 4): -1},
-        **{(1, 3): 7 / 4, (1, 4): 3 / 2, (1, 5): 1},
-    }
-
-
 def test_horizon_grows_linearly_with_progress():
     batches = play(Script(np.ones((40, 1))), 4, horizon=2, horizon_end=12)
     assert [batch.steps for batch in batches] == [2, 4, 7, 10]  # 2 + 10 · (0, ¼, ½, ¾), rounded half to even
