@@ -22,8 +22,8 @@ NUMBERS = [
     for numbers in example.numbers
 ]
 UNBIASED = {"−log π·R", "−log π·R, mean", "−log π·1", "R − J", "R − 32/11, best b", "mean of the others", "γᵗ·Gₜ"}
-UNBIASED |= {"score", "b = 0", "b = J = 1.2", "b = 1.8", "b = 10", "whole return", "reward-to-go", "reward-to-go − V(s)"}
-UNBIASED |= {"score, b = J", "score, best b", "pathwise", "log π(a)", "sum over steps"}  # T7's jump is the exception
+UNBIASED |= {"b = 0", "b = J = 1.2", "b = 1.8", "b = 10", "whole return", "reward-to-go", "reward-to-go − V(s)"}
+UNBIASED |= {"score", "score, b = J", "score, best b", "pathwise", "log π(a)", "sum over steps"}  # but T7's jump
 
 
 def slopes(system):
