@@ -277,14 +277,8 @@ def test_train_full_disk_at_the_start(elsewhere, capsys, file):
     assert (main([*DICE, "run"]) if file != "metrics.tmp" else resume()) == 0  # once there is space
 
 
-LINKS = {
-    "metrics.csv": 0,
-    "metrics.tmp": 0,
-    "config.tmp": 0,
-    "checkpoints/update-000010.tmp": 0,
-    "lock": 2,
-    "checkpoints": 2,
-}
+FILES = ("metrics.csv", "metrics.tmp", "config.tmp", "checkpoints/update-000010.tmp")
+LINKS = {**dict.fromkeys(FILES, 0), "lock": 2, "checkpoints": 2}  # exit statuses
 
 
 @pytest.mark.parametrize(("name", "status"), LINKS.items())
@@ -331,19 +325,16 @@ def test_train_closed_output_stops_nothing(tmp_path):
     assert checkpoint.load(run).counters.steps >= 1500
 
 
-@pytest.mark.parametrize(
-    ("command", "file", "status"),
-    [
-        (
-            ["train", CONFIG, *TINY, "--total-steps", "60", "--run-dir", "run"],
-            "run/checkpoints/update-000001.safetensors",
-            0,
-        ),
-        (["eval", "pong", "--episodes", "1", "--emulator", "machine", "--json", "12:30.json"], "12:30.json", 0),
-        (["play", "pong", "--max-frames", "40", "--file", "game.gif"], "game.gif", 1),
-        (["train", "nowhere"], CONFIG, 2),
-    ],
-)
+LAST = "run/checkpoints/update-000001.safetensors"
+OUTPUTS = [  # command, a file that it writes or reads, exit status
+    (["train", CONFIG, *TINY, "--total-steps", "60", "--run-dir", "run"], LAST, 0),
+    (["eval", "pong", "--episodes", "1", "--emulator", "machine", "--json", "12:30.json"], "12:30.json", 0),
+    (["play", "pong", "--max-frames", "40", "--file", "game.gif"], "game.gif", 1),
+    (["train", "nowhere"], CONFIG, 2),
+]
+
+
+@pytest.mark.parametrize(("command", "file", "status"), OUTPUTS)
 def test_main_full_disk_for_the_output(tmp_path, command, file, status):
     with Path("/dev/full").open("w") as full:
         assert pong(*command, cwd=tmp_path, stdout=full, stderr=full).wait(MINUTE) == status
