@@ -19,11 +19,9 @@ pytestmark = [
 ]
 
 PONG = Config(device="cuda", num_envs=4, horizon=300, players=1, total_steps=10**6)
-KARPATHY = PONG.model_copy(
-    update={
-        **{"until": "episodes", "max_frames": 1500, "hold": "2-4", "standardize": "episode", "reduction": "sum"},
-        **{"optimizer": "rmsprop", "learning_rate": 1e-4, "entropy_bonus": 0.0},
-    }
+KARPATHY = PONG.replace(
+    **{"until": "episodes", "max_frames": 1500, "hold": "2-4", "standardize": "episode", "reduction": "sum"},
+    **{"optimizer": "rmsprop", "learning_rate": 1e-4, "entropy_bonus": 0.0},
 )
 
 CONV = PONG.replace(policy="conv", channels=[4, 8], hidden=32)

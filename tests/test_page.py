@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import page
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from pong.config import InputError, load_config
 from pong.envs.pong import machine
 from pong.envs.pong.fleet import MachineFleet
 from pong.envs.pong.task import PongTask
+from pong.evaluate import evaluate
 from pong.losses import surrogate_loss
 from pong.observations import RowLayout, SparseFrames
 from pong.page import agent_bytes
@@ -84,10 +87,8 @@ def gradient_case() -> tuple[dict[str, Any], list[torch.Tensor]]:
     (loss - 0.03 * distribution.entropy().mean()).backward()
     case = {"columns": x.columns, "signs": x.signs, "offsets": [*x.offsets.tolist(), len(x.columns)]}
     case |= {"W": policy.W1.flatten(), "w": policy.W2, "actions": actions, "advantages": advantages}
-    return {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in case.items()}, [
-        policy.W1.grad,
-        policy.W2.grad,
-    ]
+    lists = {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in case.items()}
+    return lists, [policy.W1.grad, policy.W2.grad]
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -139,12 +140,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     Handler.reports, Handler.reported = [], threading.Event()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(ROOT)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    flags = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ]
+    profile = tmp_path_factory.mktemp("chromium")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
     url = f"http://127.0.0.1:{server.server_port}/checks.html"
     chromium = subprocess.Popen([CHROMIUM, *flags, url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -156,12 +153,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         server.shutdown()
 
 
-def test_game_in_the_browser_is_the_compiled_one_in_every_frame(browser: dict[str, Any]) -> None:
-    assert browser["frames"] == f"{FRAMES} equal"
-
-
-def test_rows_in_the_browser_are_the_compiled_ones(browser: dict[str, Any]) -> None:
-    assert browser["rows"] == f"{DECISIONS} equal"
+@pytest.mark.parametrize(
+    ("key", "expected"), [("frames", f"{FRAMES} equal"), ("rows", f"{DECISIONS} equal"), ("errors", [])]
+)
+def test_game_and_rows_in_the_browser_are_the_compiled_ones(browser: dict[str, Any], key: str, expected: Any) -> None:
+    assert browser[key] == expected
 
 
 def test_gradient_in_the_browser_is_that_of_the_loss(browser: dict[str, Any]) -> None:
@@ -187,15 +183,7 @@ def test_left_paddle_follows_the_keys(browser: dict[str, Any]) -> None:
     assert up < start < down
 
 
-def test_page_reports_no_error(browser: dict[str, Any]) -> None:
-    assert browser["errors"] == []
-
-
 def test_film_is_a_gif_of_its_frames(browser: dict[str, Any]) -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
     with Image.open(BytesIO(bytes(browser["film"]["bytes"]))) as film:
         assert (film.size, film.n_frames) == ((160, 210), browser["film"]["frames"])
         film.seek(film.n_frames - 1)
@@ -204,8 +192,6 @@ def test_film_is_a_gif_of_its_frames(browser: dict[str, Any]) -> None:
 
 
 def test_agent_of_eight_bits_scores_like_the_original() -> None:
-    from pong.evaluate import evaluate
-
     policy, loaded = load_policy("pretrained/pong_expert")
     config = loaded.config.replace(emulator="machine")
     data = agent_bytes(policy, config)
