@@ -67,12 +67,8 @@ def test_ale_fleet_game_equals_pong_v0(hold, changes, pong_v0):
 def test_ale_fleet_noops_equal_atari_preprocessing(pong_v0, monkeypatch):
     # AtariPreprocessing imports OpenCV, but does not resize here
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(resize=lambda image, *_, **__: image, INTER_AREA=None))
-    original = AtariPreprocessing(
-        pong_v0(frameskip=1, max_num_frames_per_episode=80, obs_type="grayscale"),
-        noop_max=30,
-        frame_skip=1,
-        screen_size=(160, 210),
-    )
+    game = pong_v0(frameskip=1, max_num_frames_per_episode=80, obs_type="grayscale")
+    original = AtariPreprocessing(game, noop_max=30, frame_skip=1, screen_size=(160, 210))
     screen, _ = original.reset(seed=5)
     fleet = fleet_of(1, hold=1, noop_max=30, max_frames=80)
     fleet.reset(np.array([5]))

@@ -59,6 +59,7 @@ BANDITS, GAUSSIAN, CONSTANT, LEAKED = "a bandit: d", "a Gaussian action", "a con
 JUMP, SIGN, STEPS = "a reward with", "the sign", "two steps: w"
 p, q = (episodes(BANDIT, BANDIT.theta)[1].tolist())[::-1]
 score0, score1 = estimates(row("the score has mean zero: two", "−log π·1"))[0][:, 0].tolist()
+terms = p * score1, -2 * q * score0
 w, b, log_sigma = slopes(AIM)
 variances = [mean_and_variance(T1._replace(loss=less(x)))[1].item() for x in (0, 1.2, 1.8, 10)]
 greedy, right = mean("softmax", "log π of greedy arm"), mean("softmax", "−log π·R")
@@ -70,16 +71,7 @@ SENTENCES = [
     ("∇J = {0}·1 − {0}·2 = {1}", p * q, *slopes(BANDIT)),
     ("here it is {} for arm 1 and {} for arm 0", p * q, -p * q),
     ("For arm 1 it is {}/{} = {}, for arm 0 it is {}/{} = {}.", p * q, p, score1, -p * q, q, score0),
-    (
-        "{}·{}·1 + {}·({})·2 = {} − {} = {}",
-        p,
-        score1,
-        q,
-        score0,
-        p * score1,
-        -2 * q * score0,
-        *mean(BANDITS, "−log π·R"),
-    ),
+    ("{}·{}·1 + {}·({})·2 = {} − {} = {}", p, score1, q, score0, *terms, *mean(BANDITS, "−log π·R")),
     ("= {} − {} = {:+} The sign is wrong", p * p * q, 2 * q * p * q, *mean(BANDITS, "−π·R, no log")),
     ("With the log p goes from {} to {:.4f}, which is right", p, *code(BANDITS, "p after 50 steps, with the log")),
     ("without it to {:.3f}", *code(BANDITS, "without it (wrong)")),

@@ -89,14 +89,12 @@ def test_preprocess_rejects_a_dtype(dtype):
 
 def make_games(screens, mode, max_frames=0):
     """Two emulators of the unmodified game, which miss every ball unless ``max_frames`` truncates it."""
-    return gymnasium.make_vec(
-        "ALE/Pong-v5",
-        2,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": mode},
-        obs_type=screens,
-        max_num_frames_per_episode=max_frames,
-    )
+    settings = {
+        "obs_type": screens,
+        "max_num_frames_per_episode": max_frames,
+        "vector_kwargs": {"autoreset_mode": mode},
+    }
+    return gymnasium.make_vec("ALE/Pong-v5", 2, vectorization_mode="sync", **settings)
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
