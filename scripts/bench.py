@@ -157,10 +157,8 @@ def in_turns(turns: dict[str, Turn], rounds: int, seconds: float, frames: int) -
     speeds = dict(zip(turns, np.transpose(measured), strict=True))
     report: dict[str, Any] = {}
     for name, values in speeds.items():
-        report[name] = {
-            "steps_per_second": round(np.median(values)),
-            "frames_per_second": round(frames * np.median(values)),
-        }
+        median = np.median(values)
+        report[name] = {"steps_per_second": round(median), "frames_per_second": round(frames * median)}
     for name, other in RATIOS:
         if name in speeds and other in speeds:
             ratio = speeds[name] / speeds[other]
@@ -299,10 +297,8 @@ def tables(report: dict[str, Any]) -> str:
     about = report["machine"] | {"gpu": report["machine"]["gpu"] or "none"}
     where = "{cpu}, {cores} cores, GPU: {gpu}; torch {torch}, ale-py {ale_py}, Python {python}, {date}.\n"
     games = {name: column(speeds, "frames_per_second") for name, speeds in report["one core"].items()}
-    recipes = {
-        f"{name}.toml": column(speeds, "steps_per_second", ", agent steps/s")
-        for name, speeds in report["recipes"].items()
-    }
+    unit, speeds_of = ", agent steps/s", report["recipes"].items()
+    recipes = {f"{name}.toml": column(speeds, "steps_per_second", unit) for name, speeds in speeds_of}
     observed = {name: column(speeds, "steps_per_second") for name, speeds in report.get("environment", {}).items()}
     title = f"frames/s on one core; ALE with {MOST_IN_ALE} games at most"
     of_environment = table(f"pong/Pong-v5, decisions/s on one core; ALE with {MOST_IN_ALE} games", observed)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import common
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pong.config import Config, load_config
 from pong.policies import Policy
@@ -48,19 +48,18 @@ def screens(named: tuple[str, Policy], config: Config) -> Iterator[Image.Image]:
     """Every fourth screen of a game, below the policy's name."""
     name, policy = named
     for frame in itertools.islice(play_frames(policy, config), 0, SPEED * SECONDS * FPS, SPEED):
-        screen = Image.fromarray(frame.screen)
-        image = Image.new("RGB", (SCALE * screen.width, SCALE * screen.height + TITLE), DARK)
-        image.paste(screen.resize((SCALE * screen.width, SCALE * screen.height), Image.Resampling.NEAREST), (0, TITLE))
+        screen = ImageOps.scale(Image.fromarray(frame.screen), SCALE, Image.Resampling.NEAREST)
+        image = ImageOps.expand(screen, (0, TITLE, 0, 0), DARK)
         ImageDraw.Draw(image).text((image.width // 2, TITLE // 2), name, LIGHT, ImageFont.load_default(20), anchor="mm")
         yield image
 
 
 def picture(panes: tuple[Image.Image, ...]) -> Image.Image:
     """Panes beside each other, in few colours."""
-    width = sum(pane.width + MARGIN for pane in panes) - MARGIN
-    whole = Image.new("RGB", (width, panes[0].height), DARK)
+    width, height = panes[0].width + MARGIN, panes[0].height
+    whole = Image.new("RGB", (len(panes) * width - MARGIN, height), DARK)
     for i, pane in enumerate(panes):
-        whole.paste(pane, (i * (pane.width + MARGIN), 0))
+        whole.paste(pane, (i * width, 0))
     return whole.quantize(32, dither=Image.Dither.NONE)
 
 

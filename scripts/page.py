@@ -36,11 +36,7 @@ OPERATORS = {
 CALLS = {"max": "Math.max", "min": "Math.min", "abs": "Math.abs"}
 
 
-def main(
-    *,
-    serve: bool = False,
-    port: int = 8000,
-) -> None:
+def main(*, serve: bool = False, port: int = 8000) -> None:
     """Generate what the page needs.
 
     Args:
