@@ -24,11 +24,11 @@ def difference_frames(frames):
     return x
 
 
-def init(hidden, rng, inputs=6400, dtype=np.float64):
+def init(hidden, rng, inputs=6400):
     """Weights W1 (H, D) and W2 (H,), normal with variance 1/fan-in so that activations start at a scale of about 1."""
     W1 = rng.standard_normal((hidden, inputs)) / np.sqrt(inputs)
     W2 = rng.standard_normal(hidden) / np.sqrt(hidden)
-    return W1.astype(dtype), W2.astype(dtype)
+    return W1, W2
 
 
 def sigmoid(z):
