@@ -23,6 +23,7 @@ MOVES = ("UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNL
 FULL = ("NOOP", "FIRE", *MOVES, *(f"{move}FIRE" for move in MOVES))
 KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " ", "NOOP": "e"}
 Array = NDArray[Any]
+State = tuple[list[Array], list[Any]]  # a copy of N games and their observations; of their random numbers, or empty
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,6 @@ class Settings:
         for name, (good, what) in allowed.items():
             if not good:
                 raise Error(f"pong/Pong-v5: {name} = {getattr(self, name)!r} must be {what}")
-
-    @property
-    def task(self) -> PongTask:
-        """For the compiled Pong."""
-        limit = min(self.max_num_frames_per_episode or PongTask.max_frames, PongTask.max_frames)
-        return PongTask(sticky=self.repeat_action_probability, max_frames=limit)
-
-    @property
-    def actions(self) -> tuple[str, ...]:
-        """The names of the actions."""
-        return FULL if self.full_action_space else MINIMAL
 
 
 class Results(NamedTuple):
@@ -121,34 +111,20 @@ def advance(
     return ended
 
 
-class State(NamedTuple):
-    """A copy of N games, of their observations and perhaps of their random numbers."""
-
-    arrays: list[Array]
-    words: NDArray[np.uint32] | None
-    generators: list[Any] | None
-
-
 class PongVectorEnv(VectorEnv[Array, Array, Array]):
-    """N games, the same as a ``SyncVectorEnv`` of ``ALE/Pong-v5``.
-
-    Args:
-        num_envs: how many.
-        autoreset_mode: when a game that has ended is followed by a new one, see gymnasium's documentation.
-        copy: return a copy of the observations; otherwise the next step overwrites them.
-        settings: see ``Settings``.
-    """
+    """N games, the same as a ``SyncVectorEnv`` of ``ALE/Pong-v5``."""
 
     def __init__(
         self,
         num_envs: int = 1,
         *,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        copy: bool = True,
-        **settings: Any,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,  # when a new game follows one that has ended
+        copy: bool = True,  # of the observations; otherwise the next step overwrites them
+        **settings: Any,  # see ``Settings``
     ):
         self.settings = Settings(**settings)
-        task, names = self.settings.task, self.settings.actions
+        max_frames = min(self.settings.max_num_frames_per_episode or PongTask.max_frames, PongTask.max_frames)
+        names = self.action_names = FULL if self.settings.full_action_space else MINIMAL
         self.num_envs, self.copy, self.autoreset_mode = num_envs, copy, AutoresetMode(autoreset_mode)
         self.render_mode = self.settings.render_mode
         self.metadata = PongEnv.metadata | {"autoreset_mode": self.autoreset_mode}
@@ -158,9 +134,10 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         without_up = [name.replace("UP", "").replace("DOWN", "") or "NOOP" for name in names]  # which do nothing
         self._meanings = np.array([MINIMAL.index(name) for name in without_up])
+        task = PongTask(sticky=self.settings.repeat_action_probability, max_frames=max_frames)
         self._fleet = MachineFleet(num_envs, task)
         shown, plan = np.zeros((num_envs, 3), GAME), np.zeros(num_envs, np.int8)
-        self._step = Step(self._fleet.games, np.zeros(num_envs, GAME), shown, plan, task.max_frames)
+        self._step = Step(self._fleet.games, np.zeros(num_envs, GAME), shown, plan, max_frames)
         self._observations = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
         skip = self.settings.frameskip
         self._frames = np.full(num_envs, skip if isinstance(skip, int) else 0)  # of decisions
@@ -283,20 +260,21 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
 
     def clone_state(self, include_rng: bool = False) -> State:
         """A copy of all games, with the last actions and observations, and perhaps with the random numbers."""
-        rng = (self._fleet.emulators.words.copy(), [generator.state for generator in self._fleet.generators])
-        return State([array.copy() for array in self._arrays], *(rng if include_rng else (None, None)))
+        words, generators = self._fleet.emulators.words, self._fleet.generators
+        random = [words.copy(), *(generator.state for generator in generators)] if include_rng else []
+        return [array.copy() for array in self._arrays], random
 
     def restore_state(self, state: State) -> None:
         """Continue from the result of ``clone_state``."""
-        drawn = self._step.games["ale_drawn"].copy()
-        for array, saved in zip(self._arrays, state.arrays, strict=True):
+        (arrays, random), drawn = state, self._step.games["ale_drawn"].copy()
+        for array, saved in zip(self._arrays, arrays, strict=True):
             array[:] = saved
         self._ended = int(self._done.sum())
-        if state.words is None or state.generators is None:
+        if not random:
             self._step.games["ale_drawn"] = drawn
             return
-        self._fleet.emulators.words[:] = state.words
-        for generator, saved in zip(self._fleet.generators, state.generators, strict=True):
+        self._fleet.emulators.words[:], *generators = random
+        for generator, saved in zip(self._fleet.generators, generators, strict=True):
             generator.state = saved
 
     @property
@@ -345,11 +323,11 @@ class PongEnv(gymnasium.Env[Array, Any]):
 
     def get_action_meanings(self) -> list[str]:
         """The names of the actions."""
-        return list(self._games.settings.actions)
+        return list(self._games.action_names)
 
     def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
         """Keys for ``gymnasium.utils.play``."""
-        names = enumerate(self._games.settings.actions)
+        names = enumerate(self._games.action_names)
         return {tuple(key for part, key in KEYS.items() if part in name): action for action, name in names}
 
     def lives(self) -> int:
