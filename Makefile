@@ -108,9 +108,7 @@ results: doom ## run whatever is missing from results/, then make the tables and
 	$(BIN)/python scripts/report.py
 
 plots: setup ## make the tables and pictures of results/ and docs/ again
-	$(BIN)/python scripts/plot_machine.py
-	$(BIN)/python scripts/plot_architecture.py
-	$(BIN)/python scripts/plot_toy.py
+	$(BIN)/python scripts/plot_docs.py
 	$(BIN)/python scripts/annotate.py
 	$(BIN)/python scripts/report.py
 

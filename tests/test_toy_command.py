@@ -1,6 +1,6 @@
 """``pong toy``: the list, stories, Monte Carlo tables and bad input."""
 
-import plot_toy
+import plot_docs
 import pytest
 from matplotlib.figure import Figure
 
@@ -73,9 +73,9 @@ def test_toy_samples(capsys):
 
 def test_plot_of_the_log_by_hand(monkeypatch):
     """T1: −p(1 − p), and without the log p(1 − p)(3p − 2)."""
-    monkeypatch.setattr(plot_toy, "SAMPLES", 10)
+    monkeypatch.setattr(plot_docs, "SAMPLES", 10)
     figure = Figure()
-    plot_toy.log(figure)
+    plot_docs.log(figure)
     p, without_log = (values.tolist() for values in figure.axes[0].lines[4].get_data())
     assert without_log == pytest.approx([x * (1 - x) * (3 * x - 2) for x in p], abs=1e-12)
 
