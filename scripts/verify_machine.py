@@ -212,15 +212,16 @@ def checksum(screens: Sequence[NDArray[np.uint8]], top: int) -> int:
     return zlib.crc32(np.stack(screens)[:, top:].tobytes())
 
 
-def unlike_screens(trace: Trace) -> list[str]:
-    """The decisions after which the compiled Pong's screens differ from ALE's."""
-    fleet, N, unlike = MachineFleet(len(trace.seeds), trace.task), len(trace.seeds), []
+def replayed(trace: Trace) -> dict[int, list[str]]:
+    """Repeat a trace in the compiled Pong: what differs, whole screens included, by decision."""
+    fleet, N, different = MachineFleet(len(trace.seeds), trace.task), len(trace.seeds), {}
     step = Step(fleet.games, fleet.games, np.empty((N, 3), fleet.games.dtype), np.full(N, PLAY, np.int8), 0)
-    for t, _ in enumerate(replay(trace, fleet)):
+    for t, names in enumerate(replay(trace, fleet)):
         screens = OBSERVATIONS["grayscale"].draw(step, np.empty((N, 210, 160), np.uint8))
-        if checksum(screens, trace.top) != trace.screens[t] and not fleet.games["stopped"].any():
-            unlike.append(f"screen {t}")
-    return unlike
+        same = checksum(screens, trace.top) == trace.screens[t] or fleet.games["stopped"].any()
+        if names or not same:
+            different[t] = names if same else [*names, "screen"]
+    return different
 
 
 def differences(result: StepResult, expected: StepResult) -> list[str]:
@@ -276,9 +277,7 @@ def compare(job: tuple[str, int]) -> tuple[str, int, list[str]]:
     """Record a trace and replay it: its kind, its frames, and the first difference."""
     name, seed = job
     trace = record(KINDS[name], seed, TRACE_FRAMES)
-    replayed = enumerate(replay(trace, MachineFleet(len(trace.seeds), trace.task)))
-    faults = [f"{name}, seed {seed}, decision {t}: {', '.join(names)}" for t, names in replayed if names]
-    faults += [f"{name}, seed {seed}, {unlike}" for unlike in unlike_screens(trace)]
+    faults = [f"{name}, seed {seed}, decision {t}: {', '.join(names)}" for t, names in replayed(trace).items()]
     return name, trace.frames, faults[:1]
 
 

@@ -10,7 +10,7 @@ import pytest
 import verify_machine
 from machine_mutants import constants, notices
 from small_runs import CONFIG, ROOT, environment, rows, saved, timeless
-from verify_machine import KINDS, Kind, Task, differences, random_player, record, replay, same_rows
+from verify_machine import KINDS, Kind, Task, differences, random_player, record, replayed, same_rows
 
 from pong.cli import main
 from pong.config import Config
@@ -28,12 +28,6 @@ FRAMES = 6000  # of each kind of play
 def traces():
     """Play in ALE, of each kind: done once for all tests."""
     return {name: record(kind, SEED, FRAMES, num_envs=2) for name, kind in KINDS.items()}
-
-
-def replayed(trace):
-    """The differences in the compiled Pong, by decision."""
-    fleet = MachineFleet(len(trace.seeds), trace.task)
-    return {decision: names for decision, names in enumerate(replay(trace, fleet)) if names}
 
 
 # --- the same games ---------------------------------------------------------------------------------------------------
