@@ -131,3 +131,9 @@ def test_t_quantile_and_interval():
     """Of tables; of 1, 2, 3: mean 2, s = 1."""
     assert [seeds.t_quantile(df) for df in (1, 4, 9, 15)] == pytest.approx([12.7062, 2.7764, 2.2622, 2.1314], abs=1e-4)
     assert seeds.t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx((2, 4.30265 / 3**0.5), abs=1e-5)
+
+
+def test_t_interval_of_five_scores_covers_their_mean_in_95_percent():
+    """Of 20,000 seeded samples, ± 4 standard errors of such a share; a percentile bootstrap covers 83 %."""
+    mean, half = seeds.t_interval(np.random.default_rng(1).normal(size=(5, 20_000)))
+    assert np.mean(np.abs(mean) < half) == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / 20_000) ** 0.5)
