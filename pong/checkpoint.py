@@ -99,7 +99,7 @@ def save(
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise OSError(f"checkpoint {path} can't be written: {why}") from None
-    for old in (*checkpoints(folder)[:-NEWEST], *folder.glob("*.tmp")):  # .tmp: of killed processes
+    for old in (*checkpoints(folder)[:-NEWEST], *folder.glob("*.tmp*")):  # left by killed processes
         with contextlib.suppress(OSError):
             old.unlink()
     return path

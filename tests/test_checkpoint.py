@@ -141,7 +141,8 @@ def test_find_missing_names_the_alternatives(tmp_path):
 
 
 def test_save_keeps_the_newest_two_and_the_best(tmp_path):
-    (tmp_path / "update-000001.tmp").write_bytes(b"of a killed process")
+    for name in ("update-000001.tmp", ".tmpSwLvRp"):  # the second one is safetensors' own
+        (tmp_path / name).write_bytes(b"of a killed process")
     for number in range(1, 7):
         save(tmp_path, Counters(number), best=number in (2, 3))
     assert names(tmp_path) == ["best.safetensors", "update-000005.safetensors", "update-000006.safetensors"]
