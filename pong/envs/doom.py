@@ -1,5 +1,6 @@
 """Doom: ViZDoom's gymnasium environments without a display, observed as the last four screens in grey."""
 
+import itertools
 import shlex
 import tempfile
 from collections import deque
@@ -127,10 +128,8 @@ class DoomFleet(VectorFleet):
         """The buttons that each action presses, such as "MOVE FORWARD", or "NOTHING"."""
         env: Any = self.games[0].unwrapped
         names = [button.name.replace("_", " ") for button in env.game.get_available_buttons()]
-        return tuple(
-            " + ".join(name for name, pressed in zip(names, buttons, strict=True) if pressed) or "NOTHING"
-            for buttons in env.button_map
-        )
+        pressed = (itertools.compress(names, buttons) for buttons in env.button_map)
+        return tuple(" + ".join(buttons) or "NOTHING" for buttons in pressed)
 
     @property
     def screen(self) -> NDArray[np.uint8]:

@@ -1,5 +1,7 @@
 """Pong in ale-py's unmodified emulators, with native luminance screens and without resizing or clipping."""
 
+from typing import Any
+
 import ale_py
 import numpy as np
 from ale_py.env import AtariEnv
@@ -19,17 +21,10 @@ class AleFleet(Fleet):
         self.num_envs, self.task = num_envs, task
         self.action_names = ACTION_NAMES[: task.actions]
         self._sticky = float(np.float32(task.sticky))  # as ALE has it
+        settings: dict[str, Any] = {"obs_type": "grayscale", "frameskip": 1}  # ``act`` holds the actions
+        settings |= {"repeat_action_probability": task.sticky, "max_num_frames_per_episode": task.max_frames}
         with one_line_errors("Pong can't be started; reinstall ale-py, which brings its ROM"):
-            self.emulators = [
-                AtariEnv(
-                    "pong",
-                    obs_type="grayscale",
-                    frameskip=1,  # ``act`` holds the actions
-                    repeat_action_probability=task.sticky,
-                    max_num_frames_per_episode=task.max_frames,
-                )
-                for _ in range(num_envs)
-            ]
+            self.emulators = [AtariEnv("pong", **settings) for _ in range(num_envs)]
         self._ale_actions = self.emulators[0].ale.getMinimalActionSet()
         self._frames = np.zeros((4, num_envs, PIXELS), np.int8)  # by NOTHING, EARLIER, BEFORE and NOW
         # ALE repeats the last executed action but neither returns nor clones it: it follows from ALE's random numbers
