@@ -102,7 +102,7 @@ results: doom ## run whatever is missing from results/, then make the tables and
 	test -f results/bench.json || $(BIN)/python scripts/bench.py --json results/bench.json
 	test -f results/machine/verify.json || $(BIN)/python scripts/verify_machine.py
 	test -f results/ceiling/rallies.json || $(BIN)/python scripts/research/rallies.py
-	test -f results/ceiling/planner.json || $(BIN)/python scripts/research/planner.py
+	test -f results/ceiling/planner.json || $(BIN)/python scripts/research/planner.py --games 100
 	$(BIN)/python scripts/grid.py recipes --only pong pong_plain pong_conv_plain --at-once 1 # alone, because their times are published
 	$(BIN)/python scripts/grid.py recipes ceiling far ladder classroom doom
 	$(BIN)/python scripts/report.py
