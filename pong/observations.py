@@ -145,7 +145,8 @@ def move(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
     source, target = tensors[0].device, torch.device(device)
     if {source.type, target.type} != {"cpu", "cuda"}:
         return [tensor.to(target) for tensor in tensors]
-    parts = [tensor.detach().flatten().view(torch.uint8) for tensor in tensors]
+    flat = [tensor.detach().flatten() for tensor in tensors]  # a single number may have the stride 0
+    parts = [numbers.as_strided((len(numbers),), (1,)).view(torch.uint8) for numbers in flat]
     ends = np.cumsum([len(part) for part in parts]).tolist()
     to_gpu = target.type == "cuda"
     host = _host_buffer(ends[-1])
