@@ -275,9 +275,10 @@ class Recipes(Settings):
     def __call__(self) -> None:
         """Print the first line of each, up to a colon."""
         print(f"{'recipe':18}{'agent':7}what it is")
+        trained = agents()
         for name, path in recipes().items():
             about = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(": ")[0]
-            print(f"{name:18}{'yes' if name in agents() else '-':7}{about}")
+            print(f"{name:18}{'yes' if name in trained else '-':7}{about}")
 
 
 COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Train, Eval, Play, Export, Import, Toy, Recipes)}

@@ -1,6 +1,6 @@
 // The page: a learner in a worker, games that show its policy, switches, and a match against an agent.
 
-import { ACTION_NAMES, ALE } from "./generated/machine.js";
+import { ALE } from "./generated/machine.js";
 import { Agent } from "./agent.js";
 import { Match } from "./play.js";
 import { HOLD, Pong } from "./pong.js";

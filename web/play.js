@@ -3,7 +3,7 @@
 import * as machine from "./generated/machine.js";
 import { gif } from "./gif.js";
 import { BEFORE, Eyes, NOW, Pong } from "./pong.js";
-import { HEIGHT, paint, showScreen, WIDTH } from "./screen.js";
+import { blit, HEIGHT, paint, WIDTH } from "./screen.js";
 import { PALETTE } from "./generated/screen.js";
 import { Random } from "./random.js";
 
@@ -12,7 +12,8 @@ const REMEMBERED = 900; // frames of a rally, at most, in a film of 30 frames/s
 // Our rule for the left paddle, since ALE's Pong has no second player: a knob like the player's.
 class Hand {
   constructor() {
-    this.knob = { pot: 408823, own_y: 109, next_y: 109, clock: 0, scan: 0 };
+    this.knob = {};
+    machine.reset(this.knob);
     this.action = machine.NOOP;
   }
 
@@ -90,8 +91,9 @@ export class Match {
     if (hand) hand.action = left ? machine.ALE[left.act(this.random)] : this.pressed();
     const reward = game.act(machine.ALE[right.act(this.random)], hand?.frame);
     this.count += 1;
-    this.remember(reward);
-    showScreen(this.canvas, game.state);
+    const picture = paint(game.state);
+    this.remember(picture, reward);
+    blit(this.canvas, picture, PALETTE, WIDTH);
     return !game.over;
   }
 
@@ -101,8 +103,8 @@ export class Match {
   }
 
   // Keep every second frame since the last point.
-  remember(reward) {
-    if (this.count % 2 === 0) this.rally.push(paint(this.game.state));
+  remember(picture, reward) {
+    if (this.count % 2 === 0) this.rally.push(picture);
     if (this.rally.length > REMEMBERED) this.rally.shift();
     if (!reward) return;
     this.last = this.rally;
