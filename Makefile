@@ -11,12 +11,15 @@ export CONFIG RUN RUNS STUDY OUT
 DOOM := $(if $(findstring doom,$(CONFIG) $(RUN) $(STUDY) $(ARGS)),doom)
 VENV := .venv
 BIN := $(VENV)/bin
+# TensorBoard shows these charts first: the mean of 100 games, and steps per second.
+CARD := %7B%22plugin%22:%22scalars%22,%22tag%22:%22charts/
+PINNED := pinnedCards=%5B$(CARD)episodic_return_mean100%22%7D,$(CARD)SPS%22%7D%5D
 EACH_CORE := --numprocesses=auto --dist=worksteal
 unexport MPLBACKEND # a notebook sets it to a package that may be missing here
 gpu-report: export PYTHONPATH := .:$(PYTHONPATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom notebook lesson page train eval play toy tensorboard test test-gpu check smoke torture soak bench verify-machine gpu-report results plots study clean
+.PHONY: help setup doom notebook lesson docs page train eval play toy tensorboard test test-gpu check smoke torture soak bench verify-machine gpu-report results plots study clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,6 +30,7 @@ setup: $(VENV)/.ready ## create .venv with exact package versions
 # Runs again only when the lock or pyproject changes.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else f"Python 3.11 to 3.14 is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12")'
+	@echo 'installing PyTorch and the rest into $(VENV), once: 2 GB on a CPU machine, 6 GB with CUDA; takes minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -36,12 +40,15 @@ doom: $(VENV)/.doom ## also install ViZDoom; `make train CONFIG=configs/doom_…
 
 notebook: $(VENV)/.notebook ## also install JupyterLab; `make lesson` runs this itself
 
-$(VENV)/.doom $(VENV)/.notebook: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
+$(VENV)/.doom $(VENV)/.notebook $(VENV)/.docs: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 lesson: notebook ## open the lesson, notebooks/pong_from_pixels.ipynb, in a browser
 	$(BIN)/jupyter lab notebooks/pong_from_pixels.ipynb $(ARGS)
+
+docs: $(VENV)/.docs ## build docs/ as a site, build/docs/index.html (installs MkDocs)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
 page: setup ## build the page in the browser, web/, and open it: ARGS="--port 8001"
 	$(BIN)/python scripts/page.py --serve $(ARGS)
@@ -59,6 +66,7 @@ toy: setup ## the log-derivative trick with numbers: ARGS="T3"
 	$(BIN)/python -m pong toy $(ARGS)
 
 tensorboard: setup ## show the curves of all runs in a browser
+	@echo 'open http://localhost:6006/?$(PINNED) for the curves to watch first'
 	$(BIN)/tensorboard --logdir "$$RUNS" $(ARGS)
 
 test: setup ## run the test suite on all CPU cores: ARGS="tests/test_losses.py tests/test_toy.py"
