@@ -66,7 +66,7 @@ toy: setup ## the log-derivative trick with numbers: ARGS="T3"
 	$(BIN)/python -m pong toy $(ARGS)
 
 tensorboard: setup ## show the curves of all runs in a browser
-	@echo 'open http://localhost:6006/?$(PINNED) for the curves to watch first'
+	@echo 'open http://localhost:6006/?$(PINNED) for the curves to watch first' >&2
 	$(BIN)/tensorboard --logdir "$$RUNS" $(ARGS)
 
 test: setup ## run the test suite on all CPU cores: ARGS="tests/test_losses.py tests/test_toy.py"
