@@ -36,9 +36,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-doom: $(VENV)/.doom ## also install ViZDoom; `make train CONFIG=configs/doom_…` runs this itself
+doom: $(VENV)/.doom ## also install ViZDoom; `make train CONFIG=configs/doom_…` does so by itself
 
-notebook: $(VENV)/.notebook ## also install JupyterLab; `make lesson` runs this itself
+notebook: $(VENV)/.notebook ## also install JupyterLab; `make lesson` does so by itself
 
 $(VENV)/.doom $(VENV)/.notebook $(VENV)/.docs: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
@@ -59,13 +59,13 @@ train: setup $(DOOM) ## train a policy: CONFIG=pong ARGS="--seed 3" or "--seeds 
 eval: setup $(DOOM) ## play fresh games with frozen weights, sampled and greedily: RUN=runs/…, default: newest; ARGS="--episodes 20"
 	$(BIN)/python -m pong eval $(if $(RUN),"$$RUN") $(ARGS)
 
-play: setup $(DOOM) ## save a video of one game, or show it live with ARGS="--terminal": RUN=runs/…, default: newest, or else our agent of pong
+play: setup $(DOOM) ## save a video of one game, or show it live: ARGS="--terminal"; RUN=runs/…, default: newest, else a trained agent
 	$(BIN)/python -m pong play $(if $(RUN),"$$RUN") $(ARGS)
 
-toy: setup ## the log-derivative trick with numbers: ARGS="T3"
+toy: setup ## show the log-derivative trick with numbers: ARGS="T3"
 	$(BIN)/python -m pong toy $(ARGS)
 
-tensorboard: setup ## show the curves of all runs in a browser
+tensorboard: setup ## show the curves of all runs in a browser: RUNS=runs
 	@echo 'open http://localhost:6006/?$(PINNED) for the curves to watch first' >&2
 	$(BIN)/tensorboard --logdir "$$RUNS" $(ARGS)
 
@@ -94,10 +94,10 @@ soak: setup ## train for half an hour and watch memory and file handles: ARGS="-
 bench: setup $(DOOM) ## compare the speed of training with the bare emulators and the 2016 loop: ARGS="--json FILE"
 	$(BIN)/python scripts/bench.py $(ARGS)
 
-verify-machine: setup ## compare the compiled Pong with ale-py in 20 million frames with fresh seeds: ARGS="--frames 100", in thousands
+verify-machine: setup ## compare the compiled Pong with ale-py on 20 million frames, or fewer: ARGS="--frames 100" (thousand)
 	$(BIN)/python scripts/verify_machine.py $(ARGS)
 
-gpu-report: ## on a GPU machine, with its own python3: tests, a benchmark and two trainings, into OUT=results/gpu; takes ten minutes
+gpu-report: ## test and measure a GPU in ten minutes: PYTHON=python3 OUT=results/gpu
 	mkdir -p "$$OUT"
 	-$(PYTHON) -m pytest -m gpu -rs -p no:cacheprovider > "$$OUT/gpu-tests.txt"; tail -1 "$$OUT/gpu-tests.txt"
 	$(PYTHON) scripts/bench.py --rounds 2 --seconds 1 --configs pong pong_conv_plain --json "$$OUT/bench.json"
@@ -115,12 +115,12 @@ results: doom ## run whatever is missing from results/, then make the tables and
 	$(BIN)/python scripts/grid.py recipes ceiling far ladder classroom doom
 	$(BIN)/python scripts/report.py
 
-plots: setup ## make the tables and pictures of results/ and docs/ again
+plots: setup ## redraw the tables and pictures of results/ and docs/
 	$(BIN)/python scripts/plot_docs.py
 	$(BIN)/python scripts/annotate.py
 	$(BIN)/python scripts/report.py
 
-study: setup $(DOOM) ## train the missing runs of a study, every change with every seed; takes hours: STUDY=ladder
+study: setup $(DOOM) ## train the missing runs of a study, which takes hours: STUDY=ladder
 	$(BIN)/python scripts/grid.py $$STUDY $(ARGS)
 	$(BIN)/python scripts/report.py
 
