@@ -44,8 +44,8 @@ $(VENV)/.doom $(VENV)/.notebook $(VENV)/.docs: $(VENV)/.%: requirements-%.lock $
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-lesson: notebook ## open the lesson, notebooks/pong_from_pixels.ipynb, in a browser
-	$(BIN)/jupyter lab notebooks/pong_from_pixels.ipynb $(ARGS)
+lesson: notebook ## open the first notebook of the lesson in a browser; the others are beside it in notebooks/
+	$(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/1_two_arms_and_the_log.ipynb $(ARGS)
 
 docs: $(VENV)/.docs ## build docs/ as a site, build/docs/index.html (installs MkDocs)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
