@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, Error, InvalidAction, ResetNeeded
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, MultiDiscrete, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ State = tuple[list[Array], list[Any]]  # a copy of N games and their observation
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of ``ALE/Pong-v5``, and ``noop_max``."""
+    """The arguments of ``ALE/Pong-v5``, ``noop_max`` and ``two_players``."""
 
     obs_type: str = "rgb"  # see ``screen.KINDS``
     frameskip: int | tuple[int, int] = 4  # frames of a decision, or from the first to below the second
@@ -39,6 +39,7 @@ class Settings:
     noop_max: int = 0  # a game starts with 1 to so many NOOPs, as AtariPreprocessing's; 0 leaves them out
     mode: int | None = None
     difficulty: int | None = None
+    two_players: bool = False  # the left paddle belongs to a second player: actions (2,), the right player's first
 
     def __post_init__(self) -> None:
         skip, stacked = self.frameskip, self.obs_type == "atari"
@@ -75,14 +76,15 @@ class Results(NamedTuple):
 def advance(
     emulators: Emulators,
     step: Step,  # to write, but for its plan
-    actions: NDArray[np.int64],  # (N,)
+    lefts: NDArray[Any] | None,  # (N,) of GAME, the left players', see ``machine.move_left``
+    actions: NDArray[np.int64],  # (N,), or of two players (N, 2)
     meanings: NDArray[np.int64],  # (actions,), which of ALE's minimal actions each is
     frames: NDArray[np.int64],  # (N,), of the decision, or of NOOP at the start of a new game
     stops: bool,  # a decision ends with the game, as AtariPreprocessing's; ALE draws random numbers till its end
     results: Results,  # to write, zeros
 ) -> int:
     """Play a decision of each game, or start a new one; returns how many have ended, or −1 for a wrong action."""
-    for action in actions:
+    for action in actions.flat:
         if not 0 <= action < len(meanings):
             return -1
     ended = 0
@@ -91,15 +93,25 @@ def advance(
         if step.plan[i] == START:
             results.frames_before[i] += game.frames
             reset(game)
+            if lefts is not None:
+                reset(lefts[i])
+                game.cpu_y = lefts[i].own_y
             for _ in range(frames[i]):
-                act(emulators, i, game, NOOP)
+                if lefts is None:
+                    act(emulators, i, game, NOOP)
+                else:
+                    act(emulators, i, game, NOOP, lefts[i])
             step.before[i] = game
             results.done[i] = False
         elif step.plan[i] == PLAY:
             for t in range(frames[i]):
                 if stops and t == frames[i] - 1 > 0:
                     step.before[i] = game
-                results.rewards[i] += act(emulators, i, game, meanings[actions[i]])
+                if lefts is None:
+                    reward = act(emulators, i, game, meanings[actions[i]])
+                else:
+                    reward = act(emulators, i, game, meanings[actions[i, 0]], lefts[i], meanings[actions[i, 1]])
+                results.rewards[i] += reward
                 if stops and is_over(game, emulators.max_frames):
                     break
             if stops and frames[i] == 1:  # then AtariPreprocessing shows one screen
@@ -112,7 +124,7 @@ def advance(
 
 
 class PongVectorEnv(VectorEnv[Array, Array, Array]):
-    """N games, the same as a ``SyncVectorEnv`` of ``ALE/Pong-v5``."""
+    """N games, the same as a ``SyncVectorEnv`` of ``ALE/Pong-v5``; with two players rewards are the right one's."""
 
     def __init__(
         self,
@@ -129,19 +141,21 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         self.render_mode = self.settings.render_mode
         self.metadata = PongEnv.metadata | {"autoreset_mode": self.autoreset_mode}
         self.single_observation_space, self._draw = KINDS[self.settings.obs_type]
-        self.single_action_space = Discrete(len(names))
+        n, two = len(names), self.settings.two_players
+        self.single_action_space: Space[Any] = MultiDiscrete([n, n]) if two else Discrete(n)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         without_up = [name.replace("UP", "").replace("DOWN", "") or "NOOP" for name in names]  # which do nothing
         self._meanings = np.array([MINIMAL.index(name) for name in without_up])
         task = PongTask(sticky=self.settings.repeat_action_probability, max_frames=max_frames)
         self._fleet = MachineFleet(num_envs, task)
+        self._lefts = np.zeros(num_envs, GAME) if two else None
         shown, plan = np.zeros((num_envs, 3), GAME), np.zeros(num_envs, np.int8)
         self._step = Step(self._fleet.games, np.zeros(num_envs, GAME), shown, plan, max_frames)
         self._observations = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
         skip = self.settings.frameskip
         self._frames = np.full(num_envs, skip if isinstance(skip, int) else 0)  # of decisions
-        self._noops = np.zeros(num_envs, np.int64)
+        self._noops = np.zeros(self.action_space.shape or (), np.int64)
         self._frames_before = np.zeros(num_envs, np.int64)  # of earlier games since the last seed
         self._done = np.zeros(num_envs, np.bool_)
         self._ended, self._started = 0, False
@@ -172,7 +186,7 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         return self._observe(), infos | self._infos(mask)
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Play a decision of each game: actions (N,)."""
+        """Play a decision of each game: actions (N,), or of two players (N, 2)."""
         if not self._ended:
             return self.decide(actions)
         if self.autoreset_mode == AutoresetMode.DISABLED:
@@ -183,8 +197,8 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         """``step`` for games that have ended, too: a decision changes them no more."""
         self._check_ready(self._started)
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise InvalidAction(f"actions must be ({self.num_envs},) ints, not {actions.shape} {actions.dtype}")
+        if actions.shape != self._noops.shape or actions.dtype.kind not in "iu":
+            raise InvalidAction(f"actions must be {self._noops.shape} ints, not {actions.shape} {actions.dtype}")
         results, final = self._play(plan, actions.astype(np.int64, copy=False)), {}
         if self._ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
             final = self._final_infos(self._done.copy())
@@ -201,7 +215,7 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         results = Results(*new, self._done, self._frames_before)
         actions = self._noops if actions is None else actions
         stops = self.settings.obs_type == "atari"
-        ended = advance(self._fleet.emulators, step, actions, self._meanings, frames, stops, results)
+        ended = advance(self._fleet.emulators, step, self._lefts, actions, self._meanings, frames, stops, results)
         if ended < 0:
             raise InvalidAction(f"an action of {actions.min()} to {actions.max()}, not 0 to {len(self._meanings) - 1}")
         self._ended = ended
@@ -279,7 +293,8 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
 
     @property
     def _arrays(self) -> list[Array]:
-        return [*self._step[:3], self._observations, self._frames_before, self._done]
+        arrays = [*self._step[:3], self._lefts, self._observations, self._frames_before, self._done]
+        return [array for array in arrays if array is not None]
 
 
 class PongEnv(gymnasium.Env[Array, Any]):
@@ -306,7 +321,7 @@ class PongEnv(gymnasium.Env[Array, Any]):
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Play a decision; nothing moves after the game's end."""
-        observations, *results, infos = self._games.decide(np.asarray(action).reshape(-1))
+        observations, *results, infos = self._games.decide(np.asarray(action).reshape(self._games.action_space.shape))
         reward, terminated, truncated = (values[0].item() for values in results)
         return observations[0], reward, terminated, truncated, self._info(infos)
 
