@@ -57,7 +57,9 @@ def played_frames(players: int = 1) -> NDArray[np.int32]:
         follow = [machine.UP if game["y"] < game[paddle] else machine.DOWN for paddle in ("own_y", "cpu_y")]
         random = int(words[t] % 6), int(words[t] // 6 % 6)
         action, left_action = [(random[k], follow[k], follow[k] + 2)[t * 3 // FRAMES] for k in range(2)]
-        machine.act(fleet.emulators, 0, game, action, left if players == 2 else None, left_action)
+        second = left if players == 2 else None
+        machine.take(game, action, fleet.emulators.words[0], fleet.emulators.threshold, second, left_action)
+        machine.act(game, fleet.task.max_frames, second)
         states[t] = game.tolist()
         if machine.is_over(game, fleet.task.max_frames):
             machine.reset(game)

@@ -344,13 +344,21 @@ UINT32 = 2**32
 
 
 @rule
-def is_sticky(game: Game, words: NDArray[np.uint32], threshold: float) -> bool:
-    """Whether ALE repeats the previous frame's action; it draws a second number for the second player."""
+def take(
+    game: Game, action: int, words: NDArray[np.uint32], threshold: float, left: Game | None = None, other: int = NOOP
+) -> None:
+    """Take the action of a frame, and the other of a second player, unless ALE repeats the previous one.
+
+    Numba counts the users of every array that a rule gets, which would take longer than a frame with all of Emulators.
+    """
     if game.ale_drawn == WORDS:
         twist(words)
         game.ale_drawn = 0
-    game.ale_drawn += 2
-    return is_below(words[game.ale_drawn - 2], threshold)
+    if not is_below(words[game.ale_drawn], threshold):
+        game.action = action
+    if left is not None and not is_below(words[game.ale_drawn + 1], threshold):
+        left.action = other
+    game.ale_drawn += 2  # ALE also draws the second player's number in a game of one
 
 
 @rule
@@ -407,15 +415,9 @@ class Emulators(NamedTuple):
 
 
 @rule
-def act(
-    emulators: Emulators, i: int, game: Game, action: int, left: Game | None = None, left_action: int = NOOP
-) -> int:
-    """Emulate a frame like ALE's ``act``, with sticky actions; returns its reward. An ended game stands still."""
-    if not is_sticky(game, emulators.words[i], emulators.threshold):
-        game.action = action
-    if left is not None and not is_below(emulators.words[i, game.ale_drawn - 1], emulators.threshold):
-        left.action = left_action
-    if is_over(game, emulators.max_frames):
+def act(game: Game, max_frames: int, left: Game | None = None) -> int:
+    """Emulate a frame with the actions taken; returns its reward. An ended game stands still."""
+    if is_over(game, max_frames):
         return 0
     game.frames += 1
     return frame(game, game.action) if left is None else frame(game, game.action, left, left.action)
@@ -433,7 +435,8 @@ def start_game(emulators: Emulators, i: int, game: Game) -> None:
     reset(game)
     if emulators.noop_max > 0:
         for _ in range(integer(game, emulators.numbers[i], 1, emulators.noop_max + 1)):
-            act(emulators, i, game, NOOP)
+            take(game, NOOP, emulators.words[i], emulators.threshold)
+            act(game, emulators.max_frames)
 
 
 @kernel
@@ -454,13 +457,14 @@ def step(
 ) -> None:
     """Play one decision of each active game; the others wait. After a game's end a new one starts."""
     for i in range(len(emulators.games)):
-        game, numbers = emulators.games[i], emulators.numbers[i]
+        game, numbers, words = emulators.games[i], emulators.numbers[i], emulators.words[i]
         rewards[i], dones[i], frames[i] = 0, False, 0
         if not active[i]:
             continue
         before = game.frames
         for _ in range(integer(game, numbers, emulators.shortest_hold, emulators.longest_hold + 1)):
-            rewards[i] += act(emulators, i, game, ALE[actions[i]])
+            take(game, ALE[actions[i]], words, emulators.threshold)
+            rewards[i] += act(game, emulators.max_frames)
         frames[i] = game.frames - before
         if is_over(game, emulators.max_frames):
             dones[i] = True

@@ -44,8 +44,13 @@ class Step(NamedTuple):
     games: NDArray[Any]  # (N,) of GAME
     before: NDArray[Any]  # (N,) of GAME, one frame earlier
     shown: NDArray[Any]  # (N, 3) of GAME, from which the last observation was drawn
+    frames_before: NDArray[np.int64]  # (N,), of earlier games since the last seed
+    done: NDArray[np.bool_]  # (N,), the game has ended
+    words: NDArray[np.uint32]  # (N, 624), the state of ALE's generators
     plan: NDArray[np.int8]  # (N,): WAIT, PLAY or START
+    threshold: float  # probability of a sticky frame, times 2³²
     max_frames: int
+    stops: bool  # a decision ends with the game, as AtariPreprocessing's; ALE draws random numbers till its end
 
 
 # --- whole screens ----------------------------------------------------------------------------------------------------
@@ -332,6 +337,8 @@ STATE = (machine.GAME.names or ())[:-2]  # the numbers of a state, see ``machine
 
 def states(step: Step, out: NDArray[np.int64]) -> NDArray[np.int64]:
     """The states (N, 19), which the games themselves hold."""
+    if out.base is not None:
+        return out  # of the first step
     return step.games.view(np.int64).reshape(len(out), -1)[:, : len(STATE)]
 
 
