@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -64,12 +64,23 @@ class Settings:
                 raise Error(f"pong/Pong-v5: {name} = {getattr(self, name)!r} must be {what}")
 
 
+class Rest(NamedTuple):
+    """What else N games have: (N,) each, and their settings."""
+
+    done: NDArray[np.bool_]
+    frames_before: NDArray[np.int64]  # of earlier games since the last seed
+    words: NDArray[np.uint32]  # (N, 624), the state of ALE's generators
+    threshold: float  # probability of a sticky frame, times 2³²
+    meanings: NDArray[np.int64]  # (actions,), which of ALE's minimal actions each is
+    stops: bool  # a decision ends with the game, as AtariPreprocessing's; ALE draws random numbers till its end
+
+
 @kernel
 def advance(
     step: Step,  # to write, but for its plan
+    rest: Rest,  # likewise, but for its settings
     lefts: NDArray[Any] | None,  # (N,) of GAME, the left players', see ``machine.move_left``
     actions: NDArray[np.int64],  # (N,), or of two players (N, 2)
-    meanings: NDArray[np.int64],  # (actions,), which of ALE's minimal actions each is
     frames: NDArray[np.int64],  # (N,), of the decision, or of NOOP at the start of a new game
     rewards: NDArray[np.float64],  # (N,) to write
     numbers: NDArray[np.int64],  # (3, N) to write: lives, frames of this game, and of all games since the last seed
@@ -78,40 +89,40 @@ def advance(
     """Play a decision of each game, or start a new one; returns how many have ended, or −1 for a wrong action."""
     flat, players, ended = actions.reshape(-1), actions.size // len(step.games), 0
     for action in flat:
-        if not 0 <= action < len(meanings):
+        if not 0 <= action < len(rest.meanings):
             return -1
     for i in range(len(step.games)):
         game, left = step.games[i], None if lefts is None else lefts[i]
-        action, other = meanings[flat[players * i]], meanings[flat[players * (i + 1) - 1]]
+        action, other = rest.meanings[flat[players * i]], rest.meanings[flat[players * (i + 1) - 1]]
         rewards[i] = 0
         if step.plan[i] == START:
-            step.frames_before[i] += game.frames
+            rest.frames_before[i] += game.frames
             reset(game)
             if left is not None:
                 reset(left)
                 game.cpu_y = left.own_y
             for _ in range(frames[i]):
-                take(game, NOOP, step.words[i], step.threshold, left)
+                take(game, NOOP, rest.words[i], rest.threshold, left)
                 act(game, step.max_frames, left)
             step.before[i] = game
         elif step.plan[i] == PLAY:
             for t in range(frames[i]):
-                if step.stops and t == frames[i] - 1 > 0:
+                if rest.stops and t == frames[i] - 1 > 0:
                     step.before[i] = game
-                take(game, action, step.words[i], step.threshold, left, other)
+                take(game, action, rest.words[i], rest.threshold, left, other)
                 rewards[i] += act(game, step.max_frames, left)
-                if step.stops and is_over(game, step.max_frames):
+                if rest.stops and is_over(game, step.max_frames):
                     break
-            if step.stops and frames[i] == 1:  # then AtariPreprocessing shows one screen
+            if rest.stops and frames[i] == 1:  # then AtariPreprocessing shows one screen
                 step.before[i] = game
         plays = step.plan[i] == PLAY
         flags[0, i] = plays and (game.own_points == WINNING_POINTS or game.cpu_points == WINNING_POINTS)
         flags[1, i] = plays and game.frames >= step.max_frames
         flags[2, i] = True
         if step.plan[i] != WAIT:
-            step.done[i] = flags[0, i] or flags[1, i]
-        numbers[0, i], numbers[1, i], numbers[2, i] = 0, game.frames, game.frames + step.frames_before[i]
-        ended += step.done[i]
+            rest.done[i] = flags[0, i] or flags[1, i]
+        numbers[0, i], numbers[1, i], numbers[2, i] = 0, game.frames, game.frames + rest.frames_before[i]
+        ended += rest.done[i]
     return ended
 
 
@@ -143,22 +154,15 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         without_up = [name.replace("UP", "").replace("DOWN", "") or "NOOP" for name in names]  # which do nothing
-        self._meanings = np.array([MINIMAL.index(name) for name in without_up])
+        meanings = np.array([MINIMAL.index(name) for name in without_up])
         task = PongTask(sticky=self.settings.repeat_action_probability, max_frames=max_frames)
-        self._fleet = MachineFleet(num_envs, task)
-        self._lefts = np.zeros(num_envs, GAME) if two else None
-        self._step = Step(
-            games=self._fleet.games,
-            before=np.zeros(num_envs, GAME),
-            shown=np.zeros((num_envs, 3), GAME),
-            frames_before=np.zeros(num_envs, np.int64),
-            done=np.zeros(num_envs, np.bool_),
-            words=self._fleet.emulators.words,
-            plan=np.zeros(num_envs, np.int8),
-            threshold=self._fleet.emulators.threshold,
-            max_frames=max_frames,
-            stops=self.settings.obs_type == "atari",
-        )
+        self._fleet, N = MachineFleet(num_envs, task), num_envs
+        before, shown, plan = np.zeros(N, GAME), np.zeros((N, 3), GAME), np.zeros(N, np.int8)
+        self._step = Step(self._fleet.games, before, shown, plan, max_frames)
+        words, threshold = self._fleet.emulators.words, self._fleet.emulators.threshold
+        done, frames_before, stops = np.zeros(N, np.bool_), np.zeros(N, np.int64), self.settings.obs_type == "atari"
+        self._rest = Rest(done, frames_before, words, threshold, meanings, stops)
+        self._lefts = np.zeros(N, GAME) if two else None
         self._observations = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
         skip = self.settings.frameskip
         self._frames = np.full(num_envs, skip if isinstance(skip, int) else 0)  # of decisions
@@ -184,7 +188,7 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         for i in np.flatnonzero(mask).tolist():
             if seeds[i] is not None:
                 infos = self._add_info(infos, {"seeds": self._fleet.seed(i, seeds[i])}, i)
-                self._step.frames_before[i] = -self._step.games["frames"][i]
+                self._rest.frames_before[i] = -self._step.games["frames"][i]
         with announced():
             _, numbers, _ = self._play(np.where(mask, START, WAIT))
         self._started = True
@@ -196,7 +200,7 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
             return self.decide(actions)
         if self.autoreset_mode == AutoresetMode.DISABLED:
             raise ResetNeeded("a game has ended; reset it with options={'reset_mask': …}")
-        return self.decide(actions, np.where(self._step.done, START, PLAY))
+        return self.decide(actions, np.where(self._rest.done, START, PLAY))
 
     def decide(self, actions: Any, plan: Any = PLAY) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """``step`` for games that have ended, too: a decision changes them no more."""
@@ -208,8 +212,8 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         terminations, truncations, mask = flags
         final = dict[str, Any]()
         if self._ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            final = self._final_infos(numbers, self._step.done.copy())
-            _, numbers, _ = self._play(np.where(self._step.done, START, WAIT))
+            final = self._final_infos(numbers, self._rest.done.copy())
+            _, numbers, _ = self._play(np.where(self._rest.done, START, WAIT))
         return self._observe(), rewards, terminations, truncations, infos_of(numbers, mask) | final
 
     def _play(self, plan: Any, actions: Any = None) -> Results:
@@ -220,9 +224,9 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
             frames = self._choose_frames()
         results = np.empty(N), np.empty((3, N), np.int64), np.empty((3, N), np.bool_)
         actions = self._noops if actions is None else actions
-        ended = advance(step, self._lefts, actions, self._meanings, frames, *results)
+        ended = advance(step, self._rest, self._lefts, actions, frames, *results)
         if ended < 0:
-            raise InvalidAction(f"an action of {actions.min()} to {actions.max()}, not 0 to {len(self._meanings) - 1}")
+            raise InvalidAction(f"an action of {actions.min()} to {actions.max()}, not 0 to {len(self.action_names) - 1}")
         self._ended = ended
         self._observations = self._draw(step, self._observations)
         return results
@@ -278,7 +282,7 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         (arrays, random), drawn = state, self._step.games["ale_drawn"].copy()
         for array, saved in zip(self._arrays, arrays, strict=True):
             array[:] = saved
-        self._ended = int(self._step.done.sum())
+        self._ended = int(self._rest.done.sum())
         if not random:
             self._step.games["ale_drawn"] = drawn
             return
@@ -288,7 +292,7 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
 
     @property
     def _arrays(self) -> list[Array]:
-        arrays = [*self._step[:5], self._lefts, self._observations]
+        arrays = [*self._step[:3], *self._rest[:2], self._lefts, self._observations]
         return [array for array in arrays if array is not None]
 
 

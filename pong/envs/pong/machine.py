@@ -356,9 +356,10 @@ def take(
         game.ale_drawn = 0
     if not is_below(words[game.ale_drawn], threshold):
         game.action = action
-    if left is not None and not is_below(words[game.ale_drawn + 1], threshold):
+    game.ale_drawn += 1
+    if left is not None and not is_below(words[game.ale_drawn], threshold):
         left.action = other
-    game.ale_drawn += 2  # ALE also draws the second player's number in a game of one
+    game.ale_drawn += 1  # in a game of one player, too
 
 
 @rule

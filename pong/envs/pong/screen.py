@@ -44,13 +44,8 @@ class Step(NamedTuple):
     games: NDArray[Any]  # (N,) of GAME
     before: NDArray[Any]  # (N,) of GAME, one frame earlier
     shown: NDArray[Any]  # (N, 3) of GAME, from which the last observation was drawn
-    frames_before: NDArray[np.int64]  # (N,), of earlier games since the last seed
-    done: NDArray[np.bool_]  # (N,), the game has ended
-    words: NDArray[np.uint32]  # (N, 624), the state of ALE's generators
     plan: NDArray[np.int8]  # (N,): WAIT, PLAY or START
-    threshold: float  # probability of a sticky frame, times 2³²
     max_frames: int
-    stops: bool  # a decision ends with the game, as AtariPreprocessing's; ALE draws random numbers till its end
 
 
 # --- whole screens ----------------------------------------------------------------------------------------------------
