@@ -65,10 +65,10 @@ class Settings:
 
 
 class Rest(NamedTuple):
-    """What else N games have: (N,) each, and their settings."""
+    """What else N games have, and their settings."""
 
-    done: NDArray[np.bool_]
-    frames_before: NDArray[np.int64]  # of earlier games since the last seed
+    done: NDArray[np.bool_]  # (N,), the game has ended
+    frames_before: NDArray[np.int64]  # (N,), of earlier games since the last seed
     words: NDArray[np.uint32]  # (N, 624), the state of ALE's generators
     threshold: float  # probability of a sticky frame, times 2³²
     meanings: NDArray[np.int64]  # (actions,), which of ALE's minimal actions each is
@@ -226,7 +226,8 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         actions = self._noops if actions is None else actions
         ended = advance(step, self._rest, self._lefts, actions, frames, *results)
         if ended < 0:
-            raise InvalidAction(f"an action of {actions.min()} to {actions.max()}, not 0 to {len(self.action_names) - 1}")
+            last = len(self.action_names) - 1
+            raise InvalidAction(f"an action of {actions.min()} to {actions.max()}, not 0 to {last}")
         self._ended = ended
         self._observations = self._draw(step, self._observations)
         return results
