@@ -225,8 +225,7 @@ def test_file_ends_in_one_line_at_ctrl_c(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "\nstopped; the games since the last save, at most 10, are lost\n"
 
 
-def test_annotated_pages_are_of_this_program():
+def test_annotated_page_is_of_this_program():
     rows = list(annotate.blocks())
     assert annotate.PAGE.read_text(encoding="utf-8") == annotate.markdown(rows), "run scripts/annotate.py"
-    assert annotate.PAGE.with_suffix(".html").read_text(encoding="utf-8") == annotate.webpage(rows)
     assert sum(len(notes) for _, notes in rows) == annotate.NOTES.read_text(encoding="utf-8").count("[[notes]]")
