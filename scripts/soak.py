@@ -3,7 +3,7 @@
     python scripts/soak.py --minutes 30
 
 fails if the trainer ever needs more than 700 MiB, or if from the second to the last third of the time its memory grows
-by more than 2 %, or its handles or processes grow at all. The lowest number of each third counts: a leak raises it, too.
+by more than 2 %, or its handles or processes grow at all. The lowest number of each third counts, as a leak raises it.
 """
 
 import resource
