@@ -50,37 +50,43 @@ CURVES = {  # pictures: study and variants (none: all) whose curves they show, a
 }
 LADDER, GAMES, SEEDS = (-10, 0), (-18, -15, -10, -5, 0), (-15, -10, 0, 10, 18, 20)  # scores of other tables
 PROTOCOL = (10, 40, 50, 100, 200)  # millions of frames at which Machado et al. (2018), and SLM-Lab (40), report
+KINDS = [f"{version}{way}" for version in ("sticky, ", "plain, ", "") for way in WAYS]  # of fresh games
 BALLS = ("the first", "the second", "the third", "a later one")
 WIDTH = 5  # panels beside each other
 DPI = 130
-Scores = dict[str, dict[str, Any]]  # of fresh games, by WAYS
 
 
 @dataclass(frozen=True)
 class Run:
     """A finished run: a folder in results/."""
 
+    folder: Path
     config: Config
     curve: pd.DataFrame  # the rows of its metrics.csv
     last: "pd.Series[float]"  # of them
-    hardware: str
-    own: Scores  # in the game that it was trained in
-    versions: dict[str, Scores]  # and in every version of it that it played: "sticky", "plain"; "" if not Pong
+    own: dict[str, Any]  # fresh games in the game that it was trained in, by WAYS
+    games: dict[str, Any]  # and in every version of Pong that it played, by KINDS
 
     def reached(self, score: float, key: str) -> float:
         """The step, game or minute at which the mean of 100 games first was at least ``score``; infinity if never."""
         rows = self.curve[self.curve[MEAN100] >= score]
         return math.inf if rows.empty else float(rows[key].iloc[0])
 
+    @property
+    def hardware(self) -> str:
+        """What it ran on."""
+        metadata = read_json(self.folder / "run.json")
+        cores, device = metadata["cpu_count"], metadata["device"]
+        return f"{cores} CPU core{'s' * (cores > 1)}" + ("" if device == "cpu" else f", {device}")
+
 
 Runs = dict[str, list[Run]]  # by variant
 
 
 def main() -> None:
-    """Write every table and picture of what is there."""
-    studies = {name: grid.load(name) for name in grid.known()}
-    runs = {name: finished(study) for name, study in studies.items()}
-    for file, text in tables(studies, runs).items():
+    """Write every table and picture of the studies that have runs."""
+    runs = {name: finished(grid.load(name)) for name in grid.known()}
+    for file, text in tables(runs).items():
         (RESULTS / file).write_text(text, encoding="utf-8")
     draw(runs)
     for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
@@ -89,17 +95,15 @@ def main() -> None:
 
 def read(folder: Path) -> Run:
     """Read a run's files."""
-    config, metadata = load_config(folder / "config.toml"), read_json(folder / "run.json")
-    cores, device = metadata["cpu_count"], metadata["device"]
-    hardware = f"{cores} CPU core{'s' * (cores > 1)}" + ("" if device == "cpu" else f", {device}")
-    own, versions = {}, {}
+    own, games = {}, {}
     for path in sorted(folder.glob("eval*.json")):
         evaluation = read_json(path)
+        version = "" if evaluation["env"] != PONG else "sticky, " if evaluation["sticky"] else "plain, "
         scores = {way: evaluation[way] for way in WAYS if way in evaluation}
-        versions["" if evaluation["env"] != PONG else "sticky" if evaluation["sticky"] else "plain"] = scores
+        games |= {f"{version}{way}": scores[way] for way in scores}
         own = scores if path.name == OWN else own
     curve = pd.read_csv(folder / "metrics.csv")
-    return Run(config, curve, curve.iloc[-1], hardware, own, versions)
+    return Run(folder, load_config(folder / "config.toml"), curve, curve.iloc[-1], own, games)
 
 
 def read_json(file: Path) -> Any:
@@ -134,55 +138,61 @@ def update_page(page: Path) -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def tables(studies: dict[str, Study], runs: dict[str, Runs]) -> dict[str, str]:
-    """Every table, by its file in results/."""
-    recipes, expert = runs["recipes"], runs["recipes"].get("pong_expert", [])
-    texts = {
-        "recipes.md": markdown([recipe_row(name, seeds) for name, seeds in recipes.items()]),
-        "seeds.md": seeds_tables([run for seeds in recipes.values() for run in seeds], SEEDS),
-        "karpathy.md": games_table(recipes.get("karpathy", [])),
-        "protocol.md": protocol_table(expert),
-        "ladder/ladder.md": markdown([rung_row(rung, seeds) for rung, seeds in runs["ladder"].items()]),
-        "classroom/lqr.md": gains_table(studies["classroom"]),
-        "ceiling/scores.md": study_table(studies["ceiling"], runs["ceiling"]),
-        "far/scores.md": study_table(studies["far"], {"pong_expert.toml": expert} | runs["far"]),
-        "ceiling/planner.md": planner_table(planners()),
-        "ceiling/rallies.md": rallies_table(RESULTS / "ceiling/rallies.json"),
+def tables(runs: dict[str, Runs]) -> dict[str, str]:
+    """Every table that has content, by its file in results/."""
+    expert = chosen(runs, {"recipes": ("pong_expert",)})
+    contents: dict[str, tuple[Any, ...]] = {  # a function and its arguments
+        "recipes.md": (recipes_table, runs["recipes"]),
+        "seeds.md": (seeds_tables, chosen(runs, {"recipes": ()}), SEEDS),
+        "karpathy.md": (games_table, chosen(runs, {"recipes": ("karpathy",)})),
+        "protocol.md": (protocol_table, expert),
+        "ladder/ladder.md": (ladder_table, runs["ladder"]),
+        "classroom/lqr.md": (gains_table, chosen(runs, {"classroom": ("lqr",)})),
+        "ceiling/scores.md": (study_table, runs["ceiling"], grid.load("ceiling")),
+        "far/scores.md": (study_table, runs["far"] and {"pong_expert.toml": expert} | runs["far"], grid.load("far")),
+        "ceiling/planner.md": (planner_table, planners()),
+        "ceiling/rallies.md": (rallies_table, read_json(RESULTS / "ceiling/rallies.json")),
     }
     for name in ("classroom/cartpole", "doom/basic", "doom/health"):
         variants, marks = CURVES[f"{name}.png"]
-        texts[f"{name}.md"] = seeds_tables(chosen(runs, variants), marks)
-    return {file: text for file, text in texts.items() if text.strip()}
+        contents[f"{name}.md"] = seeds_tables, chosen(runs, variants), marks
+    return {file: table(content, *more) for file, (table, content, *more) in contents.items() if content}
 
 
-def recipe_row(name: str, seeds: list[Run]) -> dict[str, object]:
-    """A recipe in README: medians over its seeds, and the range of all."""
-    description, marks, key = RECIPES[name]
-    form = duration if key == "minutes" else lambda games: f"{games / 1e3:.1f} k"
-    unit = "" if key == "minutes" else " games"
-    first, second = (f"{whole(mark)}: {passed(seeds, mark, key, form)}{unit}" for mark in marks)
-    sampled, greedy = (spread([run.own[way]["mean"] for run in seeds], signed) for way in WAYS)
-    row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds), "time to an early score": first}
-    return row | {"time to a high score": second, "in ALE, sampled": sampled, "greedy": greedy}
+def recipes_table(runs: Runs) -> str:
+    """README's: a row for each recipe, with medians over its seeds, and the range of all."""
+    rows = []
+    for name, seeds in runs.items():
+        description, marks, key = RECIPES[name]
+        form, unit = (duration, "") if key == "minutes" else (thousands, " games")
+        first, second = (f"{whole(mark)}: {passed(seeds, mark, key, form)}{unit}" for mark in marks)
+        sampled, greedy = (spread([run.own[way]["mean"] for run in seeds], signed) for way in WAYS)
+        row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds), "time to an early score": first}
+        rows.append(row | {"time to a high score": second, "in ALE, sampled": sampled, "greedy": greedy})
+    return markdown(rows)
 
 
-def rung_row(rung: str, seeds: list[Run]) -> dict[str, object]:
-    """A rung of the ladder: medians over its seeds, and the range of all."""
-    row: dict[str, object] = {"one change after the other": rung}
-    for mark in LADDER:
-        row[f"M steps to {whole(mark)}"] = passed(seeds, mark, "step", lambda steps: f"{steps / 1e6:.1f}")
-    return row | {"mean100 at the end": spread([run.last[MEAN100] for run in seeds], signed)}
+def ladder_table(runs: Runs) -> str:
+    """A row for each rung: medians over its seeds, and the range of all."""
+    rows = []
+    for rung, seeds in runs.items():
+        steps = {
+            f"M steps to {whole(mark)}": passed(seeds, mark, "step", lambda steps: f"{steps / 1e6:.1f}")
+            for mark in LADDER
+        }
+        end = spread([run.last[MEAN100] for run in seeds], signed)
+        rows.append({"one change after the other": rung, **steps, "mean100 at the end": end})
+    return markdown(rows)
 
 
 def seeds_tables(runs: list[Run], marks: Sequence[float]) -> str:
     """Two tables with a row for each run: how it learned; and fresh games with its last weights."""
-    versions = sorted({version for run in runs for version in run.versions}, reverse=True)
-    kinds = [(v, way) for v in versions for way in WAYS if any(way in run.versions.get(v, {}) for run in runs)]
     learning, scores = [], []
     for run in runs:
         last, row = run.last, {"recipe": run.config.name, "seed": run.config.seed}
-        games = {", ".join(filter(None, kind)): run.versions.get(kind[0], {}).get(kind[1]) for kind in kinds}
-        scores.append({**row, "agent steps": millions(last.step)} | {k: mean_and_error(g) for k, g in games.items()})
+        kinds = [kind for kind in KINDS if any(kind in other.games for other in runs)]
+        games = {kind: mean_and_error(run.games.get(kind)) for kind in kinds}
+        scores.append(row | {"agent steps": millions(last.step)} | games)
         row |= {"hardware": run.hardware, "updates": f"{last['update']:.0f}", "games": f"{last.games:,.0f}"}
         row |= {"agent steps": millions(last.step), "time": duration(last.minutes)}
         for mark in marks:
@@ -195,14 +205,20 @@ def seeds_tables(runs: list[Run], marks: Sequence[float]) -> str:
 
 def games_table(runs: list[Run]) -> str:
     """A row for each mark: after how many games each seed reached it, and the mean; then how the seeds end."""
-    seeds = [f"seed {run.config.seed}" for run in runs]
     rows = [(whole(mark), [run.reached(mark, "games") for run in runs], count) for mark in GAMES]
     rows += [(f"fresh games, {way}", [run.own[way]["mean"] for run in runs], signed) for way in WAYS]
-    table = []
-    for name, values, form in rows if runs else ():
-        cells = dict(zip(seeds, map(form, values), strict=True))
-        table.append({"mean100 ≥": name, **cells, "mean [95 %]": mean_and_interval(values, form)})
-    return markdown(table)
+    return markdown([{"mean100 ≥": name, **each_seed(runs, values, form)} for name, values, form in rows])
+
+
+def protocol_table(runs: list[Run]) -> str:
+    """A row for each budget of PROTOCOL: every seed's mean of the last 100 training games, and the mean."""
+    rows = []
+    for frames in PROTOCOL:
+        decisions = frames * 1e6 / runs[0].config.hold
+        scores = [run.curve[run.curve["step"] <= decisions][MEAN100].iloc[-1] for run in runs]
+        row = {"frames": f"{frames} M", "decisions": f"{decisions / 1e6:g} M"}
+        rows.append(row | each_seed(runs, scores, signed))
+    return markdown(rows)
 
 
 def study_scores(runs: Runs) -> pd.DataFrame:
@@ -217,10 +233,8 @@ def study_scores(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows).replace(math.inf, pd.NA).astype({"steps_to_0": "Int64"})
 
 
-def study_table(study: Study, runs: Runs) -> str:
+def study_table(runs: Runs, study: Study) -> str:
     """A row for each variant: every seed's score, their mean, and its difference to the first variant's."""
-    if not any(runs.values()):
-        return ""
     variants = [*study_scores(runs).groupby("variant", sort=False)]
     differences = [welch(scores.sampled, variants[0][1].sampled) for _, scores in variants[1:]]
     cells = [("–", "–"), *((bracketed(*d, signed), f"{p:.2g}") for d, p in holm(differences))]
@@ -234,34 +248,20 @@ def study_table(study: Study, runs: Runs) -> str:
     return markdown(rows)
 
 
-def protocol_table(runs: list[Run]) -> str:
-    """A row for each budget of PROTOCOL: every seed's mean of the last 100 training games, and the mean."""
-    rows = []
-    for frames in PROTOCOL if runs else ():
-        decisions = frames * 1e6 / runs[0].config.hold
-        scores = [run.curve[run.curve["step"] <= decisions][MEAN100].iloc[-1] for run in runs]
-        row = {"frames": f"{frames} M", "decisions": f"{decisions / 1e6:g} M"}
-        row |= {f"seed {run.config.seed}": signed(score) for run, score in zip(runs, scores, strict=True)}
-        rows.append(row | {"mean [95 %]": mean_and_interval(scores, signed)})
-    return markdown(rows)
-
-
-def gains_table(study: Study) -> str:
+def gains_table(runs: list[Run]) -> str:
     """The linear controllers beside the best one."""
     best = optimal_gain()
     rows: list[dict[str, object]] = [{"seed": "Riccati", "gain w": f"{best:.4f}", "off by": "", "b": "0", "log σ": ""}]
-    for seed in study.seeds_of("lqr"):
-        if (file := RESULTS / study.place("lqr", seed) / "weights.json").exists():
-            w, b, log_std = (read_json(file)[name] for name in ("network.0.weight", "network.0.bias", "log_std"))
-            row = {"seed": seed, "gain w": f"{w:.4f}", "off by": f"{100 * abs(w / best - 1):.1f} %"}
-            rows.append(row | {"b": f"{b:+.4f}", "log σ": f"{log_std:.2f}"})
-    return markdown(rows).replace("|  |", "| |") if len(rows) > 1 else ""
+    for run in runs:
+        log_std, b, w = read_json(run.folder / "weights.json").values()
+        row = {"seed": run.config.seed, "gain w": f"{w:.4f}", "off by": f"{100 * abs(w / best - 1):.1f} %"}
+        rows.append(row | {"b": f"{b:+.4f}", "log σ": f"{log_std:.2f}"})
+    return markdown(rows).replace("|  |", "| |")
 
 
 def planners() -> list[dict[str, Any]]:
     """The players of ``scripts/research/planner.py``, which know the exact state of the game."""
-    file = RESULTS / "ceiling/planner.json"
-    return read_json(file)["players"] if file.exists() else []
+    return read_json(RESULTS / "ceiling/planner.json")["players"]
 
 
 def planner_table(players: list[dict[str, Any]]) -> str:
@@ -270,25 +270,23 @@ def planner_table(players: list[dict[str, Any]]) -> str:
     for player in players:
         row = {"frames a decision": player["hold"], "actions": player["actions"], "sequences": player["sequences"]}
         row |= {"futures": player["futures"], "frames ahead": player["frames"]}
-        row |= {"score": f"{player['mean']:+.2f} ± {player['standard_error']:.2f}", "games": count(player["n"])}
-        rows.append(row)
+        rows.append(row | {"score": "{mean:+.2f} ± {standard_error:.2f}".format(**player), "games": player["n"]})
     return markdown(rows)
 
 
-def rallies_table(file: Path) -> str:
+def rallies_table(rallies: dict[str, Any]) -> str:
     """A row for the first ball that comes to an agent in a rally, the second, …: what becomes of it.
 
-    The file, by ``scripts/research/rallies.py``, has rallies won and lost by how often the agent returned the ball.
+    ``scripts/research/rallies.py`` counts rallies won and lost by how often the agent returned the ball.
     """
-    counts = read_json(file) if file.exists() else {"lost": [], "won": [0]}
-    misses, wins = np.array(counts["lost"]), np.array([*counts["won"][1:], 0])  # by the returns before: none, one, …
+    misses, wins = np.array(rallies["lost"]), np.array([*rallies["won"][1:], 0])  # by the returns before: none, one, …
     came = (misses + wins)[::-1].cumsum()[::-1]
     rows = []
     for number, ball in enumerate(BALLS):
         numbers = slice(number, None if ball == BALLS[-1] else number + 1)
         n, won, missed = (int(balls[numbers].sum()) for balls in (came, wins, misses))
         if n:
-            row = {"ball of a rally": ball, f"in {counts['games']} games": count(n), "wins by it": f"{won / n:.1%}"}
+            row = {"ball of a rally": ball, f"in {rallies['games']} games": count(n), "wins by it": f"{won / n:.1%}"}
             rows.append(row | {"misses it": f"{missed / n:.1%}", "it comes back": f"{(n - won - missed) / n:.1%}"})
     return markdown(rows)
 
@@ -306,6 +304,10 @@ def whole(score: float) -> str:
 
 def count(games: float) -> str:
     return f"{games:,.0f}" if games < math.inf else "–"
+
+
+def thousands(games: float) -> str:
+    return f"{games / 1e3:.1f} k"
 
 
 def millions(steps: float) -> str:
@@ -338,6 +340,12 @@ def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
 def passed(runs: list[Run], mark: float, key: str, form: Callable[[float], str]) -> str:
     """When the mean of 100 games reached a mark."""
     return spread([run.reached(mark, key) for run in runs], form)
+
+
+def each_seed(runs: list[Run], values: list[float], form: Callable[[float], str]) -> dict[str, str]:
+    """A number of each run, and their mean."""
+    row = {f"seed {run.config.seed}": form(value) for run, value in zip(runs, values, strict=True)}
+    return row | {"mean [95 %]": mean_and_interval(values, form)}
 
 
 def mean_and_interval(values: list[float], form: Callable[[float], str]) -> str:
