@@ -13,7 +13,6 @@ import re
 import statistics
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from common import markdown
 from grid import OWN, RESULTS, Study
 from matplotlib.figure import Figure
 
-from pong.config import PONG, Config, load_config
+from pong.config import PONG, load_config
 from pong.envs.lqr import optimal_gain
 from pong.evaluate import WAYS
 from pong.seeds import t_angles, t_interval, t_quantile
@@ -56,28 +55,32 @@ WIDTH = 5  # panels beside each other
 DPI = 130
 
 
-@dataclass(frozen=True)
 class Run:
     """A finished run: a folder in results/."""
 
-    folder: Path
-    config: Config
-    curve: pd.DataFrame  # the rows of its metrics.csv
-    last: "pd.Series[float]"  # of them
-    own: dict[str, Any]  # fresh games in the game that it was trained in, by WAYS
-    games: dict[str, Any]  # and in every version of Pong that it played, by KINDS
+    def __init__(self, folder: Path):
+        self.folder, self.config = folder, load_config(folder / "config.toml")
+        self.curve = pd.read_csv(folder / "metrics.csv")
+        self.last = self.curve.iloc[-1]
+        self.own: dict[str, Any] = {}  # fresh games in the game that it was trained in, by WAYS
+        self.games: dict[str, Any] = {}  # and in every version of Pong that it played, by KINDS
+        for path in sorted(folder.glob("eval*.json")):
+            evaluation = read_json(path)
+            version = "" if evaluation["env"] != PONG else "sticky, " if evaluation["sticky"] else "plain, "
+            scores = {way: evaluation[way] for way in WAYS if way in evaluation}
+            self.games |= {f"{version}{way}": scores[way] for way in scores}
+            self.own = scores if path.name == OWN else self.own
 
-    def reached(self, score: float, key: str) -> float:
-        """The step, game or minute at which the mean of 100 games first was at least ``score``; infinity if never."""
-        rows = self.curve[self.curve[MEAN100] >= score]
-        return math.inf if rows.empty else float(rows[key].iloc[0])
-
-    @property
     def hardware(self) -> str:
         """What it ran on."""
         metadata = read_json(self.folder / "run.json")
         cores, device = metadata["cpu_count"], metadata["device"]
         return f"{cores} CPU core{'s' * (cores > 1)}" + ("" if device == "cpu" else f", {device}")
+
+    def reached(self, score: float, key: str) -> float:
+        """The step, game or minute at which the mean of 100 games first was at least ``score``; infinity if never."""
+        rows = self.curve[self.curve[MEAN100] >= score]
+        return math.inf if rows.empty else float(rows[key].iloc[0])
 
 
 Runs = dict[str, list[Run]]  # by variant
@@ -93,19 +96,6 @@ def main() -> None:
         update_page(page)
 
 
-def read(folder: Path) -> Run:
-    """Read a run's files."""
-    own, games = {}, {}
-    for path in sorted(folder.glob("eval*.json")):
-        evaluation = read_json(path)
-        version = "" if evaluation["env"] != PONG else "sticky, " if evaluation["sticky"] else "plain, "
-        scores = {way: evaluation[way] for way in WAYS if way in evaluation}
-        games |= {f"{version}{way}": scores[way] for way in scores}
-        own = scores if path.name == OWN else own
-    curve = pd.read_csv(folder / "metrics.csv")
-    return Run(folder, load_config(folder / "config.toml"), curve, curve.iloc[-1], own, games)
-
-
 def read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -115,8 +105,9 @@ def finished(study: Study) -> Runs:
     runs = {}
     for variant in study.variants:
         folders = [RESULTS / study.place(variant, seed) for seed in study.seeds_of(variant)]
-        runs[variant] = [read(folder) for folder in folders if (folder / study.last_file).exists()]
-    return {variant: seeds for variant, seeds in runs.items() if seeds}
+        if seeds := [Run(folder) for folder in folders if (folder / study.last_file).exists()]:
+            runs[variant] = seeds
+    return runs
 
 
 def chosen(runs: dict[str, Runs], variants: dict[str, tuple[str, ...]]) -> list[Run]:
@@ -128,11 +119,8 @@ def chosen(runs: dict[str, Runs], variants: dict[str, tuple[str, ...]]) -> list[
 def update_page(page: Path) -> None:
     """Put each table between the comments that name its file."""
     text = page.read_text(encoding="utf-8")
-    for start, file in re.findall(r"(<!-- results/(\S+) -->\n)", text):
-        before, _, after = text.partition(start)
-        table, end = (RESULTS / file).read_text(encoding="utf-8"), after.index("<!-- end -->")
-        text = before + start + table + after[end:]
-    page.write_text(text, encoding="utf-8")
+    pattern = re.compile(r"(<!-- results/(\S+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+    page.write_text(pattern.sub(lambda m: m[1] + (RESULTS / m[2]).read_text(encoding="utf-8"), text), encoding="utf-8")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -150,7 +138,7 @@ def tables(runs: dict[str, Runs]) -> dict[str, str]:
         "classroom/lqr.md": (gains_table, chosen(runs, {"classroom": ("lqr",)})),
         "ceiling/scores.md": (study_table, runs["ceiling"], grid.load("ceiling")),
         "far/scores.md": (study_table, runs["far"] and {"pong_expert.toml": expert} | runs["far"], grid.load("far")),
-        "ceiling/planner.md": (planner_table, planners()),
+        "ceiling/planner.md": (planner_table, read_json(RESULTS / "ceiling/planner.json")["players"]),
         "ceiling/rallies.md": (rallies_table, read_json(RESULTS / "ceiling/rallies.json")),
     }
     for name in ("classroom/cartpole", "doom/basic", "doom/health"):
@@ -164,8 +152,10 @@ def recipes_table(runs: Runs) -> str:
     rows = []
     for name, seeds in runs.items():
         description, marks, key = RECIPES[name]
-        form, unit = (duration, "") if key == "minutes" else (thousands, " games")
-        first, second = (f"{whole(mark)}: {passed(seeds, mark, key, form)}{unit}" for mark in marks)
+        form = duration if key == "minutes" else lambda games: f"{games / 1e3:.1f} k"
+        times = [spread([run.reached(mark, key) for run in seeds], form) for mark in marks]
+        unit = "" if key == "minutes" else " games"
+        first, second = (f"{whole(mark)}: {time}{unit}" for mark, time in zip(marks, times, strict=True))
         sampled, greedy = (spread([run.own[way]["mean"] for run in seeds], signed) for way in WAYS)
         row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds), "time to an early score": first}
         rows.append(row | {"time to a high score": second, "in ALE, sampled": sampled, "greedy": greedy})
@@ -176,12 +166,12 @@ def ladder_table(runs: Runs) -> str:
     """A row for each rung: medians over its seeds, and the range of all."""
     rows = []
     for rung, seeds in runs.items():
-        steps = {
-            f"M steps to {whole(mark)}": passed(seeds, mark, "step", lambda steps: f"{steps / 1e6:.1f}")
-            for mark in LADDER
-        }
-        end = spread([run.last[MEAN100] for run in seeds], signed)
-        rows.append({"one change after the other": rung, **steps, "mean100 at the end": end})
+        row: dict[str, object] = {"one change after the other": rung}
+        for mark in LADDER:
+            row[f"M steps to {whole(mark)}"] = spread(
+                [run.reached(mark, "step") / 1e6 for run in seeds], "{:.1f}".format
+            )
+        rows.append(row | {"mean100 at the end": spread([run.last[MEAN100] for run in seeds], signed)})
     return markdown(rows)
 
 
@@ -193,7 +183,7 @@ def seeds_tables(runs: list[Run], marks: Sequence[float]) -> str:
         kinds = [kind for kind in KINDS if any(kind in other.games for other in runs)]
         games = {kind: mean_and_error(run.games.get(kind)) for kind in kinds}
         scores.append(row | {"agent steps": millions(last.step)} | games)
-        row |= {"hardware": run.hardware, "updates": f"{last['update']:.0f}", "games": f"{last.games:,.0f}"}
+        row |= {"hardware": run.hardware(), "updates": f"{last['update']:.0f}", "games": f"{last.games:,.0f}"}
         row |= {"agent steps": millions(last.step), "time": duration(last.minutes)}
         for mark in marks:
             steps, minutes = (run.reached(mark, key) for key in ("step", "minutes"))
@@ -259,13 +249,8 @@ def gains_table(runs: list[Run]) -> str:
     return markdown(rows).replace("|  |", "| |")
 
 
-def planners() -> list[dict[str, Any]]:
-    """The players of ``scripts/research/planner.py``, which know the exact state of the game."""
-    return read_json(RESULTS / "ceiling/planner.json")["players"]
-
-
 def planner_table(players: list[dict[str, Any]]) -> str:
-    """A row for each player."""
+    """A row for each player of ``scripts/research/planner.py``."""
     rows = []
     for player in players:
         row = {"frames a decision": player["hold"], "actions": player["actions"], "sequences": player["sequences"]}
@@ -306,10 +291,6 @@ def count(games: float) -> str:
     return f"{games:,.0f}" if games < math.inf else "–"
 
 
-def thousands(games: float) -> str:
-    return f"{games / 1e3:.1f} k"
-
-
 def millions(steps: float) -> str:
     return f"{steps / 1e6:.2f} M"
 
@@ -335,11 +316,6 @@ def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
     middle = form(median) if (median := statistics.median(values)) < math.inf else "never"
     never = f"; {len(values) - len(finite)} of {len(values)} never" if len(finite) < len(values) else ""
     return f"{middle} ({form(min(finite))} … {form(max(finite))}{never})" if len(values) > 1 else middle
-
-
-def passed(runs: list[Run], mark: float, key: str, form: Callable[[float], str]) -> str:
-    """When the mean of 100 games reached a mark."""
-    return spread([run.reached(mark, key) for run in runs], form)
 
 
 def each_seed(runs: list[Run], values: list[float], form: Callable[[float], str]) -> dict[str, str]:
@@ -387,9 +363,8 @@ def draw(runs: dict[str, Runs]) -> None:
         draw_ladder(runs["ladder"], RESULTS / "ladder/ladder.png")
     if runs["ceiling"]:
         draw_study(runs["ceiling"], RESULTS / "ceiling")
-    if players := planners():
-        pixels = chosen(runs, {"recipes": ("pong", "pong_expert"), "far": ()})
-        draw_planners(players, pixels, RESULTS / "ceiling/planner.png")
+    pixels = chosen(runs, {"recipes": ("pong", "pong_expert"), "far": ()})
+    draw_planners(read_json(RESULTS / "ceiling/planner.json")["players"], pixels, RESULTS / "ceiling/planner.png")
 
 
 def plot(axis: Any, groups: Runs, key: str, scale: float, **style: Any) -> None:
@@ -424,13 +399,10 @@ def draw_curves(runs: list[Run], path: Path, marks: Sequence[float]) -> None:
         axis.set_xlim(left=0)
     axes[0].set_ylabel("score, mean of the last 100 games")
     axes[0].legend(frameon=False)
-    hardware, games = (
-        " / ".join(sorted({*names})) for names in zip(*[(r.hardware, r.config.env) for r in runs], strict=True)
-    )
-    title = (
-        f"{games}: policy gradient on −log π·R ({hardware}); a line for each seed, 95 % of their mean by Student's t"
-    )
-    figure.suptitle(title, fontsize=11)
+    games = " / ".join(sorted({run.config.env for run in runs}))
+    hardware = " / ".join(sorted({run.hardware() for run in runs}))
+    method = f"policy gradient on −log π·R ({hardware})"
+    figure.suptitle(f"{games}: {method}; a line for each seed, 95 % of their mean by Student's t", fontsize=11)
     figure.savefig(path, dpi=DPI)
     table = pd.concat(bands)[["recipe", "axis", "at", "low", "mean", "high"]]
     table.to_csv(path.with_suffix(".csv"), index=False, lineterminator="\r\n", float_format="%.6g")
@@ -457,8 +429,8 @@ def draw_ladder(runs: Runs, path: Path) -> None:
     dots.set(xscale="log", xlabel=f"{AXES[0][2]}, to a mean of 0")
     dots.minorticks_off()
     dots.set_xticks([1, 2, 5, 10, never], ["1", "2", "5", "10", "never"])
-    dots.set_yticks(range(0, -len(runs), -1), [f"+ {rung}" if number else rung for number, rung in enumerate(runs)])
     dots.grid(alpha=0.2)
+    dots.set_yticks(range(0, -len(runs), -1), [f"+ {rung}" if number else rung for number, rung in enumerate(runs)])
     figure.savefig(path, dpi=DPI)
 
 
@@ -486,9 +458,9 @@ def draw_study(runs: Runs, folder: Path) -> None:
         dots.hlines(y, mean - half, mean + half, color=color, linewidth=3, alpha=0.5)
     left.supxlabel("agent steps, millions", fontsize=9)
     left.supylabel(f"score, mean of the last 100 games (grey: {names[0]})", fontsize=9)
+    dots.grid(alpha=0.2)
     dots.set_yticks(range(len(names), 0, -1), [textwrap.fill(name, 24) for name in names])
     dots.set_xlabel("score of fresh games, every seed\n● sampled, ○ greedy\nbar: 95 % of the mean", fontsize=9)
-    dots.grid(alpha=0.2)
     figure.savefig(folder / "scores.png", dpi=DPI)
 
 
