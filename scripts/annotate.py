@@ -5,7 +5,6 @@
 writes docs/karpathy-annotated.md from examples/karpathy.py and examples/karpathy_notes.toml.
 """
 
-import ast
 import html
 import re
 import tomllib
@@ -17,6 +16,7 @@ from pong.config import InputError
 
 SOURCE, NOTES = common.ROOT / "examples/karpathy.py", common.ROOT / "examples/karpathy_notes.toml"
 PAGE = common.ROOT / "docs/karpathy-annotated.md"
+PARTS = r"\n\n\n|\n\n(?=D, H = )"  # between definitions, and before the constants
 HEAD = """# Karpathy's program, annotated
 
 For readers of the post; fifteen minutes. Left: examples/karpathy.py, the 2016 program in today's PyTorch. \
@@ -32,23 +32,12 @@ def main() -> None:
 def blocks() -> Iterator[tuple[str, list[str]]]:
     """The code of each part of the program and its notes."""
     source = SOURCE.read_text(encoding="utf-8")
-    lines, notes = source.splitlines(), tomllib.loads(NOTES.read_text(encoding="utf-8"))["notes"]
+    notes = tomllib.loads(NOTES.read_text(encoding="utf-8"))["notes"]
     for note in notes:
         if source.count(note["line"]) != 1:
             raise InputError(f"{NOTES.name}: {note['line']!r} is in {source.count(note['line'])} lines, not one")
-    starts = list(first_lines(ast.parse(source)))
-    for first, last in zip(starts, [*starts[1:], None], strict=True):
-        code = "\n".join(lines[first:last]).strip("\n")
-        yield code, [text(note) for note in notes if note["line"] in code]
-
-
-def first_lines(tree: ast.Module) -> Iterator[int]:
-    """The index of the first line of each part: imports, constants and every definition."""
-    yield 0
-    for before, node in zip(tree.body, tree.body[1:], strict=False):
-        is_definition = isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.If))
-        if is_definition or (isinstance(before, ast.ImportFrom) and isinstance(node, ast.Assign)):
-            yield min(item.lineno for item in (node, *getattr(node, "decorator_list", []))) - 1
+    for code in re.split(PARTS, source):
+        yield code.strip("\n"), [text(note) for note in notes if note["line"] in code]
 
 
 def text(note: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Annotated
 
-import pandas as pd
+import numpy as np
 import psutil
 import tyro
 from common import ROOT, run
@@ -23,8 +23,8 @@ from pydantic import PositiveFloat
 
 from pong.config import RunError
 
-LIMITS = pd.Series({"MiB": 1.02, "handles": 1, "processes": 1})  # of growth
 MOST_MIB = 700
+GROWTH = (1.02, 1, 1)  # of memory, handles and processes, at most
 SAMPLES = 360  # over the whole time
 FLAGS = (  # checkpoints and evaluations included: some in each minute
     *("--total-steps", "1e12", "--checkpoint-every", "20", "--eval-episodes", "2", "--device", "cpu"),
@@ -34,33 +34,32 @@ FLAGS = (  # checkpoints and evaluations included: some in each minute
 
 
 def main(minutes: Annotated[PositiveFloat, tyro.conf.arg(help="to watch")] = 30.0) -> int:
-    """Watch a run of pong.toml, and print a table and the verdict; status 1 if it failed."""
-    samples = pd.DataFrame(watch(minutes))
-    print(samples[::12].to_string(index=False, float_format="%.1f"))
+    """Watch a run of pong.toml and print the verdict; status 1 if it failed."""
+    _, before, after = (np.min(third, axis=0) for third in np.array_split(list(watch(minutes)), 3))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)
-    _, before, after = (third.min() for _, third in samples.groupby(pd.cut(samples.minutes, 3), observed=False))
-    growth = after[LIMITS.index] / before[LIMITS.index]
-    passed = peak <= MOST_MIB and (growth <= LIMITS).all()
-    print(f"soak: {'passed' if passed else 'FAILED'}: peak {peak:.0f} MiB, growth:", growth.round(3).to_dict())
+    passed = peak <= MOST_MIB and (after <= before * GROWTH).all()
+    print(f"soak: {'passed' if passed else 'FAILED'}: peak {peak:.0f} MiB; from {before.round(1)} to {after.round(1)}")
     return 0 if passed else 1
 
 
-def watch(minutes: float) -> Iterator[dict[str, float]]:
-    """Train for some minutes, and look at the trainer now and then."""
+def watch(minutes: float) -> Iterator[tuple[float, int, int]]:
+    """Train for some minutes; now and then yields the trainer's memory in MiB, handles and processes."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pong", "train", "pong", *FLAGS, "--run-dir", f"{folder}/run"]
-        process, start = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL), time.monotonic()
+        trainer = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
-            while (passed := (time.monotonic() - start) / 60) < minutes:
-                if process.poll() is not None:
-                    raise RunError(f"`pong train` ended by itself with status {process.returncode}")
-                trainer = psutil.Process(process.pid)
-                used = {"MiB": trainer.memory_full_info().uss / 2**20, "handles": trainer.num_fds()}
-                yield {"minutes": passed, **used, "processes": 1 + len(trainer.children(recursive=True))}
+            for i in range(1, SAMPLES + 1):
                 time.sleep(60 * minutes / SAMPLES)
+                if trainer.poll() is not None:
+                    raise RunError(f"`pong train` ended by itself with status {trainer.returncode}")
+                memory, children = trainer.memory_full_info().uss / 2**20, trainer.children(recursive=True)
+                sample = memory, trainer.num_fds(), 1 + len(children)
+                if i % 12 == 0:
+                    print("minute {:.1f}: {:.1f} MiB, {} handles, {} processes".format(minutes * i / SAMPLES, *sample))
+                yield sample
         finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
+            trainer.send_signal(signal.SIGINT)
+            trainer.wait(60)
 
 
 if __name__ == "__main__":
