@@ -34,20 +34,15 @@ def games(config: Config) -> Iterator[list[tuple[str, Image.Image]]]:
     """Every fourth screen of a game and its title: untrained, when the policy first breaks even, and at the end."""
     rows = pd.read_csv(RUN / "metrics.csv")
     even, end = rows[rows["charts/episodic_return_mean100"] >= 0].iloc[0], rows.iloc[-1]
+    after = [(row["update"], f"after {60 * row['minutes']:.0f} seconds") for row in (even, end)]
     with contextlib.closing(Trainer(config)) as trainer:
         updates = trainer.run()
-        for number, title in (
-            (0, "untrained"),
-            (even["update"], f"after {60 * even['minutes']:.0f} seconds"),
-            (end["update"], f"after {60 * end['minutes']:.0f} seconds"),
-        ):
+        for number, title in [(0, "untrained"), *after]:
             while trainer.updates < number:
                 next(updates)
             frames = itertools.islice(play_frames(trainer.policy, config), 0, SPEED * SECONDS * FPS, SPEED)
-            yield [
-                (title, Image.fromarray(frame.screen).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST))
-                for frame in frames
-            ]
+            screens = [Image.fromarray(frame.screen) for frame in frames]
+            yield [(title, screen.resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)) for screen in screens]
 
 
 def picture(panes: tuple[tuple[str, Image.Image], ...]) -> Image.Image:
