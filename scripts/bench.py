@@ -38,7 +38,7 @@ from pong.observations import DifferenceFrames
 from pong.policies import make_policy
 from pong.rollout import Rollout
 from pong.tracking import Tracker
-from pong.train import Trainer, choose_device
+from pong.train import Trainer
 
 sys.path.insert(0, str(ROOT / "tests"))
 import karpathy_numpy as numpy_2016
@@ -69,14 +69,12 @@ def main(
     configs: Annotated[tuple[str, ...], tyro.conf.arg(help="recipes in configs/")] = ("pong", "karpathy"),
     rounds: Annotated[PositiveInt, tyro.conf.arg(help="turns of each kind of work")] = 4,
     seconds: Annotated[NonNegativeFloat, tyro.conf.arg(help="the least that each turn takes")] = 1.5,
-    device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto",
     json: Annotated[Path | None, tyro.conf.arg(help="file for the numbers; the tables go to .md beside it")] = None,
 ) -> None:
     """Measure emulation, rollout and training in turns, and print their ratios."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     gymnasium.register_envs(ale_py)
-    recipes = {name: load_config(ROOT / f"configs/{name}.toml").replace(device=device) for name in configs}
-    choose_device(device)  # an error before the first minutes
+    recipes = {name: load_config(ROOT / f"configs/{name}.toml") for name in configs}
     in_turns = functools.partial(measure, rounds=rounds, seconds=seconds)
     report: dict[str, Any] = {"machine": computer(), "one core": {}, "environment": {}, "recipes": {}}
     if any(config.is_pong for config in recipes.values()):
@@ -93,7 +91,7 @@ def main(
 def computer() -> dict[str, Any]:
     """The computer and the versions."""
     info = Path("/proc/cpuinfo")
-    cpu = re.search(r"^model name\s*: *(.*)$", info.read_text(encoding="utf-8") if info.exists() else "", re.MULTILINE)
+    cpu = re.search(r"model name\s*: *(.*)", info.read_text(encoding="utf-8") if info.exists() else "")
     return {
         "cpu": cpu[1] if cpu else "unknown",
         "cores": cores(),
@@ -153,9 +151,6 @@ def recipe(config: Config, in_turns: Measure) -> dict[str, Any]:
         "microseconds_per_step": {"learner": round(1e6 * seconds / steps, 2)},
         "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None,
     }
-
-
-# --- turns ------------------------------------------------------------------------------------------------------------
 
 
 def measure(turns: dict[str, Turn], rounds: int, seconds: float, frames: int = 4) -> dict[str, Any]:
@@ -272,9 +267,6 @@ def decisions_of_2016(config: Config) -> Iterator[int]:
         if games % 10 == 0:
             rms.step(total)
             total = [0.0, 0.0]
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def tables(report: dict[str, Any]) -> str:

@@ -30,6 +30,12 @@ from pong.toy.examples import T1, T1_WITHOUT_LOG, T2, less, t7
 from pong.toy.gradients import Estimator, estimates, finite_difference, mean_and_variance, objective
 from pong.train import load_policy
 
+PLAYERS, OPPONENTS = "#5cba5c", "#d59a5c"  # paddles, much as on the screen
+LINE = 120  # of the ball at each hit, far from the walls
+OFFSETS = range(-20, 21)  # y − p: lines from a paddle's line to the ball's; no paddle reaches that far
+FLAT, STEEP = 10, 14  # offsets of the second picture's two hits
+SAMPLES = 1000  # batches behind each dot of the picture toy-log
+
 
 def main() -> None:
     draw("architecture", architecture, (13, 6.2), layout=None)
@@ -49,9 +55,6 @@ def draw(name: str, picture: Any, size: tuple[float, float], layout: Any = "cons
             axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
     return path
-
-
-# --- from a pixel to the gradient -------------------------------------------------------------------------------------
 
 
 def architecture(figure: Figure) -> None:
@@ -112,7 +115,7 @@ def draw_learning(axes: Sequence[Axes], policy: Any, gamma: float, frames: list[
 def panel(
     axes: Axes, text: str, module: str, values: Any = None, color: str | None = None, limit: float | None = None
 ) -> None:
-    """A curve if there is a colour; or an image, with grey for 0 and black and white for ± the ``limit``; and a title."""
+    """A curve if there is a colour; or an image, with grey for 0 black and white for ± the ``limit``; and a title."""
     if color:
         axes.plot(values, color=color, linewidth=1.2)
     elif values is not None:
@@ -121,14 +124,6 @@ def panel(
     axes.set_title(f"{text}\n", fontsize=11)
     axes.tick_params(labelsize=8)
     axes.text(0.5, 1.03, module, transform=axes.transAxes, ha="center", fontsize=10, color=GREY, family="monospace")
-
-
-# --- the compiled Pong ------------------------------------------------------------------------------------------------
-
-PLAYERS, OPPONENTS = "#5cba5c", "#d59a5c"  # paddles, much as on the screen
-LINE = 120  # of the ball at each hit, far from the walls
-OFFSETS = range(-20, 21)  # y − p: lines from a paddle's line to the ball's; no paddle reaches that far
-FLAT, STEEP = 10, 14  # offsets of the second picture's two hits
 
 
 def meeting(side: int, offset: int) -> Any:
@@ -196,11 +191,6 @@ def opponent(figure: Figure) -> None:
         axes.set(title=text, xlabel="frames after the player's hit", ylim=(212, 40))
     panels[0].set_ylabel("line")
     panels[0].legend((line, band), ("the ball", "what the opponent's paddle reaches"), frameon=False, loc="upper left")
-
-
-# --- pong toy ---------------------------------------------------------------------------------------------------------
-
-SAMPLES = 1000  # batches behind each dot of the picture log
 
 
 def log(figure: Figure) -> None:

@@ -123,9 +123,6 @@ def update_page(page: Path) -> None:
     page.write_text(pattern.sub(lambda m: m[1] + (RESULTS / m[2]).read_text(encoding="utf-8"), text), encoding="utf-8")
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
 def tables(runs: dict[str, Runs]) -> dict[str, str]:
     """Every table that has content, by its file in results/."""
     expert = chosen(runs, {"recipes": ("pong_expert",)})
@@ -276,9 +273,6 @@ def rallies_table(rallies: dict[str, Any]) -> str:
     return markdown(rows)
 
 
-# --- numbers in tables ------------------------------------------------------------------------------------------------
-
-
 def signed(score: float) -> str:
     return f"{round(float(score), 1) + 0.0:+.1f}".replace("-", "−")  # 0 has no minus
 
@@ -349,9 +343,6 @@ def holm(differences: list[tuple[float, float, float]]) -> list[tuple[tuple[floa
     order, n = np.argsort([p for *_, p in differences]), len(differences)
     corrected = np.maximum.accumulate([differences[i][2] * (n - rank) for rank, i in enumerate(order)]).clip(max=1)
     return [(differences[i][:2], float(corrected[rank])) for i, rank in enumerate(np.argsort(order))]
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def draw(runs: dict[str, Runs]) -> None:

@@ -16,7 +16,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from numpy.random import Generator
@@ -31,7 +30,6 @@ from pong.envs.pong.task import PongTask
 from pong.rollout import EVALUATION, emulator_seeds
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench import computer
 from common import run
 
 BUDGET = (128, 64, 80)  # S sequences, F futures, T frames of a future
@@ -56,13 +54,12 @@ def main(games: PositiveInt = 200, seed: NonNegativeInt = 0) -> None:
     jobs = [(*player, seed, job) for player in PLAYERS for job in range(-(-games // AT_ONCE))]
     with get_context("spawn").Pool(cores(), torch.set_num_threads, (1,)) as pool:
         scores = np.reshape(pool.starmap(play, jobs, chunksize=1), (len(PLAYERS), -1))
-    versions = {"numba": numba.__version__, "numpy": np.__version__}
     players: list[dict[str, Any]] = []
     for player, row in zip(PLAYERS, scores, strict=True):
         summary = {"n": len(row), "mean": row.mean(), "standard_error": row.std(ddof=1) / len(row) ** 0.5}
         counts = {"scores": dict(sorted(Counter(row.tolist()).items()))}
         players.append(dict(zip(COLUMNS, player, strict=True)) | summary | counts)
-    report = {"seed": seed, "computer": computer() | versions, "games of a job": AT_ONCE, "players": players}
+    report = {"seed": seed, "numpy": np.__version__, "games of a job": AT_ONCE, "players": players}
     Path("results/ceiling/planner.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
