@@ -65,7 +65,6 @@ class Trace:  # play in ALE
     first: SparseFrames
     decisions: list[Decision] = field(default_factory=list)
     screens: list[int] = field(default_factory=list)  # checksums, at first and after each decision
-    top: int = 0  # row of the screen from which they are compared
     frames: int = 0
 
 
@@ -99,7 +98,7 @@ KINDS = {  # those that find most faults come first
     "follower": Kind(Task(1, 0.0), follower, idle=0.0),
     "follower, sticky": Kind(Task(3, 0.25), follower),
     "follower with FIRE": Kind(Task(1, 0.0), FIRING, idle=0.0),
-    "pokes with FIRE": Kind(Task(1, 0.1, layout=BOTH), FIRING, pokes=0.2),
+    "pokes with FIRE": Kind(Task(2, 0.1, layout=BOTH), FIRING, pokes=0.2),  # points are on the screen a frame later
     "random, hold 2-4, NOOP starts": Kind(Task("2-4", 0.5, 30, layout=THREE), RANDOM),
     "cut off": Kind(Task("2-4", 0.25, 30, max_frames=331), RANDOM),
     "long holds": Kind(Task(layout=BOTH_AND_ACTION), partial(RANDOM, change=0.05)),
@@ -115,9 +114,7 @@ def record(kind: Kind, seed: int, frames: int, num_envs: int = 4) -> Trace:
     consoles = [emulator.ale for emulator in fleet.emulators]
     trace, notes = Trace(kind.task, seeds, fleet.reset(seeds)), np.zeros(num_envs, np.int64)
     memory, fresh = read(consoles), np.ones(num_envs, bool)
-    if kind.pokes and kind.task.hold == 1:  # the console shows points a frame later than its memory has them
-        trace.top = 24
-    trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles], trace.top))
+    trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles]))
     while trace.frames < frames:
         active = rng.random(num_envs) >= kind.idle
         # where the ball touches no paddle: the console remembers a touch, and would apply it to the new place
@@ -131,7 +128,7 @@ def record(kind: Kind, seed: int, frames: int, num_envs: int = 4) -> Trace:
         result = fleet.step(actions, active)
         memory, fresh = read(consoles), result.dones
         trace.decisions.append((pokes, actions, active, result, memory))
-        trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles], trace.top))
+        trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles]))
         trace.frames += int(result.frames.sum())
     return trace
 
@@ -180,12 +177,19 @@ def replay(trace: Trace, fleet: Any) -> Iterator[list[str]]:
         result = fleet.step(actions, active)
         if memory["stopped"].any():  # then the console changes its colours
             result = result._replace(observations=expected.observations)
-        yield differences(result, expected) + state_differences(fleet.games, memory)
+        names = differences(result, expected)
+        for name, values in memory.items():
+            different = values != [getattr(game, name) for game in fleet.games]
+            if name in ("x", "y"):
+                different &= memory["pause"] == 0  # the ball's place only counts while there is a ball
+            if different.any():
+                names.append(name)
+        yield names
 
 
-def checksum(screens: Sequence[NDArray[np.uint8]], top: int) -> int:
-    """One number for the screens of all games, from a row on."""
-    return zlib.crc32(np.stack(screens)[:, top:].tobytes())
+def checksum(screens: Sequence[NDArray[np.uint8]]) -> int:
+    """One number for the screens of all games."""
+    return zlib.crc32(np.stack(screens).tobytes())
 
 
 def replayed(trace: Trace) -> dict[int, list[str]]:
@@ -194,7 +198,7 @@ def replayed(trace: Trace) -> dict[int, list[str]]:
     step = Step(fleet.games, fleet.games, np.empty((N, 3), fleet.games.dtype), np.full(N, PLAY, np.int8), 0)
     for t, names in enumerate(replay(trace, fleet)):
         screens = OBSERVATIONS["grayscale"].draw(step, np.empty((N, 210, 160), np.uint8))
-        same = checksum(screens, trace.top) == trace.screens[t] or fleet.games["stopped"].any()
+        same = checksum(screens) == trace.screens[t] or fleet.games["stopped"].any()
         if names or not same:
             different[t] = names if same else [*names, "screen"]
     return different
@@ -211,13 +215,6 @@ def same_rows(a: SparseFrames, b: SparseFrames) -> bool:
     """Whether all columns, signs and offsets are the same, and of the same type."""
     pairs = [(getattr(a, name), getattr(b, name)) for name in ("columns", "signs", "offsets")]
     return a.width == b.width and all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
-
-
-def state_differences(games: Sequence[Any], memory: Memory) -> list[str]:
-    """The numbers of the state that differ; the ball's place only counts while there is a ball."""
-    flying = memory["pause"] == 0
-    different = {name: np.array([getattr(game, name) for game in games]) != memory[name] for name in memory}
-    return [name for name, where in different.items() if (where & flying if name in ("x", "y") else where).any()]
 
 
 def main(
