@@ -1,7 +1,7 @@
 """Shared by the scripts: the command line, colours and Markdown tables."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def run(main: Callable[..., Any]) -> None:
     sys.exit(status)
 
 
-def markdown(rows: Sequence[dict[str, object]]) -> str:
+def markdown(rows: Iterable[dict[str, object]]) -> str:
     """A Markdown table; its columns are the first row's keys."""
+    rows = list(rows)
     lines = (rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)) if rows else ()
     return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)

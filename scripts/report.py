@@ -12,7 +12,7 @@ import math
 import re
 import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class Run:
 
 
 Runs = dict[str, list[Run]]  # by variant
+Rows = Iterator[dict[str, object]]
 
 
 def main() -> None:
@@ -126,27 +127,29 @@ def update_page(page: Path) -> None:
 def tables(runs: dict[str, Runs]) -> dict[str, str]:
     """Every table that has content, by its file in results/."""
     expert = chosen(runs, {"recipes": ("pong_expert",)})
-    contents: dict[str, tuple[Any, ...]] = {  # a function and its arguments
-        "recipes.md": (recipes_table, runs["recipes"]),
-        "seeds.md": (seeds_tables, chosen(runs, {"recipes": ()}), SEEDS),
-        "karpathy.md": (games_table, chosen(runs, {"recipes": ("karpathy",)})),
-        "protocol.md": (protocol_table, expert),
-        "ladder/ladder.md": (ladder_table, runs["ladder"]),
-        "classroom/lqr.md": (gains_table, chosen(runs, {"classroom": ("lqr",)})),
-        "ceiling/scores.md": (study_table, runs["ceiling"], grid.load("ceiling")),
-        "far/scores.md": (study_table, runs["far"] and {"pong_expert.toml": expert} | runs["far"], grid.load("far")),
-        "ceiling/planner.md": (planner_table, read_json(RESULTS / "ceiling/planner.json")["players"]),
-        "ceiling/rallies.md": (rallies_table, read_json(RESULTS / "ceiling/rallies.json")),
+    far = runs["far"] and {"pong_expert.toml": expert} | runs["far"]
+    rows = {
+        "recipes.md": recipe_rows(runs["recipes"]),
+        "karpathy.md": games_rows(chosen(runs, {"recipes": ("karpathy",)})),
+        "protocol.md": protocol_rows(expert),
+        "ladder/ladder.md": ladder_rows(runs["ladder"]),
+        "classroom/lqr.md": gain_rows(chosen(runs, {"classroom": ("lqr",)})),
+        "ceiling/scores.md": study_rows(runs["ceiling"], grid.load("ceiling")),
+        "far/scores.md": study_rows(far, grid.load("far")),
+        "ceiling/planner.md": planner_rows(read_json(RESULTS / "ceiling/planner.json")["players"]),
+        "ceiling/rallies.md": rally_rows(read_json(RESULTS / "ceiling/rallies.json")),
     }
-    for name in ("classroom/cartpole", "doom/basic", "doom/health"):
-        variants, marks = CURVES[f"{name}.png"]
-        contents[f"{name}.md"] = seeds_tables, chosen(runs, variants), marks
-    return {file: table(content, *more) for file, (table, content, *more) in contents.items() if content}
+    texts = {file: markdown(table) for file, table in rows.items()}
+    texts["classroom/lqr.md"] = texts["classroom/lqr.md"].replace("|  |", "| |")
+    seeds = {f"{name}.md": CURVES[f"{name}.png"] for name in ("classroom/cartpole", "doom/basic", "doom/health")}
+    for file, (variants, marks) in {"seeds.md": ({"recipes": ()}, SEEDS), **seeds}.items():
+        selected = chosen(runs, variants)
+        texts[file] = f"{markdown(learning_rows(selected, marks))}\n{markdown(score_rows(selected))}"
+    return {file: text for file, text in texts.items() if text.strip()}
 
 
-def recipes_table(runs: Runs) -> str:
+def recipe_rows(runs: Runs) -> Rows:
     """README's: a row for each recipe, with medians over its seeds, and the range of all."""
-    rows = []
     for name, seeds in runs.items():
         description, marks, key = RECIPES[name]
         form = duration if key == "minutes" else lambda games: f"{games / 1e3:.1f} k"
@@ -155,57 +158,54 @@ def recipes_table(runs: Runs) -> str:
         first, second = (f"{whole(mark)}: {time}{unit}" for mark, time in zip(marks, times, strict=True))
         sampled, greedy = (spread([run.own[way]["mean"] for run in seeds], signed) for way in WAYS)
         row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds), "time to an early score": first}
-        rows.append(row | {"time to a high score": second, "in ALE, sampled": sampled, "greedy": greedy})
-    return markdown(rows)
+        yield row | {"time to a high score": second, "in ALE, sampled": sampled, "greedy": greedy}
 
 
-def ladder_table(runs: Runs) -> str:
+def ladder_rows(runs: Runs) -> Rows:
     """A row for each rung: medians over its seeds, and the range of all."""
-    rows = []
     for rung, seeds in runs.items():
         row: dict[str, object] = {"one change after the other": rung}
         for mark in LADDER:
-            row[f"M steps to {whole(mark)}"] = spread(
-                [run.reached(mark, "step") / 1e6 for run in seeds], "{:.1f}".format
-            )
-        rows.append(row | {"mean100 at the end": spread([run.last[MEAN100] for run in seeds], signed)})
-    return markdown(rows)
+            steps = [run.reached(mark, "step") / 1e6 for run in seeds]
+            row[f"M steps to {whole(mark)}"] = spread(steps, "{:.1f}".format)
+        yield row | {"mean100 at the end": spread([run.last[MEAN100] for run in seeds], signed)}
 
 
-def seeds_tables(runs: list[Run], marks: Sequence[float]) -> str:
-    """Two tables with a row for each run: how it learned; and fresh games with its last weights."""
-    learning, scores = [], []
+def learning_rows(runs: list[Run], marks: Sequence[float]) -> Rows:
+    """A row for each run: how it learned."""
     for run in runs:
-        last, row = run.last, {"recipe": run.config.name, "seed": run.config.seed}
-        kinds = [kind for kind in KINDS if any(kind in other.games for other in runs)]
-        games = {kind: mean_and_error(run.games.get(kind)) for kind in kinds}
-        scores.append(row | {"agent steps": millions(last.step)} | games)
-        row |= {"hardware": run.hardware(), "updates": f"{last['update']:.0f}", "games": f"{last.games:,.0f}"}
+        last, row = run.last, {"recipe": run.config.name, "seed": run.config.seed, "hardware": run.hardware()}
+        row |= {"updates": f"{last['update']:.0f}", "games": count(last.games)}
         row |= {"agent steps": millions(last.step), "time": duration(last.minutes)}
         for mark in marks:
             steps, minutes = (run.reached(mark, key) for key in ("step", "minutes"))
             text = f"{millions(steps)}, {duration(minutes)}" if steps < math.inf else "–"
             row[f"mean100 ≥ {mark:+g}" if mark else "mean100 ≥ 0"] = text
-        learning.append({**row, "last mean100": signed(last[MEAN100])})
-    return f"{markdown(learning)}\n{markdown(scores)}"
+        yield row | {"last mean100": signed(last[MEAN100])}
 
 
-def games_table(runs: list[Run]) -> str:
+def score_rows(runs: list[Run]) -> Rows:
+    """A row for each run: fresh games with its last weights."""
+    kinds = [kind for kind in KINDS if any(kind in run.games for run in runs)]
+    for run in runs:
+        row = {"recipe": run.config.name, "seed": run.config.seed, "agent steps": millions(run.last.step)}
+        yield row | {kind: mean_and_error(run.games.get(kind)) for kind in kinds}
+
+
+def games_rows(runs: list[Run]) -> Rows:
     """A row for each mark: after how many games each seed reached it, and the mean; then how the seeds end."""
-    rows = [(whole(mark), [run.reached(mark, "games") for run in runs], count) for mark in GAMES]
-    rows += [(f"fresh games, {way}", [run.own[way]["mean"] for run in runs], signed) for way in WAYS]
-    return markdown([{"mean100 ≥": name, **each_seed(runs, values, form)} for name, values, form in rows])
+    for mark in GAMES if runs else ():
+        yield {"mean100 ≥": whole(mark), **each_seed(runs, [run.reached(mark, "games") for run in runs], count)}
+    for way in WAYS if runs else ():
+        yield {"mean100 ≥": f"fresh games, {way}", **each_seed(runs, [run.own[way]["mean"] for run in runs], signed)}
 
 
-def protocol_table(runs: list[Run]) -> str:
+def protocol_rows(runs: list[Run]) -> Rows:
     """A row for each budget of PROTOCOL: every seed's mean of the last 100 training games, and the mean."""
-    rows = []
-    for frames in PROTOCOL:
+    for frames in PROTOCOL if runs else ():
         decisions = frames * 1e6 / runs[0].config.hold
         scores = [run.curve[run.curve["step"] <= decisions][MEAN100].iloc[-1] for run in runs]
-        row = {"frames": f"{frames} M", "decisions": f"{decisions / 1e6:g} M"}
-        rows.append(row | each_seed(runs, scores, signed))
-    return markdown(rows)
+        yield {"frames": f"{frames} M", "decisions": f"{decisions / 1e6:g} M", **each_seed(runs, scores, signed)}
 
 
 def study_scores(runs: Runs) -> pd.DataFrame:
@@ -220,57 +220,51 @@ def study_scores(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows).replace(math.inf, pd.NA).astype({"steps_to_0": "Int64"})
 
 
-def study_table(runs: Runs, study: Study) -> str:
+def study_rows(runs: Runs, study: Study) -> Rows:
     """A row for each variant: every seed's score, their mean, and its difference to the first variant's."""
-    variants = [*study_scores(runs).groupby("variant", sort=False)]
+    variants = [*study_scores(runs).groupby("variant", sort=False)] if runs else []
     differences = [welch(scores.sampled, variants[0][1].sampled) for _, scores in variants[1:]]
     cells = [("–", "–"), *((bracketed(*d, signed), f"{p:.2g}") for d, p in holm(differences))]
-    rows = []
-    for (variant, scores), (difference, p) in zip(variants, cells, strict=True):
+    for (variant, scores), (difference, p) in zip(variants, cells, strict=False):
         changes = ", ".join(f"{key} = {json.dumps(value)}" for key, value in study.variants.get(variant, {}).items())
         row = {"variant": variant, "changes": changes or "–", "M steps": f"{scores.steps.iloc[0] / 1e6:.1f}"}
         row |= {"sampled, each seed": " ".join(map(signed, scores.sampled))}
         row |= {"mean [95 %]": mean_and_interval(list(scores.sampled), signed), "difference [95 %]": difference}
-        rows.append(row | {"p, corrected": p, "greedy, mean": signed(scores.greedy.mean())})
-    return markdown(rows)
+        yield row | {"p, corrected": p, "greedy, mean": signed(scores.greedy.mean())}
 
 
-def gains_table(runs: list[Run]) -> str:
+def gain_rows(runs: list[Run]) -> Rows:
     """The linear controllers beside the best one."""
     best = optimal_gain()
-    rows: list[dict[str, object]] = [{"seed": "Riccati", "gain w": f"{best:.4f}", "off by": "", "b": "0", "log σ": ""}]
+    if runs:
+        yield {"seed": "Riccati", "gain w": f"{best:.4f}", "off by": "", "b": "0", "log σ": ""}
     for run in runs:
         log_std, b, w = read_json(run.folder / "weights.json").values()
         row = {"seed": run.config.seed, "gain w": f"{w:.4f}", "off by": f"{100 * abs(w / best - 1):.1f} %"}
-        rows.append(row | {"b": f"{b:+.4f}", "log σ": f"{log_std:.2f}"})
-    return markdown(rows).replace("|  |", "| |")
+        yield row | {"b": f"{b:+.4f}", "log σ": f"{log_std:.2f}"}
 
 
-def planner_table(players: list[dict[str, Any]]) -> str:
+def planner_rows(players: list[dict[str, Any]]) -> Rows:
     """A row for each player of ``scripts/research/planner.py``."""
-    rows = []
     for player in players:
         row = {"frames a decision": player["hold"], "actions": player["actions"], "sequences": player["sequences"]}
         row |= {"futures": player["futures"], "frames ahead": player["frames"]}
-        rows.append(row | {"score": "{mean:+.2f} ± {standard_error:.2f}".format(**player), "games": player["n"]})
-    return markdown(rows)
+        yield row | {"score": "{mean:+.2f} ± {standard_error:.2f}".format(**player), "games": player["n"]}
 
 
-def rallies_table(rallies: dict[str, Any]) -> str:
+def rally_rows(rallies: dict[str, Any]) -> Rows:
     """A row for the first ball that comes to an agent in a rally, the second, …: what becomes of it.
 
     ``scripts/research/rallies.py`` counts rallies won and lost by how often the agent returned the ball.
     """
     misses, wins = np.array(rallies["lost"]), np.array([*rallies["won"][1:], 0])  # by the returns before: none, one, …
     came = (misses + wins)[::-1].cumsum()[::-1]
-    rows = []
     for number, ball in enumerate(BALLS):
         numbers = slice(number, None if ball == BALLS[-1] else number + 1)
         n, won, missed = (int(balls[numbers].sum()) for balls in (came, wins, misses))
         if n:
             row = {"ball of a rally": ball, f"in {rallies['games']} games": count(n), "wins by it": f"{won / n:.1%}"}
-            rows.append(row | {"misses it": f"{missed / n:.1%}", "it comes back": f"{(n - won - missed) / n:.1%}"})
-    return markdown(rows)
+            yield row | {"misses it": f"{missed / n:.1%}", "it comes back": f"{(n - won - missed) / n:.1%}"}
 
 
 def signed(score: float) -> str:

@@ -62,7 +62,7 @@ def test_grid_runs_what_is_missing_and_report_shows_every_seed(tmp_path):
     assert list(scores.steps) == [120, 120]
     mean = json.loads(evaluation.read_text(encoding="utf-8"))["sampled"]["mean"]
     assert scores.sampled[0] == pytest.approx(mean, abs=1e-3)
-    assert "| three | actions = 3 | 0.0 |" in report.study_table(runs, plan)
+    assert "| three | actions = 3 | 0.0 |" in common.markdown(report.study_rows(runs, plan))
 
 
 def test_interrupted_run_is_resumed(tmp_path, capsys):

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import bench
+import common
 import grid
 import numpy as np
 import pandas as pd
@@ -80,7 +81,7 @@ def test_shipped_agent_is_the_median_seed(name):
 
 def test_rallies_table_follows_each_ball():
     # ten rallies: 6 won by the first ball and 2 by the second; 1 lost by missing the first and 1 by the second
-    _, _, *rows = report.rallies_table({"won": [0, 6, 2], "lost": [1, 1, 0], "games": 3}).splitlines()
+    _, _, *rows = common.markdown(report.rally_rows({"won": [0, 6, 2], "lost": [1, 1, 0], "games": 3})).splitlines()
     assert rows == ["| the first | 10 | 60.0% | 10.0% | 30.0% |", "| the second | 3 | 66.7% | 33.3% | 0.0% |"]
 
 
