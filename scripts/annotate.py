@@ -1,9 +1,4 @@
-"""The 2016 program in two columns: its code, and why each line is there.
-
-    python scripts/annotate.py
-
-writes docs/karpathy-annotated.md from examples/karpathy.py and examples/karpathy_notes.toml.
-"""
+"""Write docs/karpathy-annotated.md: examples/karpathy.py beside its notes, examples/karpathy_notes.toml."""
 
 import html
 import re

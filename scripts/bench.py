@@ -1,7 +1,6 @@
 """Speed of training beside the emulators' own speed and the 2016 loop, and of the compiled Pong beside ALE.
 
-The kinds of work alternate in one run, so that slow spells of the computer cancel out in the ratios. A turn works for
-at least some seconds and returns agent steps a second.
+The kinds of work alternate, so that slow spells of the computer cancel out in the ratios.
 """
 
 import contextlib

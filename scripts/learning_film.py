@@ -1,8 +1,6 @@
-"""Film the agent of pong.toml before training, on the way and after, at four times the natural speed.
+"""Film the agent of results/pong/s11 before training, on the way and after, at four times the natural speed.
 
-    python scripts/learning_film.py
-
-writes results/learning.gif. It trains the run of results/pong/s11 again, bit for bit; the times are of its metrics.csv.
+The run is trained again, bit for bit; the times in the picture are those of its metrics.csv.
 """
 
 import contextlib

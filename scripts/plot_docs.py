@@ -1,8 +1,4 @@
-"""Draw the pictures of docs/images/: architecture.png, pong-….png and toy-….png.
-
-How a pixel becomes a gradient, with the numbers of a rally of pretrained/pong; the ball leaving a paddle, and the
-opponent following it, as pong.envs.pong.machine plays them; and three examples of pong toy.
-"""
+"""Draw docs/images/: how a pixel becomes a gradient, how the compiled Pong bounces, and three examples of pong toy."""
 
 import itertools
 import math

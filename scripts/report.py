@@ -1,9 +1,6 @@
-"""Tables and pictures of the runs in results/, and the pages that show them.
+"""Write the tables and pictures of results/, and copy the tables into README.md and docs/.
 
-    python scripts/report.py
-
-writes Markdown and CSV tables and PNG pictures into results/, and copies each table into README.md and docs/, between
-the lines <!-- results/FILE --> and <!-- end -->.
+A table goes between the lines <!-- results/FILE --> and <!-- end -->.
 """
 
 import itertools

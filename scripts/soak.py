@@ -1,9 +1,4 @@
-"""Train for half an hour, and print the memory, file handles and processes of the trainer twice a minute.
-
-    python scripts/soak.py --minutes 30
-
-None of them may grow after the first minutes.
-"""
+"""Train for half an hour and print the trainer's memory, file handles and processes, none of which may keep growing."""
 
 import signal
 import subprocess

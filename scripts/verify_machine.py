@@ -1,8 +1,7 @@
 """Compare the compiled Pong with ale-py: the same seeds and decisions in both.
 
-A trace records play in ALE: decisions and their results. The compiled Pong must repeat the rewards, ends of games,
-numbers of frames and observations, and have the same game state as the console's memory, after every decision. Whole
-screens in grey, of which each colour has its own, are compared until the console's clock ends.
+A trace records play in ALE. The compiled Pong must repeat rewards, ends of games, numbers of frames, observations and
+the game state in the console's memory after every decision, and whole screens in grey until the console's clock ends.
 """
 
 import json

@@ -1,12 +1,8 @@
-"""How well Pong can be played with sticky actions: a player that knows the exact state of the game, and plans.
+"""How well Pong can be played with sticky actions: a planner that knows the exact state; results/ceiling/planner.json.
 
-    python scripts/research/planner.py
-
-writes results/ceiling/planner.json. Before each decision the planner draws random sequences of actions, plays them on
-from copies of the game in the compiled Pong, and takes the first action of the best one. All sequences meet the same
-random futures: which frames are sticky, and how long decisions are held. The planner draws them itself, as it does not
-know the emulator's random numbers. Sequential halving (Karnin et al. 2013) saves time: after 4 futures the better half
-of the sequences goes on, after 8 half of these, and so on.
+Before each decision it plays random sequences of actions on in the compiled Pong, all in the same random futures: which
+frames are sticky and how long decisions are held. It takes the first action of the best sequence. Sequential halving
+(Karnin et al. 2013) saves time: after 4 futures the better half of the sequences goes on, after 8 half of these, ….
 """
 
 import json

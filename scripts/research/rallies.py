@@ -1,9 +1,6 @@
-"""Where a trained agent's points go: rallies won and lost, by how often it returned the ball.
+"""Count the rallies that an agent wins and loses, by how often it returned the ball: results/ceiling/rallies.json.
 
-    python scripts/research/rallies.py
-
-plays fresh games of pretrained/pong_expert, sampled, and writes results/ceiling/rallies.json. The games are the
-compiled Pong's, whose state tells who hit the ball last; it is the same game as ALE's (docs/pong-machine.md).
+The games are the compiled Pong's, whose state tells who hit the ball last.
 """
 
 import json
