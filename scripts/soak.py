@@ -1,5 +1,6 @@
 """Train for half an hour and print the trainer's memory, file handles and processes, none of which may keep growing."""
 
+import resource
 import signal
 import subprocess
 import sys
@@ -34,6 +35,8 @@ def main(minutes: Annotated[PositiveFloat, tyro.conf.arg(help="to watch")] = 30.
         finally:
             trainer.send_signal(signal.SIGINT)
             trainer.wait(60)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10  # in KiB on Linux
+    print(f"peak: {peak:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Trace:  # play in ALE
 
 
 def random_player(rng: np.random.Generator, _: Memory, notes: Ints, actions: int, change: float = 1.0) -> Ints:
-    """Draws its actions uniformly; with a small probability of ``change`` the paddle reaches the ends of its way."""
+    """Draws actions uniformly; with a small probability of ``change`` they last until the paddle is at an end."""
     changed = rng.random(len(notes)) < change
     notes[changed] = rng.integers(0, actions, int(changed.sum()))
     return notes.copy()
