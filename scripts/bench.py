@@ -241,7 +241,7 @@ def training(config: Config, stack: contextlib.ExitStack, learned: list[Any]) ->
 
 
 def decisions_of_2016(config: Config) -> Iterator[int]:
-    """One emulator through gymnasium, NumPy in float64, with its own threads, RMSProp every ten games; yields 1 a step."""
+    """One emulator through gymnasium, NumPy in float64, a step of RMSProp every ten games; yields 1 each decision."""
     random = np.random.default_rng(0)
     weights = numpy_2016.init(config.hidden, random)
     rms, total = numpy_2016.RMSProp(weights), [0.0, 0.0]

@@ -108,9 +108,7 @@ def draw_learning(axes: Sequence[Axes], policy: Any, gamma: float, frames: list[
     panel(axes[4], "gradient of one unit's W1", "backward()", gradient, limit=gradient.abs().max().item())
 
 
-def panel(
-    axes: Axes, text: str, module: str, values: Any = None, color: str | None = None, limit: float | None = None
-) -> None:
+def panel(axes: Axes, text: str, module: str, values: Any = None, color: str = "", limit: Any = None) -> None:
     """A curve if there is a colour; or an image, with grey for 0 black and white for ± the ``limit``; and a title."""
     if color:
         axes.plot(values, color=color, linewidth=1.2)

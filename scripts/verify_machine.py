@@ -44,8 +44,6 @@ DOWN, UP, NOOP, UP_FIRE, DOWN_FIRE = map(ACTION_NAMES.index, ("DOWN", "UP", "NOO
 Ints = NDArray[np.int64]
 Memory = dict[str, Ints]  # the game state of N consoles, (N,) each
 Poke = dict[str, int]  # numbers to write into a console's memory
-# Of N games in ALE: pokes by game, the actions and which games are active, then the result and the memory after it.
-Decision = tuple[dict[int, Poke], Ints, NDArray[np.bool_], StepResult, Memory]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Trace:  # play in ALE
     task: PongTask
     seeds: Ints
     first: SparseFrames
-    decisions: list[Decision] = field(default_factory=list)
+    decisions: list[Any] = field(default_factory=list)  # pokes by game, actions, active games; result and memory after
     screens: list[int] = field(default_factory=list)  # checksums, at first and after each decision
     frames: int = 0
 
