@@ -1,6 +1,6 @@
 """Film the agent of results/pong/s11 before training, on the way and after, at four times the natural speed.
 
-The run is trained again, bit for bit; the times in the picture are those of its metrics.csv.
+The run is trained again, bit for bit on the same kind of processor; the times are those of its metrics.csv.
 """
 
 import contextlib
