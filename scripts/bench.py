@@ -1,26 +1,21 @@
 """Speed of training beside the emulators' own speed and the 2016 loop, and of the compiled Pong beside ALE.
 
-The kinds of work alternate in one run, so that slow spells of the computer cancel out in the ratios. A turn works for
-at least some seconds and returns agent steps a second.
+The kinds of work alternate, so that slow spells of the computer cancel out in the ratios.
 """
 
 import contextlib
 import functools
 import io
 import itertools
-import multiprocessing
-import os
 import platform
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
-from unittest import mock
 
 import ale_py
 import gymnasium
@@ -32,7 +27,6 @@ from common import ROOT, markdown, run
 from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveInt
 from rich.console import Console
-from rich.markdown import Markdown
 
 from pong.checkpoint import Counters
 from pong.config import Config, load_config
@@ -43,54 +37,60 @@ from pong.observations import DifferenceFrames
 from pong.policies import make_policy
 from pong.rollout import Rollout
 from pong.tracking import Tracker
-from pong.train import Trainer, choose_device
+from pong.train import Trainer
 
 sys.path.insert(0, str(ROOT / "tests"))
 import karpathy_numpy as numpy_2016
 
 Turn = Callable[[float], float]  # seconds → agent steps a second
+Measure = Callable[..., dict[str, Any]]  # turns, by what they measure → speeds and ratios
 GAMES = (16, 32, 1024)
 MOST_IN_ALE = 32  # 1,024 emulators would take minutes to start, and be no faster
 STEPS = 16  # whose random actions are drawn together
-RATIOS = (
-    *(("machine.step", "AtariVectorEnv, threads: 1"), ("MachineFleet", "AleFleet")),
-    *(("training", "raw"), ("rollout", "raw"), ("training", "2016 loop")),
-    *((obs_type, f"gymnasium's {obs_type}") for obs_type in ("state", "karpathy", "grayscale", "rgb", "atari")),
-)
 OBSERVATIONS = {  # by obs_type of pong/Pong-v5, gymnasium's own way to the same: ALE's obs_type, and what wraps it
-    **{"state": ("ram", None), "karpathy": ("grayscale", DifferenceFrames)},
-    **{"grayscale": ("grayscale", None), "rgb": ("rgb", None), "atari": ("", None)},
+    "state": ("ram", None),
+    "karpathy": ("grayscale", DifferenceFrames),
+    "grayscale": ("grayscale", None),
+    "rgb": ("rgb", None),
+    "atari": ("", None),
 }
-LOOPS: dict[str, Iterator[int]] = {}  # the 2016 loops of this process, by recipe
+RATIOS = [
+    ("machine.step", "AtariVectorEnv, threads: 1"),
+    ("MachineFleet", "AleFleet"),
+    ("training", "raw"),
+    ("rollout", "raw"),
+    ("training", "2016 loop"),
+    *((obs_type, f"gymnasium's {obs_type}") for obs_type in OBSERVATIONS),
+]
 
 
 def main(
     configs: Annotated[tuple[str, ...], tyro.conf.arg(help="recipes in configs/")] = ("pong", "karpathy"),
     rounds: Annotated[PositiveInt, tyro.conf.arg(help="measurements of each kind")] = 4,
     seconds: Annotated[NonNegativeFloat, tyro.conf.arg(help="minimum duration of a measurement")] = 1.5,
-    device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto",
     json: Annotated[Path | None, tyro.conf.arg(help="file for the numbers; the tables go to .md beside it")] = None,
 ) -> None:
     """Measure emulation, rollout and training in turns, and print their ratios."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    recipes = {name: load_config(ROOT / f"configs/{name}.toml").replace(device=device) for name in configs}
-    choose_device(device)  # an error before the first minutes
-    report: dict[str, Any] = {"machine": computer(), "one core": {}, "recipes": {}}
+    gymnasium.register_envs(ale_py)
+    recipes = {name: load_config(ROOT / f"configs/{name}.toml") for name in configs}
+    in_turns = functools.partial(measure, rounds=rounds, seconds=seconds)
+    report: dict[str, Any] = {"machine": computer(), "one core": {}, "environment": {}, "recipes": {}}
     if any(config.is_pong for config in recipes.values()):
-        report["one core"] = {f"{games:,} games": one_core(games, rounds, seconds) for games in GAMES}
-        report["environment"] = {f"{games:,} games": environments(games, rounds, seconds) for games in GAMES[1:]}
+        report["one core"] = {f"{games:,} games": in_turns(one_core(games)) for games in GAMES}
+        report["environment"] = {f"{games:,} games": environments(games, in_turns) for games in GAMES[1:]}
     for name, config in recipes.items():
-        report["recipes"][name] = recipe(config.replace(total_steps=2**31), rounds, seconds)
-    Console().print(Markdown(tables(report)))
+        report["recipes"][name] = recipe(config.replace(total_steps=2**31), in_turns)
+    print(text := tables(report))
     if json:
         json.write_text(dumps(report, indent=2) + "\n", encoding="utf-8")
-        json.with_suffix(".md").write_text(tables(report), encoding="utf-8")
+        json.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def computer() -> dict[str, Any]:
     """The computer and the versions."""
     info = Path("/proc/cpuinfo")
-    cpu = re.search(r"^model name\s*: *(.*)$", info.read_text(encoding="utf-8") if info.exists() else "", re.MULTILINE)
+    cpu = re.search(r"model name\s*: *(.*)", info.read_text(encoding="utf-8") if info.exists() else "")
     return {
         "cpu": cpu[1] if cpu else "unknown",
         "cores": cores(),
@@ -102,18 +102,20 @@ def computer() -> dict[str, Any]:
     }
 
 
-def one_core(games: int, rounds: int, seconds: float) -> dict[str, Any]:
+def one_core(games: int) -> dict[str, Turn]:
     """The compiled Pong on one core beside ALE, in pong.toml's task: the game alone, and with observations."""
     config = load_config(ROOT / "configs/pong.toml").replace(num_envs=games)
     ale = config.replace(num_envs=min(games, MOST_IN_ALE), emulator="ale")
-    turns = {"AtariVectorEnv, threads: 1": raw_pong(ale, 1), "AleFleet": fleet(ale)}
-    turns |= {"machine.step": fleet(config, observed=False), "MachineFleet": fleet(config)}
-    return in_turns(turns, rounds, seconds, hold(config))
+    return {
+        "AtariVectorEnv, threads: 1": raw_pong(ale, 1),
+        "AleFleet": fleet(ale),
+        "machine.step": fleet(config, observed=False),
+        "MachineFleet": fleet(config),
+    }
 
 
-def environments(games: int, rounds: int, seconds: float) -> dict[str, Any]:
+def environments(games: int, in_turns: Measure) -> dict[str, Any]:
     """pong/Pong-v5 on one core beside gymnasium's own way to the same observations."""
-    gymnasium.register_envs(ale_py)
     report = {}
     for obs_type, (ales, wrapper) in OBSERVATIONS.items():
         ours = gymnasium.make_vec("pong/Pong-v5", games, obs_type=obs_type)
@@ -121,32 +123,36 @@ def environments(games: int, rounds: int, seconds: float) -> dict[str, Any]:
             theirs = gymnasium.make_vec("ALE/Pong-v5", MOST_IN_ALE, vectorization_mode="sync", obs_type=ales)
         else:
             theirs = AtariVectorEnv("pong", MOST_IN_ALE, num_threads=1, repeat_action_probability=0.25)
-        turns = {obs_type: ours, f"gymnasium's {obs_type}": wrapper(theirs) if wrapper else theirs}
-        for env in turns.values():
+        envs = {obs_type: ours, f"gymnasium's {obs_type}": wrapper(theirs) if wrapper else theirs}
+        for env in envs.values():
             env.reset(seed=1)
-        works = {name: lockstep(env.num_envs, env.step, UP) for name, env in turns.items()}
-        report |= in_turns(works, rounds, seconds, 4)
+        report |= in_turns({name: lockstep(env.num_envs, env.step, UP) for name, env in envs.items()})
     return report
 
 
-def recipe(config: Config, rounds: int, seconds: float) -> dict[str, Any]:
-    """A recipe's speeds."""
+def recipe(config: Config, in_turns: Measure) -> dict[str, Any]:
+    """A recipe's speeds, and by the clock what an update costs, medians over the updates."""
+    turns, learned = {}, list[tuple[int, int, float]]()  # steps, rows, seconds of learning
+    if config.is_pong:
+        turns["raw"] = raw_pong(config, cores())
+        turns["2016 loop"] = functools.partial(repeat, decisions_of_2016(config).__next__)
     with contextlib.ExitStack() as stack:
-        turns, training = {}, Training(config, stack)
-        if config.is_pong:
-            turns = {"raw": raw_pong(config, cores()), "2016 loop": loop_of_2016(config, stack)}
         rollout, numbers = Rollout(config, make_policy(config)), itertools.count()
         stack.callback(rollout.close)
         turns["rollout"] = functools.partial(repeat, lambda: rollout.collect(next(numbers)).steps)
-        report = in_turns(turns | {"training": training.turn}, rounds, seconds, hold(config)) | training.costs()
+        turns["training"] = training(config, stack, learned)
+        report = in_turns(turns, frames=hold(config))
+    steps, rows, seconds = np.median(learned, axis=0)
     cuda = torch.cuda.is_available()
-    return report | {"peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None}
+    return report | {
+        "learner_ms_per_update": round(1e3 * seconds, 2),
+        "rows_per_update": round(rows),
+        "microseconds_per_step": {"learner": round(1e6 * seconds / steps, 2)},
+        "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None,
+    }
 
 
-# --- turns ------------------------------------------------------------------------------------------------------------
-
-
-def in_turns(turns: dict[str, Turn], rounds: int, seconds: float, frames: int) -> dict[str, Any]:
+def measure(turns: dict[str, Turn], rounds: int, seconds: float, frames: int = 4) -> dict[str, Any]:
     """Each kind of work once a round: medians and ranges of agent steps a second, and of ratios turn by turn.
 
     A step takes so many ``frames``.
@@ -211,123 +217,92 @@ def hold(config: Config) -> int:
     return 3 if config.hold == "2-4" else config.hold
 
 
-class Training:
+def training(config: Config, stack: contextlib.ExitStack, learned: list[Any]) -> Turn:
     """Rollout, learning and tracking, as `pong train` does them."""
+    trainer = stack.enter_context(contextlib.closing(Trainer(config)))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    tracker = Tracker(config, folder, Console(file=io.StringIO()), Counters(), time.monotonic())
+    stack.enter_context(tracker)
+    updates = trainer.run()
 
-    def __init__(self, config: Config, stack: contextlib.ExitStack):
-        self.trainer = stack.enter_context(contextlib.closing(Trainer(config)))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        tracker = Tracker(config, folder, Console(file=io.StringIO()), Counters(), time.monotonic())
-        self.tracker = stack.enter_context(tracker)
-        self.learned: list[tuple[int, int, float]] = []  # steps, rows, seconds of learning
-        self.updates = self.trainer.run()
-        next(self.updates)
-
-    def turn(self, seconds: float) -> float:
-        """Train from one update's end to another's, and leave the cores to others."""
-        next(self.updates)  # played before the turn
-        speed = repeat(self.update, seconds)
-        self.trainer.rollout.wait()  # the next one has started
-        return speed
-
-    def update(self) -> int:
-        """One update, tracked; its steps."""
-        update = next(self.updates)
-        self.tracker.track(update, self.trainer.steps, self.trainer.policy)
-        self.learned.append((update.batch.steps, len(update.batch.observations), update.learn_seconds))
+    def work() -> int:
+        update = next(updates)
+        tracker.track(update, trainer.steps, trainer.policy)
+        learned.append((update.batch.steps, len(update.batch.observations), update.learn_seconds))
         return update.batch.steps
 
-    def costs(self) -> dict[str, Any]:
-        """Of the learner by the clock, medians over the updates."""
-        steps, rows, seconds = np.median(self.learned, axis=0)
-        costs = {"learner_ms_per_update": round(1e3 * seconds, 2), "rows_per_update": round(rows)}
-        return {**costs, "microseconds_per_step": {"learner": round(1e6 * seconds / steps, 2)}}
+    def turn(seconds: float) -> float:
+        next(updates)  # played before the turn
+        speed = repeat(work, seconds)
+        trainer.rollout.wait()  # the next one has started
+        return speed
 
-
-def loop_of_2016(config: Config, stack: contextlib.ExitStack) -> Turn:
-    """The loop in a process of its own, with one or all cores for NumPy, whichever is faster."""
-    speeds = {}
-    for threads in sorted({1, cores()}):
-        pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-        with mock.patch.dict(os.environ, OPENBLAS_NUM_THREADS=str(threads)):  # read when the process starts
-            speeds[pool] = pool.submit(turn_of_2016, config, 1.0).result()
-    fastest = max(speeds, key=lambda pool: speeds[pool])
-    return lambda seconds: fastest.submit(turn_of_2016, config, seconds).result()
-
-
-def turn_of_2016(config: Config, seconds: float) -> float:
-    """Play and learn, from where this process's previous turn ended."""
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    return repeat(LOOPS.setdefault(config.name, decisions_of_2016(config)).__next__, seconds)
+    return turn
 
 
 def decisions_of_2016(config: Config) -> Iterator[int]:
     """One emulator through gymnasium, NumPy in float64, a step of RMSProp every ten games; yields 1 each decision."""
     random = np.random.default_rng(0)
     weights = numpy_2016.init(config.hidden, random)
-    rms, gradients = numpy_2016.RMSProp(weights), [np.zeros_like(weight) for weight in weights]
-    gymnasium.register_envs(ale_py)
+    rms, total = numpy_2016.RMSProp(weights), [0.0, 0.0]
     frameskip = (2, 5) if config.hold == "2-4" else config.hold
     emulator = gymnasium.make("ALE/Pong-v5", frameskip=frameskip, repeat_action_probability=config.sticky)
     for games in itertools.count(1):
-        (screen, _), previous, ended, game = emulator.reset(seed=games), None, False, []
+        screen, _ = emulator.reset(seed=games)
+        previous, ended, game = numpy_2016.preprocess(screen).ravel(), False, []
         while not ended:
             frame = numpy_2016.preprocess(screen).ravel()
-            x = np.zeros_like(frame) if previous is None else frame - previous
+            x, previous = frame - previous, frame
             h, p = numpy_2016.policy_forward(*weights, x)
             y = int(random.random() < p)
             screen, reward, terminated, truncated, _ = emulator.step(UP if y else DOWN)
-            previous, ended = frame, terminated or truncated
-            game.append((x, h, float(p), y, float(reward)))
+            ended = terminated or truncated
+            game.append((x, h, p, y, reward))
             yield 1
         x, h, p, y, rewards = (np.array(column) for column in zip(*game, strict=True))
         advantages = numpy_2016.standardize(numpy_2016.discount(rewards, config.gamma))
-        for total, gradient in zip(gradients, numpy_2016.backward(*weights, x, h, p, y, advantages), strict=True):
-            total += gradient
+        gradients = numpy_2016.backward(*weights, x, h, p, y, advantages)
+        total = [sum(pair) for pair in zip(total, gradients, strict=True)]
         if games % 10 == 0:
-            rms.step(gradients)
-            gradients = [np.zeros_like(weight) for weight in weights]
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
+            rms.step(total)
+            total = [0.0, 0.0]
 
 
 def tables(report: dict[str, Any]) -> str:
     """The tables of docs/performance.md."""
-    about = report["machine"] | {"gpu": report["machine"]["gpu"] or "none"}
-    where = "{cpu}, {cores} cores, GPU: {gpu}; torch {torch}, ale-py {ale_py}, Python {python}, {date}.\n"
-    games = {name: column(speeds, "frames_per_second") for name, speeds in report["one core"].items()}
-    unit, speeds_of = ", agent steps/s", report["recipes"].items()
-    recipes = {f"{name}.toml": column(speeds, "steps_per_second", unit) for name, speeds in speeds_of}
-    observed = {name: column(speeds, "steps_per_second") for name, speeds in report.get("environment", {}).items()}
-    title = f"frames/s on one core; ALE with {MOST_IN_ALE} games at most"
-    of_environment = table(f"pong/Pong-v5, decisions/s on one core; ALE with {MOST_IN_ALE} games", observed)
-    parts = (where.format(**about), table(title, games), of_environment, table("", recipes))
-    return "\n".join(filter(None, parts))
+    text = "{cpu}, {cores} cores, GPU: {gpu}; torch {torch}, ale-py {ale_py}, Python {python}, {date}.\n"
+    where = text.format(**report["machine"] | {"gpu": report["machine"]["gpu"] or "none"})
+    recipes = {f"{name}.toml": speeds for name, speeds in report["recipes"].items()}
+    parts = (
+        (f"frames/s on one core; ALE with {MOST_IN_ALE} games at most", report["one core"], "frames_per_second"),
+        (f"pong/Pong-v5, decisions/s on one core; ALE with {MOST_IN_ALE} games", report.get("environment", {})),
+        ("", recipes, "steps_per_second", ", agent steps/s"),
+    )
+    return "\n".join([where, *filter(None, (table(*part) for part in parts))])
 
 
-def table(title: str, columns: dict[str, dict[str, str]]) -> str:
-    """A table of columns, each a dictionary by row."""
+def table(title: str, report: dict[str, Any], key: str = "steps_per_second", unit: str = "") -> str:
+    """A table with a column for each part of a report."""
+    columns = {name: cells(speeds, key, unit) for name, speeds in report.items()}
     rows = dict.fromkeys(row for column in columns.values() for row in column)
     return markdown([{title: row, **{name: column.get(row, "") for name, column in columns.items()}} for row in rows])
 
 
-def column(speeds: dict[str, Any], key: str, unit: str = "") -> dict[str, str]:
-    """Speeds and ratios, and what an update costs."""
-    cells = {}
+def cells(speeds: dict[str, Any], key: str, unit: str) -> dict[str, str]:
+    """A column: speeds and ratios, and what an update costs."""
+    column = {}
     for name, value in speeds.items():
         if "÷" in name:
-            digits = 2 if value["median"] < 100 else 0
-            cells[name] = "{0:,.{3}f} ({1:,.{3}f} … {2:,.{3}f})".format(value["median"], *value["range"], digits)
-        elif name == "microseconds_per_step":
-            cells |= {f"{part}, µs per step": str(spent) for part, spent in value.items()}
-        elif name == "learner_ms_per_update":
-            cells["learner, ms per update"] = f"{value} ({speeds['rows_per_update']:,} rows)"
-        elif name == "peak_gpu_mb" and value:
-            cells["GPU memory, MiB"] = f"{value:,}"
-        elif isinstance(value, dict):
-            cells[name + unit] = f"{value[key]:,}"
-    return cells
+            form = "{:,.2f} ({:,.2f} … {:,.2f})" if value["median"] < 100 else "{:,.0f} ({:,.0f} … {:,.0f})"
+            column[name] = form.format(value["median"], *value["range"])
+        elif isinstance(value, dict) and key in value:
+            column[name + unit] = f"{value[key]:,}"
+    if "rows_per_update" in speeds:
+        column["learner, ms per update"] = f"{speeds['learner_ms_per_update']} ({speeds['rows_per_update']:,} rows)"
+        column["learner, µs per step"] = str(speeds["microseconds_per_step"]["learner"])
+    if speeds.get("peak_gpu_mb"):
+        column["GPU memory, MiB"] = f"{speeds['peak_gpu_mb']:,}"
+    return column
 
 
 if __name__ == "__main__":

@@ -1,10 +1,6 @@
-"""Train grids of config × change × seed, and evaluate every run.
+"""Train what results/ lacks of the studies in configs/studies/: configs × changes × seeds, and evaluate every run.
 
-    python scripts/grid.py ladder far --at-once 2
-
-reads configs/studies/NAME.toml, trains in runs/ what results/ does not have yet, resumes what was interrupted, and
-copies into results/ of each run: config.toml, run.json, eval.json, and the rows of metrics.csv that tables and pictures
-need. scripts/report.py makes those.
+Runs are in runs/results/; results/ gets their configs, scores and the rows of metrics.csv that report.py needs.
 """
 
 import json
@@ -89,17 +85,13 @@ def slug(variant: str) -> str:
 
 
 def main(
-    studies: tyro.conf.Positional[tuple[str, ...]],
+    studies: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="in configs/studies/; none: all")],
     *,
     only: Annotated[tuple[str, ...], tyro.conf.arg(help="train only these variants")] = (),
     at_once: Annotated[NonNegativeInt, tyro.conf.arg(help="runs at the same time; 0: as the study says")] = 0,
     export: Annotated[bool, tyro.conf.arg(help="also write each variant's median seed to pretrained/")] = False,
 ) -> None:
-    """Run what is missing of some studies.
-
-    Args:
-        studies: names of files in configs/studies/; none: all.
-    """
+    """Run what is missing of some studies."""
     for study in map(load, chosen(studies, known())):
         names = chosen(only, study.variants)
         jobs = [(name, seed) for name in names for seed in study.seeds_of(name)]

@@ -1,65 +1,55 @@
-"""Film the agent of pong.toml before training, on the way and after, at four times the natural speed.
+"""Film the agent of results/pong/s11 before training, on the way and after, at four times the natural speed.
 
-    python scripts/learning_film.py
-
-writes results/learning.gif. It trains the run of results/pong/s11 again, bit for bit; the times are of its metrics.csv.
+The run is trained again, bit for bit on the same kind of processor; the times are those of its metrics.csv.
 """
 
 import contextlib
-import copy
 import itertools
 from collections.abc import Iterator
 
 import common
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from pong.config import Config, load_config
-from pong.policies import Policy
 from pong.render.frame import play_frames
 from pong.render.picture import DARK, LIGHT
 from pong.train import Trainer
 
 RUN, FILE = common.ROOT / "results/pong/s11", common.ROOT / "results/learning.gif"
-SECONDS, SPEED, FPS, SCALE, MARGIN, TITLE = 15, 4, 15, 2, 8, 30  # FPS decisions a second are natural speed
+SECONDS, SPEED, FPS = 15, 4, 15  # FPS decisions a second are natural speed
+WIDTH, HEIGHT, MARGIN, TITLE = 320, 420, 8, 30
 
 
 def main() -> None:
     """Train and film."""
     config = load_config(RUN / "config.toml").replace(device="cpu")
-    panes = [list(screens(policy, config)) for policy in policies(config)]
-    pictures = [picture(images) for images in zip(*panes, strict=False)]
+    pictures = [picture(panes) for panes in zip(*games(config), strict=False)]
     pictures[0].save(FILE, save_all=True, append_images=pictures[1:], duration=1000 // FPS, loop=0)
 
 
-def policies(config: Config) -> Iterator[tuple[str, Policy]]:
-    """The policy and what to call it: untrained, when it first breaks even, and at the end."""
+def games(config: Config) -> Iterator[list[tuple[str, Image.Image]]]:
+    """Every fourth screen of a game and its title: untrained, when the policy first breaks even, and at the end."""
     rows = pd.read_csv(RUN / "metrics.csv")
-    even = rows[rows["charts/episodic_return_mean100"] >= 0].iloc[0]
+    even, end = rows[rows["charts/episodic_return_mean100"] >= 0].iloc[0], rows.iloc[-1]
+    after = [(row["update"], f"after {60 * row['minutes']:.0f} seconds") for row in (even, end)]
     with contextlib.closing(Trainer(config)) as trainer:
-        yield "untrained", copy.deepcopy(trainer.policy)
-        for row in (even, rows.iloc[-1]):
-            for _ in itertools.takewhile(lambda update: update.number < row["update"], trainer.run()):  # noqa: B023
-                pass
-            yield f"after {60 * row['minutes']:.0f} seconds", copy.deepcopy(trainer.policy)
+        updates = trainer.run()
+        for number, title in [(0, "untrained"), *after]:
+            while trainer.updates < number:
+                next(updates)
+            frames = itertools.islice(play_frames(trainer.policy, config), 0, SPEED * SECONDS * FPS, SPEED)
+            screens = [Image.fromarray(frame.screen) for frame in frames]
+            yield [(title, screen.resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)) for screen in screens]
 
 
-def screens(named: tuple[str, Policy], config: Config) -> Iterator[Image.Image]:
-    """Every fourth screen of a game, below the policy's name."""
-    name, policy = named
-    for frame in itertools.islice(play_frames(policy, config), 0, SPEED * SECONDS * FPS, SPEED):
-        screen = ImageOps.scale(Image.fromarray(frame.screen), SCALE, Image.Resampling.NEAREST)
-        image = ImageOps.expand(screen, (0, TITLE, 0, 0), DARK)
-        ImageDraw.Draw(image).text((image.width // 2, TITLE // 2), name, LIGHT, ImageFont.load_default(20), anchor="mm")
-        yield image
-
-
-def picture(panes: tuple[Image.Image, ...]) -> Image.Image:
-    """Panes beside each other, in few colours."""
-    width, height = panes[0].width + MARGIN, panes[0].height
-    whole = Image.new("RGB", (len(panes) * width - MARGIN, height), DARK)
-    for i, pane in enumerate(panes):
-        whole.paste(pane, (i * width, 0))
+def picture(panes: tuple[tuple[str, Image.Image], ...]) -> Image.Image:
+    """Screens beside each other, each below its title, in few colours."""
+    whole = Image.new("RGB", (len(panes) * (WIDTH + MARGIN) - MARGIN, TITLE + HEIGHT), DARK)
+    for i, (title, screen) in enumerate(panes):
+        left, pen = i * (WIDTH + MARGIN), ImageDraw.Draw(whole)
+        pen.text((left + WIDTH // 2, TITLE // 2), title, LIGHT, ImageFont.load_default(20), anchor="mm")
+        whole.paste(screen, (left, TITLE))
     return whole.quantize(32, dither=Image.Dither.NONE)
 
 

@@ -1,12 +1,8 @@
-"""Draw the pictures of docs/images/: architecture.png, pong-….png and toy-….png.
-
-How a pixel becomes a gradient, with the numbers of a rally of pretrained/pong; the ball leaving a paddle, and the
-opponent following it, as pong.envs.pong.machine plays them; and three examples of pong toy.
-"""
+"""Draw docs/images/: how a pixel becomes a gradient, how the compiled Pong bounces, and three examples of pong toy."""
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +26,12 @@ from pong.toy.examples import T1, T1_WITHOUT_LOG, T2, less, t7
 from pong.toy.gradients import Estimator, estimates, finite_difference, mean_and_variance, objective
 from pong.train import load_policy
 
+PLAYERS, OPPONENTS = "#5cba5c", "#d59a5c"  # paddles, much as on the screen
+LINE = 120  # of the ball at each hit, far from the walls
+OFFSETS = range(-20, 21)  # y − p: lines from a paddle's line to the ball's; no paddle reaches that far
+FLAT, STEEP = 10, 14  # offsets of the second picture's two hits
+SAMPLES = 1000  # batches behind each dot of the picture toy-log
+
 
 def main() -> None:
     draw("architecture", architecture, (13, 6.2), layout=None)
@@ -42,48 +44,47 @@ def main() -> None:
 
 def draw(name: str, picture: Any, size: tuple[float, float], layout: Any = "constrained") -> Any:
     """Draw a picture, whose curves have no frame, and save it; returns its path."""
-    figure = Figure(figsize=size, dpi=100, layout=layout)
+    figure, path = Figure(figsize=size, dpi=100, layout=layout), ROOT / f"docs/images/{name}.png"
     picture(figure)
     for axes in figure.axes:
         if not axes.images:
             axes.spines[["top", "right"]].set_visible(False)
-    path = ROOT / f"docs/images/{name}.png"
     figure.savefig(path)
     return path
 
 
-# --- from a pixel to the gradient -------------------------------------------------------------------------------------
-
-
 def architecture(figure: Figure) -> None:
-    """Play, learn, draw."""
+    """A decision in the top row; in the bottom row, from right to left, what is learned from its rally."""
     policy, checkpoint = load_policy(ROOT / "pretrained/pong")
-    frames = second_rally(play_frames(policy, checkpoint.config, seed=1))
+    game = play_frames(policy, checkpoint.config, seed=1)
+    by_score = [list(frames) for _, frames in itertools.groupby(game, key=lambda frame: frame.score)]
+    rally = [*by_score[1], by_score[2][0]]  # the second, because the first begins with an empty frame
     space = {"left": 0.02, "right": 0.99, "top": 0.9, "bottom": 0.05, "wspace": 0.3, "hspace": 0.4}
     top, bottom = figure.subplots(2, 5, gridspec_kw=space)
-    draw_acting(top, policy, min(frames[:-1], key=lambda frame: abs(frame.probs[0] - 0.4)))  # few are so unsure
-    draw_learning(bottom[::-1], policy, checkpoint.config.gamma, frames)
-    draw_arrows(figure, top, bottom)
-
-
-def second_rally(game: Iterable[RenderedFrame]) -> list[RenderedFrame]:
-    """The frames from a game's first point to its second: the first rally begins with an empty frame."""
-    by_score = [list(frames) for _, frames in itertools.groupby(game, key=lambda frame: frame.score)]
-    return [*by_score[1], by_score[2][0]]
+    draw_acting(top, policy, min(rally[:-1], key=lambda frame: abs(frame.probs[0] - 0.4)))  # few are so unsure
+    draw_learning(bottom[::-1], policy, checkpoint.config.gamma, rally)
+    corner = top[4].get_position()
+    arrows = [((corner.x1 + 0.004, corner.y0), (corner.x1 + 0.004, corner.y0 - 0.12))]
+    for row, direction in ((top, 1), (bottom, -1)):
+        for left, right in itertools.pairwise([axes.get_position() for axes in row]):
+            arrows.append(((left.x1, left.y0 - 0.03), (right.x0, left.y0 - 0.03))[::direction])
+    for start, end in arrows:
+        arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=18, color="black", linewidth=1.5)
+        figure.add_artist(arrow)
 
 
 def draw_acting(axes: Sequence[Axes], policy: Any, frame: RenderedFrame) -> None:
     """From the screen to the action."""
     x = torch.from_numpy(frame.observation.reshape(1, PIXELS)).float()
     hidden = torch.relu(first_layer(x, policy.W1))[0].detach()
-    image(axes[0], frame.screen, "screen (210, 160, 3)", "envs/")
-    image(axes[1], preprocess(frame.screen), "frame (80, 80) in {0, 1}", "observations.py")
-    image(axes[2], frame.observation[0], "minus the previous: (6400,)", "observations.py", limit=1)
-    curve(axes[3], hidden, "hidden units (200,)", "policies.py", BLUE)
+    panel(axes[0], "screen (210, 160, 3)", "envs/", frame.screen)
+    panel(axes[1], "frame (80, 80) in {0, 1}", "observations.py", preprocess(frame.screen))
+    panel(axes[2], "minus the previous: (6400,)", "observations.py", frame.observation[0], limit=1)
+    panel(axes[3], "hidden units (200,)", "policies.py", hidden, BLUE)
     colors = [ORANGE if action == frame.action else GREY for action in range(len(frame.action_names))]
     axes[4].bar(frame.action_names, frame.probs, color=colors)
     axes[4].set_ylim(0, 1)
-    title(axes[4], "π(a|s) and the action", "policies.py")
+    panel(axes[4], "π(a|s) and the action", "policies.py")
     axes[4].tick_params(labelsize=9)
 
 
@@ -97,54 +98,26 @@ def draw_learning(axes: Sequence[Axes], policy: Any, gamma: float, frames: list[
     loss = surrogate_loss(log_probs, advantages)
     loss.backward()
     gradient = policy.W1.grad[:, policy.W1.grad.norm(dim=0).argmax()].view(SIDE, SIDE)
-    curve(axes[0], rewards, "rewards (T,), by time step", "envs/", GREEN)
-    curve(axes[1], advantages, "R (T,): discounted, standardised", "returns.py", GREEN)
-    curve(axes[2], log_probs.detach(), "log π(a|s) (T,), nats", "policies.py", BLUE)
+    panel(axes[0], "rewards (T,), by time step", "envs/", rewards, GREEN)
+    panel(axes[1], "R (T,): discounted, standardised", "returns.py", advantages, GREEN)
+    panel(axes[2], "log π(a|s) (T,), nats", "policies.py", log_probs.detach(), BLUE)
     axes[3].text(0.5, 0.6, "−Σ log π · R", ha="center", fontsize=22, color=RED)
     axes[3].text(0.5, 0.35, f"= {loss.item():.2f}", ha="center", fontsize=15, color=RED)
     axes[3].axis("off")
-    title(axes[3], "surrogate loss ()", "losses.py")
-    image(axes[4], gradient, "gradient of one unit's W1", "backward()", limit=float(gradient.abs().max()))
+    panel(axes[3], "surrogate loss ()", "losses.py")
+    panel(axes[4], "gradient of one unit's W1", "backward()", gradient, limit=gradient.abs().max().item())
 
 
-def draw_arrows(figure: Figure, top: Sequence[Axes], bottom: Sequence[Axes]) -> None:
-    """To the right, down, and to the left."""
-    corner = top[4].get_position()
-    ends = [((corner.x1 + 0.004, corner.y0), (corner.x1 + 0.004, corner.y0 - 0.12))]
-    for row, direction in ((top, 1), (bottom, -1)):
-        for left, right in itertools.pairwise([panel.get_position() for panel in row]):
-            ends.append(((left.x1, left.y0 - 0.03), (right.x0, left.y0 - 0.03))[::direction])
-    for start, end in ends:
-        figure.add_artist(
-            FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=18, color="black", linewidth=1.5)
-        )
-
-
-def title(axes: Axes, text: str, module: str) -> None:
+def panel(axes: Axes, text: str, module: str, values: Any = None, color: str = "", limit: Any = None) -> None:
+    """A curve if there is a colour; or an image, with grey for 0 black and white for ± the ``limit``; and a title."""
+    if color:
+        axes.plot(values, color=color, linewidth=1.2)
+    elif values is not None:
+        axes.imshow(values, "gray", vmin=limit and -limit, vmax=limit, interpolation="nearest", aspect="auto")
+        axes.set(xticks=[], yticks=[])
     axes.set_title(f"{text}\n", fontsize=11)
     axes.tick_params(labelsize=8)
     axes.text(0.5, 1.03, module, transform=axes.transAxes, ha="center", fontsize=10, color=GREY, family="monospace")
-
-
-def image(axes: Axes, pixels: Any, text: str, module: str, limit: float | None = None) -> None:
-    """Pixels; grey is 0 where there is a ``limit``, black and white are beyond it."""
-    span = {} if limit is None else {"vmin": -limit, "vmax": limit}
-    axes.imshow(pixels, cmap="gray", interpolation="nearest", aspect="auto", **span)
-    axes.set(xticks=[], yticks=[])
-    title(axes, text, module)
-
-
-def curve(axes: Axes, values: torch.Tensor, text: str, module: str, color: str) -> None:
-    axes.plot(values.numpy(), color=color, linewidth=1.2)
-    title(axes, text, module)
-
-
-# --- the compiled Pong ------------------------------------------------------------------------------------------------
-
-PLAYERS, OPPONENTS = "#5cba5c", "#d59a5c"  # paddles, much as on the screen
-LINE = 120  # of the ball at each hit, far from the walls
-OFFSETS = range(-20, 21)  # y − p: lines from a paddle's line to the ball's; no paddle reaches that far
-FLAT, STEEP = 10, 14  # offsets of the second picture's two hits
 
 
 def meeting(side: int, offset: int) -> Any:
@@ -168,13 +141,12 @@ def reach(side: int) -> list[int]:
 
 
 def flight(game: Any) -> NDArray[np.int64]:
-    """From the player's hit to the opponent's paddle: the ball's column and line and the opponent's line, (T, 3)."""
-    places = [(game.x, game.y, game.cpu_y)]
-    arrival = meeting(machine.OPPONENT, 0).x
+    """From the player's hit to the opponent's paddle: the ball's column and line and the opponent's line, (3, T)."""
+    places, arrival = [(game.x, game.y, game.cpu_y)], meeting(machine.OPPONENT, 0).x
     while game.x > arrival:
         machine.frame(game, NOOP)
         places.append((game.x, game.y, game.cpu_y))
-    return np.array(places)
+    return np.array(places).T
 
 
 def rate(down: int) -> str:
@@ -187,7 +159,7 @@ def bounce(figure: Figure, columns: int = 16) -> None:
     for down, color in zip(range(-2, 3), (RED, ORANGE, GREY, GREEN, BLUE), strict=True):
         same = [offset for offset in offsets if machine.bounce(0, offset) == down]
         for offset in same:
-            x, y, _ = flight(meeting(machine.PLAYER, offset))[: columns + 1].T
+            x, y, _ = flight(meeting(machine.PLAYER, offset))[:, : columns + 1]
             axes.plot(x[0] - x, offset + y - y[0], color=color, linewidth=1)
         text = f"y − p = {same[0]} to {same[-1]}:\n{rate(down)}".replace("-", "−")
         axes.text(columns + 0.5, sum(same) / len(same) + columns * down, text, color=color, ha="right", va="center")
@@ -204,7 +176,7 @@ def opponent(figure: Figure) -> None:
     for axes, offset in zip(panels, (FLAT, STEEP), strict=True):
         game = meeting(machine.PLAYER, offset)
         game.cpu_y = game.y
-        _, ball, paddle = flight(game).T
+        _, ball, paddle = flight(game)
         frames = np.arange(len(ball))
         band = axes.fill_between(frames, paddle + low, paddle + high, color=OPPONENTS, alpha=0.5, linewidth=0)
         (line,) = axes.plot(frames, ball, color=BLUE)
@@ -213,11 +185,6 @@ def opponent(figure: Figure) -> None:
         axes.set(title=text, xlabel="frames after the player's hit", ylim=(212, 40))
     panels[0].set_ylabel("line")
     panels[0].legend((line, band), ("the ball", "what the opponent's paddle reaches"), frameon=False, loc="upper left")
-
-
-# --- pong toy ---------------------------------------------------------------------------------------------------------
-
-SAMPLES = 1000  # batches behind each dot of the picture log
 
 
 def log(figure: Figure) -> None:

@@ -1,9 +1,6 @@
-"""Tables and pictures of the runs in results/, and the pages that show them.
+"""Write the tables and pictures of results/, and copy the tables into README.md and docs/.
 
-    python scripts/report.py
-
-writes Markdown and CSV tables and PNG pictures into results/, and copies each table into README.md and docs/, between
-the lines <!-- results/FILE --> and <!-- end -->.
+A table goes between the lines <!-- results/FILE --> and <!-- end -->.
 """
 
 import itertools
@@ -12,8 +9,7 @@ import math
 import re
 import statistics
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,7 @@ from common import markdown
 from grid import OWN, RESULTS, Study
 from matplotlib.figure import Figure
 
-from pong.config import PONG, Config, load_config
+from pong.config import PONG, load_config
 from pong.envs.lqr import optimal_gain
 from pong.evaluate import WAYS
 from pong.seeds import t_angles, t_interval, t_quantile
@@ -50,22 +46,33 @@ CURVES = {  # pictures: study and variants (none: all) whose curves they show, a
 }
 LADDER, GAMES, SEEDS = (-10, 0), (-18, -15, -10, -5, 0), (-15, -10, 0, 10, 18, 20)  # scores of other tables
 PROTOCOL = (10, 40, 50, 100, 200)  # millions of frames at which Machado et al. (2018), and SLM-Lab (40), report
+KINDS = [f"{version}{way}" for version in ("sticky, ", "plain, ", "") for way in WAYS]  # of fresh games
 BALLS = ("the first", "the second", "the third", "a later one")
 WIDTH = 5  # panels beside each other
 DPI = 130
-Scores = dict[str, dict[str, Any]]  # of fresh games, by WAYS
 
 
-@dataclass(frozen=True)
 class Run:
     """A finished run: a folder in results/."""
 
-    config: Config
-    curve: pd.DataFrame  # the rows of its metrics.csv
-    last: "pd.Series[float]"  # of them
-    hardware: str
-    own: Scores  # in the game that it was trained in
-    versions: dict[str, Scores]  # and in every version of it that it played: "sticky", "plain"; "" if not Pong
+    def __init__(self, folder: Path):
+        self.folder, self.config = folder, load_config(folder / "config.toml")
+        self.curve = pd.read_csv(folder / "metrics.csv")
+        self.last = self.curve.iloc[-1]
+        self.own: dict[str, Any] = {}  # fresh games in the game that it was trained in, by WAYS
+        self.games: dict[str, Any] = {}  # and in every version of Pong that it played, by KINDS
+        for path in sorted(folder.glob("eval*.json")):
+            evaluation = read_json(path)
+            version = "" if evaluation["env"] != PONG else "sticky, " if evaluation["sticky"] else "plain, "
+            scores = {way: evaluation[way] for way in WAYS if way in evaluation}
+            self.games |= {f"{version}{way}": scores[way] for way in scores}
+            self.own = scores if path.name == OWN else self.own
+
+    def hardware(self) -> str:
+        """What it ran on."""
+        metadata = read_json(self.folder / "run.json")
+        cores, device = metadata["cpu_count"], metadata["device"]
+        return f"{cores} CPU core{'s' * (cores > 1)}" + ("" if device == "cpu" else f", {device}")
 
     def reached(self, score: float, key: str) -> float:
         """The step, game or minute at which the mean of 100 games first was at least ``score``; infinity if never."""
@@ -74,32 +81,17 @@ class Run:
 
 
 Runs = dict[str, list[Run]]  # by variant
+Rows = Iterator[dict[str, object]]
 
 
 def main() -> None:
-    """Write every table and picture of what is there."""
-    studies = {name: grid.load(name) for name in grid.known()}
-    runs = {name: finished(study) for name, study in studies.items()}
-    for file, text in tables(studies, runs).items():
+    """Write every table and picture of the studies that have runs."""
+    runs = {name: finished(grid.load(name)) for name in grid.known()}
+    for file, text in tables(runs).items():
         (RESULTS / file).write_text(text, encoding="utf-8")
     draw(runs)
     for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
         update_page(page)
-
-
-def read(folder: Path) -> Run:
-    """Read a run's files."""
-    config, metadata = load_config(folder / "config.toml"), read_json(folder / "run.json")
-    cores, device = metadata["cpu_count"], metadata["device"]
-    hardware = f"{cores} CPU core{'s' * (cores > 1)}" + ("" if device == "cpu" else f", {device}")
-    own, versions = {}, {}
-    for path in sorted(folder.glob("eval*.json")):
-        evaluation = read_json(path)
-        scores = {way: evaluation[way] for way in WAYS if way in evaluation}
-        versions["" if evaluation["env"] != PONG else "sticky" if evaluation["sticky"] else "plain"] = scores
-        own = scores if path.name == OWN else own
-    curve = pd.read_csv(folder / "metrics.csv")
-    return Run(config, curve, curve.iloc[-1], hardware, own, versions)
 
 
 def read_json(file: Path) -> Any:
@@ -111,8 +103,9 @@ def finished(study: Study) -> Runs:
     runs = {}
     for variant in study.variants:
         folders = [RESULTS / study.place(variant, seed) for seed in study.seeds_of(variant)]
-        runs[variant] = [read(folder) for folder in folders if (folder / study.last_file).exists()]
-    return {variant: seeds for variant, seeds in runs.items() if seeds}
+        if seeds := [Run(folder) for folder in folders if (folder / study.last_file).exists()]:
+            runs[variant] = seeds
+    return runs
 
 
 def chosen(runs: dict[str, Runs], variants: dict[str, tuple[str, ...]]) -> list[Run]:
@@ -124,85 +117,92 @@ def chosen(runs: dict[str, Runs], variants: dict[str, tuple[str, ...]]) -> list[
 def update_page(page: Path) -> None:
     """Put each table between the comments that name its file."""
     text = page.read_text(encoding="utf-8")
-    for start, file in re.findall(r"(<!-- results/(\S+) -->\n)", text):
-        before, _, after = text.partition(start)
-        table, end = (RESULTS / file).read_text(encoding="utf-8"), after.index("<!-- end -->")
-        text = before + start + table + after[end:]
-    page.write_text(text, encoding="utf-8")
+    pattern = re.compile(r"(<!-- results/(\S+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+    page.write_text(pattern.sub(lambda m: m[1] + (RESULTS / m[2]).read_text(encoding="utf-8"), text), encoding="utf-8")
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def tables(studies: dict[str, Study], runs: dict[str, Runs]) -> dict[str, str]:
-    """Every table, by its file in results/."""
-    recipes, expert = runs["recipes"], runs["recipes"].get("pong_expert", [])
-    texts = {
-        "recipes.md": markdown([recipe_row(name, seeds) for name, seeds in recipes.items()]),
-        "seeds.md": seeds_tables([run for seeds in recipes.values() for run in seeds], SEEDS),
-        "karpathy.md": games_table(recipes.get("karpathy", [])),
-        "protocol.md": protocol_table(expert),
-        "ladder/ladder.md": markdown([rung_row(rung, seeds) for rung, seeds in runs["ladder"].items()]),
-        "classroom/lqr.md": gains_table(studies["classroom"]),
-        "ceiling/scores.md": study_table(studies["ceiling"], runs["ceiling"]),
-        "far/scores.md": study_table(studies["far"], {"pong_expert.toml": expert} | runs["far"]),
-        "ceiling/planner.md": planner_table(planners()),
-        "ceiling/rallies.md": rallies_table(RESULTS / "ceiling/rallies.json"),
+def tables(runs: dict[str, Runs]) -> dict[str, str]:
+    """Every table that has content, by its file in results/."""
+    expert = chosen(runs, {"recipes": ("pong_expert",)})
+    far = runs["far"] and {"pong_expert.toml": expert} | runs["far"]
+    rows = {
+        "recipes.md": recipe_rows(runs["recipes"]),
+        "karpathy.md": games_rows(chosen(runs, {"recipes": ("karpathy",)})),
+        "protocol.md": protocol_rows(expert),
+        "ladder/ladder.md": ladder_rows(runs["ladder"]),
+        "classroom/lqr.md": gain_rows(chosen(runs, {"classroom": ("lqr",)})),
+        "ceiling/scores.md": study_rows(runs["ceiling"], grid.load("ceiling")),
+        "far/scores.md": study_rows(far, grid.load("far")),
+        "ceiling/planner.md": planner_rows(read_json(RESULTS / "ceiling/planner.json")["players"]),
+        "ceiling/rallies.md": rally_rows(read_json(RESULTS / "ceiling/rallies.json")),
     }
-    for name in ("classroom/cartpole", "doom/basic", "doom/health"):
-        variants, marks = CURVES[f"{name}.png"]
-        texts[f"{name}.md"] = seeds_tables(chosen(runs, variants), marks)
+    texts = {file: markdown(table) for file, table in rows.items()}
+    texts["classroom/lqr.md"] = texts["classroom/lqr.md"].replace("|  |", "| |")
+    seeds = {f"{name}.md": CURVES[f"{name}.png"] for name in ("classroom/cartpole", "doom/basic", "doom/health")}
+    for file, (variants, marks) in {"seeds.md": ({"recipes": ()}, SEEDS), **seeds}.items():
+        selected = chosen(runs, variants)
+        texts[file] = f"{markdown(learning_rows(selected, marks))}\n{markdown(score_rows(selected))}"
     return {file: text for file, text in texts.items() if text.strip()}
 
 
-def recipe_row(name: str, seeds: list[Run]) -> dict[str, object]:
-    """A recipe in README: medians over its seeds, and the range of all."""
-    description, marks, key = RECIPES[name]
-    form = duration if key == "minutes" else lambda games: f"{games / 1e3:.1f} k"
-    unit = "" if key == "minutes" else " games"
-    first, second = (f"{whole(mark)}: {passed(seeds, mark, key, form)}{unit}" for mark in marks)
-    sampled, greedy = (spread([run.own[way]["mean"] for run in seeds], signed) for way in WAYS)
-    row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds), "time to an early score": first}
-    return row | {"time to a high score": second, "in ALE, sampled": sampled, "greedy": greedy}
+def recipe_rows(runs: Runs) -> Rows:
+    """README's: a row for each recipe, with medians over its seeds, and the range of all."""
+    for name, seeds in runs.items():
+        description, marks, key = RECIPES[name]
+        form = duration if key == "minutes" else lambda games: f"{games / 1e3:.1f} k"
+        times = [spread([run.reached(mark, key) for run in seeds], form) for mark in marks]
+        unit = "" if key == "minutes" else " games"
+        first, second = (f"{whole(mark)}: {time}{unit}" for mark, time in zip(marks, times, strict=True))
+        sampled, greedy = (spread([run.own[way]["mean"] for run in seeds], signed) for way in WAYS)
+        row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds), "time to an early score": first}
+        yield row | {"time to a high score": second, "in ALE, sampled": sampled, "greedy": greedy}
 
 
-def rung_row(rung: str, seeds: list[Run]) -> dict[str, object]:
-    """A rung of the ladder: medians over its seeds, and the range of all."""
-    row: dict[str, object] = {"one change after the other": rung}
-    for mark in LADDER:
-        row[f"M steps to {whole(mark)}"] = passed(seeds, mark, "step", lambda steps: f"{steps / 1e6:.1f}")
-    return row | {"mean100 at the end": spread([run.last[MEAN100] for run in seeds], signed)}
+def ladder_rows(runs: Runs) -> Rows:
+    """A row for each rung: medians over its seeds, and the range of all."""
+    for rung, seeds in runs.items():
+        row: dict[str, object] = {"one change after the other": rung}
+        for mark in LADDER:
+            steps = [run.reached(mark, "step") / 1e6 for run in seeds]
+            row[f"M steps to {whole(mark)}"] = spread(steps, "{:.1f}".format)
+        yield row | {"mean100 at the end": spread([run.last[MEAN100] for run in seeds], signed)}
 
 
-def seeds_tables(runs: list[Run], marks: Sequence[float]) -> str:
-    """Two tables with a row for each run: how it learned; and fresh games with its last weights."""
-    versions = sorted({version for run in runs for version in run.versions}, reverse=True)
-    kinds = [(v, way) for v in versions for way in WAYS if any(way in run.versions.get(v, {}) for run in runs)]
-    learning, scores = [], []
+def learning_rows(runs: list[Run], marks: Sequence[float]) -> Rows:
+    """A row for each run: how it learned."""
     for run in runs:
-        last, row = run.last, {"recipe": run.config.name, "seed": run.config.seed}
-        games = {", ".join(filter(None, kind)): run.versions.get(kind[0], {}).get(kind[1]) for kind in kinds}
-        scores.append({**row, "agent steps": millions(last.step)} | {k: mean_and_error(g) for k, g in games.items()})
-        row |= {"hardware": run.hardware, "updates": f"{last['update']:.0f}", "games": f"{last.games:,.0f}"}
+        last, row = run.last, {"recipe": run.config.name, "seed": run.config.seed, "hardware": run.hardware()}
+        row |= {"updates": f"{last['update']:.0f}", "games": count(last.games)}
         row |= {"agent steps": millions(last.step), "time": duration(last.minutes)}
         for mark in marks:
             steps, minutes = (run.reached(mark, key) for key in ("step", "minutes"))
             text = f"{millions(steps)}, {duration(minutes)}" if steps < math.inf else "–"
             row[f"mean100 ≥ {mark:+g}" if mark else "mean100 ≥ 0"] = text
-        learning.append({**row, "last mean100": signed(last[MEAN100])})
-    return f"{markdown(learning)}\n{markdown(scores)}"
+        yield row | {"last mean100": signed(last[MEAN100])}
 
 
-def games_table(runs: list[Run]) -> str:
+def score_rows(runs: list[Run]) -> Rows:
+    """A row for each run: fresh games with its last weights."""
+    kinds = [kind for kind in KINDS if any(kind in run.games for run in runs)]
+    for run in runs:
+        row = {"recipe": run.config.name, "seed": run.config.seed, "agent steps": millions(run.last.step)}
+        yield row | {kind: mean_and_error(run.games.get(kind)) for kind in kinds}
+
+
+def games_rows(runs: list[Run]) -> Rows:
     """A row for each mark: after how many games each seed reached it, and the mean; then how the seeds end."""
-    seeds = [f"seed {run.config.seed}" for run in runs]
-    rows = [(whole(mark), [run.reached(mark, "games") for run in runs], count) for mark in GAMES]
-    rows += [(f"fresh games, {way}", [run.own[way]["mean"] for run in runs], signed) for way in WAYS]
-    table = []
-    for name, values, form in rows if runs else ():
-        cells = dict(zip(seeds, map(form, values), strict=True))
-        table.append({"mean100 ≥": name, **cells, "mean [95 %]": mean_and_interval(values, form)})
-    return markdown(table)
+    for mark in GAMES if runs else ():
+        yield {"mean100 ≥": whole(mark), **each_seed(runs, [run.reached(mark, "games") for run in runs], count)}
+    for way in WAYS if runs else ():
+        yield {"mean100 ≥": f"fresh games, {way}", **each_seed(runs, [run.own[way]["mean"] for run in runs], signed)}
+
+
+def protocol_rows(runs: list[Run]) -> Rows:
+    """A row for each budget of PROTOCOL: every seed's mean of the last 100 training games, and the mean."""
+    for frames in PROTOCOL if runs else ():
+        decisions = frames * 1e6 / runs[0].config.hold
+        scores = [run.curve[run.curve["step"] <= decisions][MEAN100].iloc[-1] for run in runs]
+        yield {"frames": f"{frames} M", "decisions": f"{decisions / 1e6:g} M", **each_seed(runs, scores, signed)}
 
 
 def study_scores(runs: Runs) -> pd.DataFrame:
@@ -217,83 +217,51 @@ def study_scores(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows).replace(math.inf, pd.NA).astype({"steps_to_0": "Int64"})
 
 
-def study_table(study: Study, runs: Runs) -> str:
+def study_rows(runs: Runs, study: Study) -> Rows:
     """A row for each variant: every seed's score, their mean, and its difference to the first variant's."""
-    if not any(runs.values()):
-        return ""
-    variants = [*study_scores(runs).groupby("variant", sort=False)]
+    variants = [*study_scores(runs).groupby("variant", sort=False)] if runs else []
     differences = [welch(scores.sampled, variants[0][1].sampled) for _, scores in variants[1:]]
     cells = [("–", "–"), *((bracketed(*d, signed), f"{p:.2g}") for d, p in holm(differences))]
-    rows = []
-    for (variant, scores), (difference, p) in zip(variants, cells, strict=True):
+    for (variant, scores), (difference, p) in zip(variants, cells, strict=False):
         changes = ", ".join(f"{key} = {json.dumps(value)}" for key, value in study.variants.get(variant, {}).items())
         row = {"variant": variant, "changes": changes or "–", "M steps": f"{scores.steps.iloc[0] / 1e6:.1f}"}
         row |= {"sampled, each seed": " ".join(map(signed, scores.sampled))}
         row |= {"mean [95 %]": mean_and_interval(list(scores.sampled), signed), "difference [95 %]": difference}
-        rows.append(row | {"p, corrected": p, "greedy, mean": signed(scores.greedy.mean())})
-    return markdown(rows)
+        yield row | {"p, corrected": p, "greedy, mean": signed(scores.greedy.mean())}
 
 
-def protocol_table(runs: list[Run]) -> str:
-    """A row for each budget of PROTOCOL: every seed's mean of the last 100 training games, and the mean."""
-    rows = []
-    for frames in PROTOCOL if runs else ():
-        decisions = frames * 1e6 / runs[0].config.hold
-        scores = [run.curve[run.curve["step"] <= decisions][MEAN100].iloc[-1] for run in runs]
-        row = {"frames": f"{frames} M", "decisions": f"{decisions / 1e6:g} M"}
-        row |= {f"seed {run.config.seed}": signed(score) for run, score in zip(runs, scores, strict=True)}
-        rows.append(row | {"mean [95 %]": mean_and_interval(scores, signed)})
-    return markdown(rows)
-
-
-def gains_table(study: Study) -> str:
+def gain_rows(runs: list[Run]) -> Rows:
     """The linear controllers beside the best one."""
     best = optimal_gain()
-    rows: list[dict[str, object]] = [{"seed": "Riccati", "gain w": f"{best:.4f}", "off by": "", "b": "0", "log σ": ""}]
-    for seed in study.seeds_of("lqr"):
-        if (file := RESULTS / study.place("lqr", seed) / "weights.json").exists():
-            w, b, log_std = (read_json(file)[name] for name in ("network.0.weight", "network.0.bias", "log_std"))
-            row = {"seed": seed, "gain w": f"{w:.4f}", "off by": f"{100 * abs(w / best - 1):.1f} %"}
-            rows.append(row | {"b": f"{b:+.4f}", "log σ": f"{log_std:.2f}"})
-    return markdown(rows).replace("|  |", "| |") if len(rows) > 1 else ""
+    if runs:
+        yield {"seed": "Riccati", "gain w": f"{best:.4f}", "off by": "", "b": "0", "log σ": ""}
+    for run in runs:
+        log_std, b, w = read_json(run.folder / "weights.json").values()
+        row = {"seed": run.config.seed, "gain w": f"{w:.4f}", "off by": f"{100 * abs(w / best - 1):.1f} %"}
+        yield row | {"b": f"{b:+.4f}", "log σ": f"{log_std:.2f}"}
 
 
-def planners() -> list[dict[str, Any]]:
-    """The players of ``scripts/research/planner.py``, which know the exact state of the game."""
-    file = RESULTS / "ceiling/planner.json"
-    return read_json(file)["players"] if file.exists() else []
-
-
-def planner_table(players: list[dict[str, Any]]) -> str:
-    """A row for each player."""
-    rows = []
+def planner_rows(players: list[dict[str, Any]]) -> Rows:
+    """A row for each player of ``scripts/research/planner.py``."""
     for player in players:
         row = {"frames a decision": player["hold"], "actions": player["actions"], "sequences": player["sequences"]}
         row |= {"futures": player["futures"], "frames ahead": player["frames"]}
-        row |= {"score": f"{player['mean']:+.2f} ± {player['standard_error']:.2f}", "games": count(player["n"])}
-        rows.append(row)
-    return markdown(rows)
+        yield row | {"score": "{mean:+.2f} ± {standard_error:.2f}".format(**player), "games": player["n"]}
 
 
-def rallies_table(file: Path) -> str:
+def rally_rows(rallies: dict[str, Any]) -> Rows:
     """A row for the first ball that comes to an agent in a rally, the second, …: what becomes of it.
 
-    The file, by ``scripts/research/rallies.py``, has rallies won and lost by how often the agent returned the ball.
+    ``scripts/research/rallies.py`` counts rallies won and lost by how often the agent returned the ball.
     """
-    counts = read_json(file) if file.exists() else {"lost": [], "won": [0]}
-    misses, wins = np.array(counts["lost"]), np.array([*counts["won"][1:], 0])  # by the returns before: none, one, …
+    misses, wins = np.array(rallies["lost"]), np.array([*rallies["won"][1:], 0])  # by the returns before: none, one, …
     came = (misses + wins)[::-1].cumsum()[::-1]
-    rows = []
     for number, ball in enumerate(BALLS):
         numbers = slice(number, None if ball == BALLS[-1] else number + 1)
         n, won, missed = (int(balls[numbers].sum()) for balls in (came, wins, misses))
         if n:
-            row = {"ball of a rally": ball, f"in {counts['games']} games": count(n), "wins by it": f"{won / n:.1%}"}
-            rows.append(row | {"misses it": f"{missed / n:.1%}", "it comes back": f"{(n - won - missed) / n:.1%}"})
-    return markdown(rows)
-
-
-# --- numbers in tables ------------------------------------------------------------------------------------------------
+            row = {"ball of a rally": ball, f"in {rallies['games']} games": count(n), "wins by it": f"{won / n:.1%}"}
+            yield row | {"misses it": f"{missed / n:.1%}", "it comes back": f"{(n - won - missed) / n:.1%}"}
 
 
 def signed(score: float) -> str:
@@ -335,9 +303,10 @@ def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
     return f"{middle} ({form(min(finite))} … {form(max(finite))}{never})" if len(values) > 1 else middle
 
 
-def passed(runs: list[Run], mark: float, key: str, form: Callable[[float], str]) -> str:
-    """When the mean of 100 games reached a mark."""
-    return spread([run.reached(mark, key) for run in runs], form)
+def each_seed(runs: list[Run], values: list[float], form: Callable[[float], str]) -> dict[str, str]:
+    """A number of each run, and their mean."""
+    row = {f"seed {run.config.seed}": form(value) for run, value in zip(runs, values, strict=True)}
+    return row | {"mean [95 %]": mean_and_interval(values, form)}
 
 
 def mean_and_interval(values: list[float], form: Callable[[float], str]) -> str:
@@ -367,9 +336,6 @@ def holm(differences: list[tuple[float, float, float]]) -> list[tuple[tuple[floa
     return [(differences[i][:2], float(corrected[rank])) for i, rank in enumerate(np.argsort(order))]
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
 def draw(runs: dict[str, Runs]) -> None:
     """Every picture, and the numbers behind them as CSV."""
     for file, (variants, marks) in CURVES.items():
@@ -379,9 +345,8 @@ def draw(runs: dict[str, Runs]) -> None:
         draw_ladder(runs["ladder"], RESULTS / "ladder/ladder.png")
     if runs["ceiling"]:
         draw_study(runs["ceiling"], RESULTS / "ceiling")
-    if players := planners():
-        pixels = chosen(runs, {"recipes": ("pong", "pong_expert"), "far": ()})
-        draw_planners(players, pixels, RESULTS / "ceiling/planner.png")
+    pixels = chosen(runs, {"recipes": ("pong", "pong_expert"), "far": ()})
+    draw_planners(read_json(RESULTS / "ceiling/planner.json")["players"], pixels, RESULTS / "ceiling/planner.png")
 
 
 def plot(axis: Any, groups: Runs, key: str, scale: float, **style: Any) -> None:
@@ -416,13 +381,10 @@ def draw_curves(runs: list[Run], path: Path, marks: Sequence[float]) -> None:
         axis.set_xlim(left=0)
     axes[0].set_ylabel("score, mean of the last 100 games")
     axes[0].legend(frameon=False)
-    hardware, games = (
-        " / ".join(sorted({*names})) for names in zip(*[(r.hardware, r.config.env) for r in runs], strict=True)
-    )
-    title = (
-        f"{games}: policy gradient on −log π·R ({hardware}); a line for each seed, 95 % of their mean by Student's t"
-    )
-    figure.suptitle(title, fontsize=11)
+    games = " / ".join(sorted({run.config.env for run in runs}))
+    hardware = " / ".join(sorted({run.hardware() for run in runs}))
+    method = f"policy gradient on −log π·R ({hardware})"
+    figure.suptitle(f"{games}: {method}; a line for each seed, 95 % of their mean by Student's t", fontsize=11)
     figure.savefig(path, dpi=DPI)
     table = pd.concat(bands)[["recipe", "axis", "at", "low", "mean", "high"]]
     table.to_csv(path.with_suffix(".csv"), index=False, lineterminator="\r\n", float_format="%.6g")
@@ -449,8 +411,8 @@ def draw_ladder(runs: Runs, path: Path) -> None:
     dots.set(xscale="log", xlabel=f"{AXES[0][2]}, to a mean of 0")
     dots.minorticks_off()
     dots.set_xticks([1, 2, 5, 10, never], ["1", "2", "5", "10", "never"])
-    dots.set_yticks(range(0, -len(runs), -1), [f"+ {rung}" if number else rung for number, rung in enumerate(runs)])
     dots.grid(alpha=0.2)
+    dots.set_yticks(range(0, -len(runs), -1), [f"+ {rung}" if number else rung for number, rung in enumerate(runs)])
     figure.savefig(path, dpi=DPI)
 
 
@@ -478,9 +440,9 @@ def draw_study(runs: Runs, folder: Path) -> None:
         dots.hlines(y, mean - half, mean + half, color=color, linewidth=3, alpha=0.5)
     left.supxlabel("agent steps, millions", fontsize=9)
     left.supylabel(f"score, mean of the last 100 games (grey: {names[0]})", fontsize=9)
+    dots.grid(alpha=0.2)
     dots.set_yticks(range(len(names), 0, -1), [textwrap.fill(name, 24) for name in names])
     dots.set_xlabel("score of fresh games, every seed\n● sampled, ○ greedy\nbar: 95 % of the mean", fontsize=9)
-    dots.grid(alpha=0.2)
     figure.savefig(folder / "scores.png", dpi=DPI)
 
 

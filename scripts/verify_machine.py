@@ -1,11 +1,9 @@
 """Compare the compiled Pong with ale-py: the same seeds and decisions in both.
 
-A trace records play in ALE: decisions and their results. The compiled Pong must repeat the rewards, ends of games,
-numbers of frames and observations, and have the same game state as the console's memory, after every decision. Whole
-screens in grey, of which each colour has its own, are compared until the console's clock ends.
+A trace records play in ALE. The compiled Pong must repeat rewards, ends of games, numbers of frames, observations and
+the game state in the console's memory after every decision, and whole screens in grey until the console's clock ends.
 """
 
-import functools
 import json
 import multiprocessing
 import secrets
@@ -14,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +32,6 @@ from pong.envs.pong.screen import KINDS as OBSERVATIONS
 from pong.envs.pong.screen import PLAY, Step
 from pong.envs.pong.task import ACTION_NAMES, PongTask
 from pong.observations import RowLayout, SparseFrames
-from pong.train import load_policy
 
 RAM = {  # bytes of the console's memory, by the compiled Pong's names
     **{"pause": 0x0B, "cpu_points": 0x0D, "own_points": 0x0E, "stopped": 0x10, "last": 0x12, "x": 0x31, "cpu_y": 0x32},
@@ -46,16 +44,12 @@ DOWN, UP, NOOP, UP_FIRE, DOWN_FIRE = map(ACTION_NAMES.index, ("DOWN", "UP", "NOO
 Ints = NDArray[np.int64]
 Memory = dict[str, Ints]  # the game state of N consoles, (N,) each
 Poke = dict[str, int]  # numbers to write into a console's memory
-# Of N games in ALE: pokes by game, the actions and which games are active, then the result and the memory after it.
-Decision = tuple[dict[int, Poke], Ints, NDArray[np.bool_], StepResult, Memory]
-# Chooses actions (N,) from random numbers, the game state, the observations and its own notes (N,), which start as 0.
-Player = Callable[[np.random.Generator, Memory, SparseFrames, Ints], Ints]
 
 
 @dataclass(frozen=True)
 class Kind:  # of play
     task: PongTask
-    player: Player
+    player: Callable[[np.random.Generator, Memory, Ints], Ints]  # random numbers, state and own notes (N,) → actions
     pokes: float = 0.0  # probability that a decision starts from another state
     last_frames: bool = False  # put the console's clock forward, so that it runs out in each game's frame LAST
     idle: float = 0.05  # probability that a game has no decision
@@ -66,68 +60,46 @@ class Trace:  # play in ALE
     task: PongTask
     seeds: Ints
     first: SparseFrames
-    decisions: list[Decision] = field(default_factory=list)
+    decisions: list[Any] = field(default_factory=list)  # pokes by game, actions, active games; result and memory after
     screens: list[int] = field(default_factory=list)  # checksums, at first and after each decision
-    top: int = 0  # row of the screen from which they are compared
     frames: int = 0
 
 
-def random_player(actions: int, change: float = 1.0) -> Player:
-    """Draws its actions uniformly; with a small probability of ``change`` the paddle reaches the ends of its way."""
-
-    def decide(rng: np.random.Generator, memory: Memory, observations: SparseFrames, notes: Ints) -> Ints:
-        changed = rng.random(len(notes)) < change
-        notes[changed] = rng.integers(0, actions, int(changed.sum()))
-        return notes.copy()
-
-    return decide
+def random_player(rng: np.random.Generator, _: Memory, notes: Ints, actions: int, change: float = 1.0) -> Ints:
+    """Draws actions uniformly; with a small probability of ``change`` they last until the paddle is at an end."""
+    changed = rng.random(len(notes)) < change
+    notes[changed] = rng.integers(0, actions, int(changed.sum()))
+    return notes.copy()
 
 
-def follower(up: int = UP, down: int = DOWN, stay: int = NOOP) -> Player:
+def follower(rng: np.random.Generator, memory: Memory, notes: Ints, moves: Sequence[int] = (UP, DOWN, NOOP)) -> Ints:
     """Meets the ball with every part of the paddle: at −4 to 17 lines from its top, drawn for each rally."""
-
-    def decide(rng: np.random.Generator, memory: Memory, observations: SparseFrames, notes: Ints) -> Ints:
-        changed = (memory["x"] < 90) | (memory["y"] == 0)  # the ball is far away
-        notes[changed] = rng.integers(-4, 18, int(changed.sum()))
-        ahead = memory["y"] - notes - memory["next_y"]
-        return np.select([ahead < -2, ahead > 2], [up, down], stay)
-
-    return decide
+    changed = (memory["x"] < 90) | (memory["y"] == 0)  # the ball is far away
+    notes[changed] = rng.integers(-4, 18, int(changed.sum()))
+    ahead = memory["y"] - notes - memory["next_y"]
+    up, down, stay = moves
+    return np.select([ahead < -2, ahead > 2], [up, down], stay)
 
 
-def agent(name: str) -> Player:
-    """Samples from a policy of pretrained/."""
-    load = functools.cache(lambda: load_policy(common.ROOT / "pretrained" / name)[0])
-
-    def decide(rng: np.random.Generator, memory: Memory, observations: SparseFrames, notes: Ints) -> Ints:
-        noise = rng.random((len(notes), *load().noise_shape), np.float32)
-        return load().act(observations, torch.from_numpy(noise)).numpy()
-
-    return decide
-
-
+Task = partial(PongTask, actions=len(ACTION_NAMES))
 BOTH, BOTH_AND_ACTION, THREE = RowLayout("both"), RowLayout("both", 6), RowLayout("three", 6)
-FIRING = follower(UP_FIRE, DOWN_FIRE, UP_FIRE)
-Task = functools.partial(PongTask, actions=len(ACTION_NAMES))
+RANDOM, RANDOM_WITH_FIRE = partial(random_player, actions=3), partial(random_player, actions=6)
+FIRING = partial(follower, moves=(UP_FIRE, DOWN_FIRE, UP_FIRE))
 KINDS = {  # those that find most faults come first
-    "random": Kind(Task(), random_player(3)),
-    "random with FIRE": Kind(Task(3, 0.1, 1, layout=BOTH), random_player(6)),
-    "pokes": Kind(Task(layout=BOTH), random_player(3), pokes=0.1),
-    "random with FIRE, hold 1": Kind(Task(1, 0.0, 7, max_frames=500, layout=BOTH), random_player(6)),
-    "to the end of the clock": Kind(Task(4, 0.5, max_frames=LAST), random_player(6), last_frames=True),
-    "and beyond": Kind(Task(3, 0.0, max_frames=100_000), random_player(6), last_frames=True),
-    "follower": Kind(Task(1, 0.0), follower(), idle=0.0),
-    "follower, sticky": Kind(Task(3, 0.25), follower()),
+    "random": Kind(Task(), RANDOM),
+    "random with FIRE": Kind(Task(3, 0.1, 1, layout=BOTH), RANDOM_WITH_FIRE),
+    "pokes": Kind(Task(layout=BOTH), RANDOM, pokes=0.1),
+    "random with FIRE, hold 1": Kind(Task(1, 0.0, 7, max_frames=500, layout=BOTH), RANDOM_WITH_FIRE),
+    "to the end of the clock": Kind(Task(4, 0.5, max_frames=LAST), RANDOM_WITH_FIRE, last_frames=True),
+    "and beyond": Kind(Task(3, 0.0, max_frames=100_000), RANDOM_WITH_FIRE, last_frames=True),
+    "follower": Kind(Task(1, 0.0), follower, idle=0.0),
+    "follower, sticky": Kind(Task(3, 0.25), follower),
     "follower with FIRE": Kind(Task(1, 0.0), FIRING, idle=0.0),
-    "pokes with FIRE": Kind(Task(1, 0.1, layout=BOTH), FIRING, pokes=0.2),
-    "random, hold 2-4, NOOP starts": Kind(Task("2-4", 0.5, 30, layout=THREE), random_player(3)),
-    "cut off": Kind(Task("2-4", 0.25, 30, max_frames=331), random_player(3)),
-    "long holds": Kind(Task(layout=BOTH_AND_ACTION), random_player(3, change=0.05)),
-    "long holds with FIRE": Kind(Task("2-4", 0.0), random_player(6, change=0.05)),
-    "agent pong": Kind(Task(), agent("pong")),
-    "agent karpathy": Kind(Task("2-4"), agent("karpathy")),
-    "agent pong_plain": Kind(Task(4, 0.0, 30), agent("pong_plain")),
-    "agent pong_expert": Kind(Task(layout=BOTH_AND_ACTION), agent("pong_expert")),
+    "pokes with FIRE": Kind(Task(2, 0.1, layout=BOTH), FIRING, pokes=0.2),  # points are on the screen a frame later
+    "random, hold 2-4, NOOP starts": Kind(Task("2-4", 0.5, 30, layout=THREE), RANDOM),
+    "cut off": Kind(Task("2-4", 0.25, 30, max_frames=331), RANDOM),
+    "long holds": Kind(Task(layout=BOTH_AND_ACTION), partial(RANDOM, change=0.05)),
+    "long holds with FIRE": Kind(Task("2-4", 0.0), partial(RANDOM_WITH_FIRE, change=0.05)),
 }
 
 
@@ -137,11 +109,9 @@ def record(kind: Kind, seed: int, frames: int, num_envs: int = 4) -> Trace:
     seeds = rng.integers(1, 2**31, num_envs)
     fleet = AleFleet(num_envs, kind.task)
     consoles = [emulator.ale for emulator in fleet.emulators]
-    observations, memory, fresh = fleet.reset(seeds), read(consoles), np.ones(num_envs, bool)
-    trace, notes = Trace(kind.task, seeds, observations), np.zeros(num_envs, np.int64)
-    if kind.pokes and kind.task.hold == 1:  # the console shows points a frame later than its memory has them
-        trace.top = 24
-    trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles], trace.top))
+    trace, notes = Trace(kind.task, seeds, fleet.reset(seeds)), np.zeros(num_envs, np.int64)
+    memory, fresh = read(consoles), np.ones(num_envs, bool)
+    trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles]))
     while trace.frames < frames:
         active = rng.random(num_envs) >= kind.idle
         # where the ball touches no paddle: the console remembers a touch, and would apply it to the new place
@@ -151,11 +121,11 @@ def record(kind: Kind, seed: int, frames: int, num_envs: int = 4) -> Trace:
             pokes[i] = {"clock": 2**16 - LAST + consoles[i].getEpisodeFrameNumber()}
         for i, poke in pokes.items():
             write(consoles[i], poke)
-        actions = kind.player(rng, read(consoles), observations, notes)
+        actions = kind.player(rng, read(consoles), notes)
         result = fleet.step(actions, active)
-        observations, memory, fresh = result.observations, read(consoles), result.dones
+        memory, fresh = read(consoles), result.dones
         trace.decisions.append((pokes, actions, active, result, memory))
-        trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles], trace.top))
+        trace.screens.append(checksum([console.getScreenGrayscale() for console in consoles]))
         trace.frames += int(result.frames.sum())
     return trace
 
@@ -204,12 +174,19 @@ def replay(trace: Trace, fleet: Any) -> Iterator[list[str]]:
         result = fleet.step(actions, active)
         if memory["stopped"].any():  # then the console changes its colours
             result = result._replace(observations=expected.observations)
-        yield differences(result, expected) + state_differences(fleet.games, memory)
+        names = differences(result, expected)
+        for name, values in memory.items():
+            different = values != [getattr(game, name) for game in fleet.games]
+            if name in ("x", "y"):
+                different &= memory["pause"] == 0  # the ball's place only counts while there is a ball
+            if different.any():
+                names.append(name)
+        yield names
 
 
-def checksum(screens: Sequence[NDArray[np.uint8]], top: int) -> int:
-    """One number for the screens of all games, from a row on."""
-    return zlib.crc32(np.stack(screens)[:, top:].tobytes())
+def checksum(screens: Sequence[NDArray[np.uint8]]) -> int:
+    """One number for the screens of all games."""
+    return zlib.crc32(np.stack(screens).tobytes())
 
 
 def replayed(trace: Trace) -> dict[int, list[str]]:
@@ -218,7 +195,7 @@ def replayed(trace: Trace) -> dict[int, list[str]]:
     step = Step(fleet.games, fleet.games, np.empty((N, 3), fleet.games.dtype), np.full(N, PLAY, np.int8), 0)
     for t, names in enumerate(replay(trace, fleet)):
         screens = OBSERVATIONS["grayscale"].draw(step, np.empty((N, 210, 160), np.uint8))
-        same = checksum(screens, trace.top) == trace.screens[t] or fleet.games["stopped"].any()
+        same = checksum(screens) == trace.screens[t] or fleet.games["stopped"].any()
         if names or not same:
             different[t] = names if same else [*names, "screen"]
     return different
@@ -235,13 +212,6 @@ def same_rows(a: SparseFrames, b: SparseFrames) -> bool:
     """Whether all columns, signs and offsets are the same, and of the same type."""
     pairs = [(getattr(a, name), getattr(b, name)) for name in ("columns", "signs", "offsets")]
     return a.width == b.width and all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
-
-
-def state_differences(games: Sequence[Any], memory: Memory) -> list[str]:
-    """The numbers of the state that differ; the ball's place only counts while there is a ball."""
-    flying = memory["pause"] == 0
-    different = {name: np.array([getattr(game, name) for game in games]) != memory[name] for name in memory}
-    return [name for name, where in different.items() if (where & flying if name in ("x", "y") else where).any()]
 
 
 def main(

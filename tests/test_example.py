@@ -226,7 +226,7 @@ def test_file_ends_in_one_line_at_ctrl_c(tmp_path, monkeypatch, capsys):
 
 
 def test_annotated_pages_are_of_this_program():
-    rows = list(annotate.blocks())
-    assert annotate.PAGE.read_text(encoding="utf-8") == annotate.markdown(rows), "run scripts/annotate.py"
-    assert annotate.PAGE.with_suffix(".html").read_text(encoding="utf-8") == annotate.webpage(rows)
+    rows, html = list(annotate.blocks()), annotate.PAGE.with_suffix(".html")
+    assert annotate.PAGE.read_text(encoding="utf-8") == annotate.page(rows), "run scripts/annotate.py"
+    assert html.read_text(encoding="utf-8") == annotate.webpage(annotate.page(rows))
     assert sum(len(notes) for _, notes in rows) == annotate.NOTES.read_text(encoding="utf-8").count("[[notes]]")

@@ -62,7 +62,7 @@ def test_grid_runs_what_is_missing_and_report_shows_every_seed(tmp_path):
     assert list(scores.steps) == [120, 120]
     mean = json.loads(evaluation.read_text(encoding="utf-8"))["sampled"]["mean"]
     assert scores.sampled[0] == pytest.approx(mean, abs=1e-3)
-    assert "| three | actions = 3 | 0.0 |" in report.study_table(plan, runs)
+    assert "| three | actions = 3 | 0.0 |" in common.markdown(report.study_rows(runs, plan))
 
 
 def test_interrupted_run_is_resumed(tmp_path, capsys):
@@ -132,8 +132,7 @@ def test_error_of_a_script_is_one_line_with_its_status(monkeypatch, capsys, erro
     assert ending(main, monkeypatch, capsys) == (status, "grid: this is wrong\n")
 
 
-@pytest.mark.parametrize(("value", "message"), [("x", "Error parsing --at-once"), ("-1", "at_once = -1: Input should")])
-def test_wrong_flag_of_a_script_is_one_line_with_status_2(monkeypatch, capsys, value, message):
-    status, error = ending(grid.main, monkeypatch, capsys, "--at-once", value)
+def test_number_out_of_range_is_one_line_with_status_2(monkeypatch, capsys):
+    status, error = ending(grid.main, monkeypatch, capsys, "--at-once", "-1")
     assert (status, error.count("\n")) == (2, 1)
-    assert error.startswith(f"grid: {message}")
+    assert error.startswith("grid: at_once = -1: Input should")

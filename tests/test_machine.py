@@ -10,7 +10,7 @@ import pytest
 import verify_machine
 from machine_mutants import constants, notices
 from small_runs import CONFIG, ROOT, environment, rows, saved, timeless
-from verify_machine import KINDS, Kind, Task, differences, random_player, record, replayed, same_rows
+from verify_machine import KINDS, RANDOM, Kind, Task, differences, record, replayed, same_rows
 
 from pong.cli import main
 from pong.config import Config
@@ -88,7 +88,7 @@ def test_game_without_points_ends_when_the_clock_runs_out(monkeypatch):
     # The ball is put back to the middle before it reaches a paddle.
     monkeypatch.setattr(verify_machine, "any_state", lambda *_: {"x": 128, "left": 1, "pause": 0, "y": 0x80})
     task = Task(40, 0.0, max_frames=Config(max_frames=108_000).game_frames)
-    trace = record(Kind(task, random_player(3), pokes=1.0, idle=0.0), SEED, 65_209, num_envs=1)
+    trace = record(Kind(task, RANDOM, pokes=1.0, idle=0.0), SEED, 65_209, num_envs=1)
     assert replayed(trace) == {}
     *_, result, _ = trace.decisions[-1]
     assert trace.frames == 65_209

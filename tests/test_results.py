@@ -1,10 +1,10 @@
 """Every number of README and docs comes from a file in results/, and every run there has its command."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import bench
+import common
 import grid
 import numpy as np
 import pandas as pd
@@ -25,8 +25,7 @@ def at_the_root(monkeypatch):
 
 
 def test_tables_follow_from_the_runs():
-    studies = {name: grid.load(name) for name in STUDIES}
-    tables = report.tables(studies, {name: report.finished(study) for name, study in studies.items()})
+    tables = report.tables({name: report.finished(grid.load(name)) for name in STUDIES})
     tables["bench.md"] = bench.tables(report.read_json(ROOT / "results/bench.json"))
     assert len(tables) == 14
     for file, text in tables.items():
@@ -80,11 +79,9 @@ def test_shipped_agent_is_the_median_seed(name):
     assert scores[seed] == sorted(scores.values())[(len(scores) - 1) // 2]
 
 
-def test_rallies_table_follows_each_ball(tmp_path):
+def test_rallies_table_follows_each_ball():
     # ten rallies: 6 won by the first ball and 2 by the second; 1 lost by missing the first and 1 by the second
-    file = tmp_path / "rallies.json"
-    file.write_text(json.dumps({"won": [0, 6, 2], "lost": [1, 1, 0], "games": 3}), encoding="utf-8")
-    _, _, *rows = report.rallies_table(file).splitlines()
+    _, _, *rows = common.markdown(report.rally_rows({"won": [0, 6, 2], "lost": [1, 1, 0], "games": 3})).splitlines()
     assert rows == ["| the first | 10 | 60.0% | 10.0% | 30.0% |", "| the second | 3 | 66.7% | 33.3% | 0.0% |"]
 
 
