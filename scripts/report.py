@@ -28,7 +28,8 @@ from pong.seeds import t_angles, t_interval, t_quantile
 
 MEAN100 = "charts/episodic_return_mean100"
 AXES = (("step", 1e6, "agent steps, millions"), ("games", 1e3, "games, thousands"), ("minutes", 1, "minutes"))
-RECIPES = {  # of README's table: what it is, the scores whose first update counts, and the column that counts
+FIRST = ("pong", "pong_plain", "karpathy")  # recipes of README's table
+RECIPES = {  # what it is, the scores whose first update counts, and the column that counts
     "pong": ("2016's network; with sticky actions", (0, 10), "minutes"),
     "pong_plain": ("the same without sticky actions, NOOP starts", (0, 20), "minutes"),
     "pong_conv_plain": ("a small ConvNet, without sticky actions", (18, 20.5), "minutes"),
@@ -126,6 +127,7 @@ def tables(runs: dict[str, Runs]) -> dict[str, str]:
     expert = chosen(runs, {"recipes": ("pong_expert",)})
     far = runs["far"] and {"pong_expert.toml": expert} | runs["far"]
     rows = {
+        "first.md": first_rows(runs["recipes"]),
         "recipes.md": recipe_rows(runs["recipes"]),
         "karpathy.md": games_rows(chosen(runs, {"recipes": ("karpathy",)})),
         "protocol.md": protocol_rows(expert),
@@ -145,17 +147,30 @@ def tables(runs: dict[str, Runs]) -> dict[str, str]:
     return {file: text for file, text in texts.items() if text.strip()}
 
 
+def first_rows(runs: Runs) -> Rows:
+    """README's: a row for each of FIRST, with medians over its seeds, and the range of all."""
+    for name in FIRST:
+        (description, _, key), seeds = RECIPES[name], runs[name]
+        row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds)}
+        row |= {"breaks even": passed(seeds, 0, key), "+20": passed(seeds, 20, key)}
+        yield row | {"score in ALE": spread([run.own["sampled"]["mean"] for run in seeds], signed)}
+
+
 def recipe_rows(runs: Runs) -> Rows:
-    """README's: a row for each recipe, with medians over its seeds, and the range of all."""
+    """A row for each recipe, with medians over its seeds, and the range of all."""
     for name, seeds in runs.items():
         description, marks, key = RECIPES[name]
-        form = duration if key == "minutes" else lambda games: f"{games / 1e3:.1f} k"
-        times = [spread([run.reached(mark, key) for run in seeds], form) for mark in marks]
-        unit = "" if key == "minutes" else " games"
-        first, second = (f"{whole(mark)}: {time}{unit}" for mark, time in zip(marks, times, strict=True))
+        first, second = (f"{whole(mark)}: {passed(seeds, mark, key)}" for mark in marks)
         sampled, greedy = (spread([run.own[way]["mean"] for run in seeds], signed) for way in WAYS)
         row = {"recipe": f"`{name}`", "what it is": description, "seeds": len(seeds), "time to an early score": first}
         yield row | {"time to a high score": second, "in ALE, sampled": sampled, "greedy": greedy}
+
+
+def passed(runs: list[Run], mark: float, key: str) -> str:
+    """When the mean of 100 games first was at least ``mark``, in minutes or games."""
+    in_games = key == "games"
+    times = spread([run.reached(mark, key) for run in runs], (lambda n: f"{n / 1e3:.1f} k") if in_games else duration)
+    return times + " games" * (in_games and times != "never")
 
 
 def ladder_rows(runs: Runs) -> Rows:

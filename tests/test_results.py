@@ -27,7 +27,7 @@ def at_the_root(monkeypatch):
 def test_tables_follow_from_the_runs():
     tables = report.tables({name: report.finished(grid.load(name)) for name in STUDIES})
     tables["bench.md"] = bench.tables(report.read_json(ROOT / "results/bench.json"))
-    assert len(tables) == 14
+    assert len(tables) == 15
     for file, text in tables.items():
         assert (ROOT / "results" / file).read_text(encoding="utf-8") == text
         assert any(f"results/{file}" in page.read_text(encoding="utf-8") for page in PAGES)
