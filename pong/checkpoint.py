@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from pong.baseline import Baseline
 from pong.config import Config, InputError, PathLike, agents, resolve, validate
 from pong.envs.base import EmulatorState
 
@@ -54,7 +53,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint; by default that of a run that has not started."""
+    """What a run continues from; by default, from its beginning."""
 
     config: Config
     counters: Counters = Counters()
@@ -65,37 +64,24 @@ class Checkpoint:
     play: list[EmulatorState] = field(default_factory=list)  # see Rollout.state; empty where it can't be saved
 
 
-def save(
-    folder: Path,
-    config: Config,
-    counters: Counters,
-    policy: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    baseline: Baseline | None = None,
-    play: list[EmulatorState] | None = None,
-    *,
-    best: bool = False,
-) -> Path:
+def save(folder: Path, checkpoint: Checkpoint, *, best: bool = False) -> Path:
     """Write ``update-NNNNNN.safetensors``, with ``best`` also ``best.safetensors``, and delete older checkpoints.
 
     Raises:
         FloatingPointError: a tensor holds NaN or infinity; nothing is written.
         OSError: the file can't be written; earlier checkpoints are untouched.
     """
-    parts = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()["state"]}
-    if baseline:
-        parts["baseline"] = baseline.network.state_dict()
-        parts["baseline_optimizer"] = baseline.optimizer.state_dict()["state"]
-    parts["play"] = dict(enumerate(play or []))
-    tensors = _flatten(parts)
+    updates = checkpoint.counters.updates
+    parts = {name: getattr(checkpoint, name) for name in ("policy", "optimizer", "baseline", "baseline_optimizer")}
+    tensors = _flatten(parts | {"play": dict(enumerate(checkpoint.play))})
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise FloatingPointError(f"update {counters.updates}: {name} is not finite; lower the learning rates")
-    path = folder / file_name(counters.updates)
+            raise FloatingPointError(f"update {updates}: {name} is not finite; lower the learning rates")
+    path = folder / file_name(updates)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         targets = (folder / BEST, path) if best else (path,)  # a kill between the two must not lose the best
-        _write(targets, config, counters, tensors)
+        _write(targets, checkpoint, tensors)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise OSError(f"checkpoint {path} can't be written: {why}") from None
@@ -108,7 +94,7 @@ def save(
 def save_policy(path: Path, config: Config, counters: Counters, weights: dict[str, Tensor]) -> None:
     """Write a checkpoint of a policy's weights alone: enough to play or to start a training."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write((path,), config, counters, _flatten({"policy": weights}))
+    _write((path,), Checkpoint(config, counters), _flatten({"policy": weights}))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -220,8 +206,8 @@ def _others(path: Path) -> str:
     return f"there is {', '.join(map(str, others))}" if others else remedy
 
 
-def _write(paths: Iterable[Path], config: Config, counters: Counters, tensors: dict[str, Tensor]) -> None:
-    header = json.dumps({"format": FORMAT, "config": config.model_dump(), "counters": asdict(counters)})
+def _write(paths: Iterable[Path], about: Checkpoint, tensors: dict[str, Tensor]) -> None:
+    header = json.dumps({"format": FORMAT, "config": about.config.model_dump(), "counters": asdict(about.counters)})
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}  # safetensors.torch leaks a type a length
     metadata = {"pong": header, "sha256": _digest(header, tensors)}
     for path in paths:

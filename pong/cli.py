@@ -111,7 +111,6 @@ class Eval(Settings):
     trust: bool = Field(False, description=TRUST)
 
     def __call__(self) -> None:
-        """Play games with frozen weights and print their scores."""
         from pong.distributed import cores
         from pong.evaluate import WAYS, evaluate
         from pong.export import scores_json, summary
@@ -164,7 +163,6 @@ class Play(Settings):
         return self
 
     def __call__(self) -> None:
-        """Play one game with frozen weights and print its score."""
         from pong.render.film import fps_of, write_film
         from pong.render.frame import play_frames
         from pong.render.picture import signed
@@ -215,7 +213,6 @@ class Export(Settings):
         return self
 
     def __call__(self) -> None:
-        """Export a policy."""
         from pong.export import write_folder, write_save_p
         from pong.hub import push
         from pong.page import agent_bytes
@@ -246,7 +243,6 @@ class Import(Settings):
     episodes: int = Field(0, ge=0, description="fresh games for the model card, sampled and greedy each")
 
     def __call__(self) -> None:
-        """Import a policy."""
         from pong.export import import_save_p, write_folder
 
         policy, loaded = import_save_p(self.file, self.model_dump(include={"hold", "sticky", "noop_max"}))
@@ -263,7 +259,6 @@ class Toy(Settings):
     seed: int | None = Field(None, ge=0, lt=2**63, description="of the random batches")
 
     def __call__(self) -> None:
-        """Show examples."""
         from pong.toy import toy
 
         toy(self.examples, self.samples, self.seed)

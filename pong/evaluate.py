@@ -36,17 +36,14 @@ class Evaluation:
 
     @property
     def n(self) -> int:
-        """Number of games."""
         return len(self.episodes)
 
     @property
     def scores(self) -> list[float]:
-        """The score of each game."""
         return [episode.score for episode in self.episodes]
 
     @property
     def mean(self) -> float:
-        """Mean score."""
         return float(np.mean(self.scores))
 
     @property
@@ -83,7 +80,6 @@ class Greedy:
         self.noise_shape = policy.noise_shape
 
     def act(self, x: Any, noise: Tensor) -> Tensor:
-        """The likeliest action of each row, (N, …)."""
         return self.policy.act_greedily(x)
 
 

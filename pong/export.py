@@ -10,7 +10,7 @@ from typing import Any
 
 from pong import checkpoint, hub, save_p
 from pong.checkpoint import Checkpoint, Counters
-from pong.config import Config, InputError, to_toml
+from pong.config import Config, InputError, load_config, recipes, to_toml
 from pong.distributed import cores
 from pong.envs import frame_rate
 from pong.evaluate import WAYS, Evaluation, evaluate
@@ -21,17 +21,6 @@ from pong.train import load_policy, load_weights
 
 GIF_SECONDS = 6
 SEED = 0  # of the fresh games and the video
-PROGRAM: dict[str, Any] = {  # the 2016 program, as in configs/karpathy.toml
-    "name": "karpathy",
-    "max_frames": 0,
-    "num_envs": 10,
-    "until": "episodes",
-    "standardize": "episode",
-    "reduction": "sum",
-    "entropy_bonus": 0.0,
-    "optimizer": "rmsprop",
-    "learning_rate": 1e-4,
-}
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -155,7 +144,7 @@ def import_save_p(file: Path, task: dict[str, Any]) -> tuple[Policy, Checkpoint]
     weights, others = save_p.read(file)
     if others:
         print(f"{file}: took W1 and W2, left out {', '.join(others)[:200]!a}")
-    config = Config(**{**PROGRAM, **task}, hidden=len(weights["W2"]))
+    config = load_config(recipes()["karpathy"]).replace(**task, hidden=len(weights["W2"]))
     policy = make_policy(config)
     load_weights(policy, weights)
     return policy, Checkpoint(config)

@@ -63,7 +63,6 @@ class SparseFrames:
 
     @classmethod
     def cat(cls, parts: "Sequence[SparseFrames]") -> "SparseFrames":
-        """Put batches one after the other."""
         before = np.cumsum([0, *(len(part.columns) for part in parts)]).tolist()
         return cls(
             torch.cat([part.columns for part in parts]),
@@ -116,7 +115,6 @@ class SparseFrames:
         return SparseFrames(self.rows()[order].int(), self.signs[order], offsets, len(self))
 
     def to(self, device: torch.device | str) -> "SparseFrames":
-        """The same rows on another device."""
         return self if torch.device(device) == self.columns.device else self.of(move(self.tensors, device))
 
     @property
@@ -195,7 +193,6 @@ class RowLayout:
 
     @property
     def differences(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of frames (new, old)."""
         return DIFFERENCES[self.kind]
 
     @property
@@ -205,7 +202,6 @@ class RowLayout:
 
     @property
     def width(self) -> int:
-        """Numbers in a row."""
         return math.prod(self.shape) + self.actions
 
     @property
@@ -243,7 +239,6 @@ class DifferenceFrames(VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.int8], dict[str, Any]]:
-        """Start new episodes: every difference frame is zero."""
         screens, infos = self.env.reset(seed=seed, options=options)
         self._before = preprocess(screens).reshape(-1, PIXELS).view(np.int8)
         if self._before.mean() > 0.5:  # in Pong a hundredth of the field is not background
@@ -252,7 +247,6 @@ class DifferenceFrames(VectorWrapper):
         return np.zeros_like(self._before), infos
 
     def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.int8], Any, Any, Any, dict[str, Any]]:
-        """Step the environments and subtract each one's previous frame."""
         screens, rewards, terminations, truncations, infos = self.env.step(actions)
         frames = preprocess(screens).reshape(-1, PIXELS).view(np.int8)
         done = terminations | truncations

@@ -50,7 +50,6 @@ class Bernoulli(torch.distributions.Bernoulli):
     """Torch's Bernoulli, taking integer actions as well as floating ones."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log π(a|s) in nats of actions (B,) in {0, 1}."""
         log_probs: Tensor = super().log_prob(value.to(self.logits.dtype))  # type: ignore[no-untyped-call]
         return log_probs
 
@@ -75,7 +74,6 @@ class DiscretePolicy(Policy):
         return torch.distributions.Categorical(logits=logits, validate_args=False)
 
     def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
-        """P(UP) of a Bernoulli, (B,)."""
         return {"prob_up": distribution.probs} if isinstance(distribution, Bernoulli) else {}
 
     @torch.inference_mode()
@@ -128,7 +126,6 @@ class KarpathyPolicy(DiscretePolicy):
         return h @ self.W2
 
     def logits(self, x: Tensor | SparseFrames) -> Tensor:
-        """Logits (B, 1) of UP."""
         return self(x)[:, None]  # type: ignore[no-any-return]
 
     @property
@@ -260,12 +257,10 @@ class CategoricalPolicy(DiscretePolicy):
         self.network = network
 
     def logits(self, x: Tensor | SparseFrames) -> Tensor:
-        """Logits (B, n)."""
         return self.network(x)  # type: ignore[no-any-return]
 
     @property
     def two_layers(self) -> tuple[Tensor, Tensor] | None:  # type: ignore[override]
-        """The network's weights, if it has two layers."""
         network = self.network
         return (network.W1.detach(), network.W2.detach()) if isinstance(network, TwoLayers) else None
 
@@ -283,7 +278,6 @@ class GaussianPolicy(Policy):
         self.noise_shape = (actions,)
 
     def distribution(self, x: Tensor) -> "Independent[Normal]":
-        """π(·|x): a diagonal Gaussian for each of the B rows."""
         means = self.network(x)  # (B, d)
         return Independent(Normal(means, self.log_std.exp().expand_as(means), validate_args=False), 1)
 
@@ -297,12 +291,10 @@ class GaussianPolicy(Policy):
 
     @torch.inference_mode()
     def act_greedily(self, x: Tensor) -> Tensor:
-        """The mean of each row, (B, d) on the CPU."""
         means: Tensor = self.network(x).cpu()
         return means
 
     def diagnostics(self, distribution: "Independent[Normal]") -> dict[str, Tensor]:
-        """Its σ, (B, d)."""
         return {"std": distribution.stddev}
 
 

@@ -50,7 +50,6 @@ class Batch:
     weight: float = 1.0  # B over the rows of all ranks together
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
         x = self.observations
         tensors = x.tensors if isinstance(x, SparseFrames) else [x]
         actions, returns, *moved = move([self.actions, self.returns, *tensors], device)
@@ -113,7 +112,6 @@ class Decisions(NamedTuple):
 
     @classmethod
     def of(cls, segment: Segment) -> "Decisions":
-        """The decisions of a segment."""
         rows = np.arange(segment.rewards.size).reshape(segment.rewards.shape)
         actions = segment.actions.flatten(0, 1)
         return cls(segment.observations, actions, rows, segment.rewards, segment.dones, segment.active)
@@ -249,7 +247,6 @@ class Player:
         return snapshot.pack() if snapshot else None
 
     def restore(self, states: list[EmulatorState]) -> None:
-        """Continue from the result of ``state``."""
         try:
             self.fleet.restore(states)
             _, self._observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config))
@@ -457,6 +454,5 @@ class Rollout:
             player.restore(states[player.emulators.start : player.emulators.stop])
 
     def close(self) -> None:
-        """Close the emulators."""
         for player in self.players:
             player.close()

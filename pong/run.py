@@ -176,10 +176,9 @@ class Recorder:
             return
         is_best = evaluation is not None and evaluation.mean > checkpoint.best_score(self._folder)
         counters = dataclasses.replace(self.tracker.counters, best=evaluation.mean if evaluation and is_best else None)
-        state = trainer.policy, trainer.optimizer, trainer.baseline, play
         self.tracker.sync()
         try:
-            path = checkpoint.save(self._folder, self._config, counters, *state, best=is_best)
+            path = checkpoint.save(self._folder, trainer.checkpoint(counters, play), best=is_best)
         except OSError as error:
             if final:
                 raise

@@ -209,7 +209,6 @@ class Tracker:
                 self.print(f"warning: {name} {why}; training continues, and each update tries again")
 
     def print(self, text: str) -> None:
-        """Print a line above the progress bar."""
         say(self._console, text)
 
     def wait(self) -> None:

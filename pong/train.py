@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from pong.baseline import Baseline
-from pong.checkpoint import Checkpoint, load
+from pong.checkpoint import Checkpoint, Counters, load
 from pong.config import Config, InputError, PathLike, linear_schedule
 from pong.distributed import Ranks, threads, uninterrupted
 from pong.envs import check_task, prepare
+from pong.envs.base import EmulatorState
 from pong.losses import surrogate_loss
 from pong.observations import move
 from pong.optimizers import load_optimizer, make_optimizer
@@ -74,6 +75,14 @@ class Trainer:
         self.steps = 0
         self._update: Update | None = None  # learned, but not yielded because of an interrupt
 
+    def checkpoint(self, counters: Counters, play: list[EmulatorState] | None) -> Checkpoint:
+        """What ``restore`` continues from; ``play`` is the rollout's state, on all ranks."""
+        saved = Checkpoint(self.config, counters, self.policy.state_dict(), self.optimizer.state_dict()["state"])
+        if baseline := self.baseline:
+            state = baseline.optimizer.state_dict()["state"]
+            saved = replace(saved, baseline=baseline.network.state_dict(), baseline_optimizer=state)
+        return replace(saved, play=play or [])
+
     @uninterrupted()
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same config; one of update 0 may hold a policy and nothing else."""
@@ -94,7 +103,6 @@ class Trainer:
         return self.steps / self.config.total_steps
 
     def close(self) -> None:
-        """Close the emulators."""
         self.rollout.close()
 
     def run(self) -> Iterator[Update]:

@@ -168,7 +168,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
         for update in uninterrupted.run():
             if update.number == 2:
                 counters = checkpoint.Counters(uninterrupted.updates, uninterrupted.steps)
-                checkpoint.save(tmp_path, TINY, counters, uninterrupted.policy, uninterrupted.optimizer)
+                checkpoint.save(tmp_path, uninterrupted.checkpoint(counters, play=None))
     with contextlib.closing(Trainer(TINY)) as resumed:
         resumed.restore(checkpoint.load(tmp_path / checkpoint.file_name(2)))
         assert [update.number for update in resumed.run()] == [3, 4]

@@ -37,7 +37,6 @@ class TaskSpec:
 
     @property
     def inputs(self) -> int:
-        """Numbers in an observation."""
         return math.prod(self.shape) + self.extra
 
 

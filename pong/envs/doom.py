@@ -64,7 +64,6 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
 
     @one_line_errors(ERROR)
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Start a new game."""
         observation: Any = self.env.reset(seed=seed, options=options)[0]
         self.last_screen, self.screen = self.screen, observation["screen"]
         self._stack = deque([shrink(self.screen)] * STACK, STACK)
@@ -113,13 +112,11 @@ class DoomFleet(VectorFleet):
             game.doom.set_vizdoom_path(str(launcher))
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> StepResult:
-        """One decision of each active game: actions (N,)."""
         result, first = super().step(np.where(active, actions, WAIT), active), self.games[0]
         self.last_screen, self.finished = first.last_screen, first.finished
         return result._replace(frames=np.array([game.tics for game in self.games]))
 
     def close(self) -> None:
-        """End the games."""
         super().close()
         self._folder.cleanup()
 

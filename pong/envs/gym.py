@@ -54,7 +54,6 @@ class VectorFleet(Fleet):
         return self._tensor(self.envs.reset(seed=env_seeds)[0])
 
     def step(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> StepResult:
-        """Step each environment once: actions (N,), or (N, d) for a Box."""
         space = self.envs.single_action_space
         if isinstance(space, Box):
             actions = np.clip(actions, space.low, space.high)
@@ -64,7 +63,6 @@ class VectorFleet(Fleet):
         return StepResult(self._tensor(observations), rewards.astype(np.float32), dones, active.astype(np.int64))
 
     def close(self) -> None:
-        """Close the environments."""
         self.envs.close()
 
     def _tensor(self, observations: NDArray[Any]) -> Tensor:

@@ -28,13 +28,11 @@ class LQR(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     steps = 10  # in an episode
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode."""
         super().reset(seed=seed)
         self._state, self._step = self.np_random.standard_normal(), 0
         return np.array([self._state], np.float32), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Move the state by an action (1,)."""
         reward = -(self._state**2 + float(action[0]) ** 2)
         self._state += float(action[0])
         self._step += 1

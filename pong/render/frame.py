@@ -33,7 +33,6 @@ class RenderedFrame:
 
     @property
     def is_pong(self) -> bool:
-        """Whether the game is Pong."""
         return self.observation.dtype == np.int8
 
 

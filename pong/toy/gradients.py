@@ -21,7 +21,6 @@ class System(NamedTuple):
 
     @property
     def theta(self) -> Tensor:
-        """The parameters as a vector (P,)."""
         return torch.tensor(list(self.parameters.values()), dtype=torch.float64)
 
 
