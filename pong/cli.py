@@ -213,9 +213,7 @@ class Export(Settings):
         return self
 
     def __call__(self) -> None:
-        from pong.export import write_folder, write_save_p
-        from pong.hub import push
-        from pong.page import agent_bytes
+        from pong.export import agent_bytes, push, write_folder, write_save_p
         from pong.train import load_policy
 
         policy, loaded = load_policy(self.source, self.trust)

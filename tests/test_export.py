@@ -12,8 +12,7 @@ from small_runs import CONFIG, ROOT, TINY
 from pong import checkpoint
 from pong.cli import main
 from pong.config import RunError
-from pong.export import _card
-from pong.hub import push
+from pong.export import _card, push
 from pong.train import load_policy
 
 pytestmark = pytest.mark.usefixtures("compiled")
