@@ -29,8 +29,7 @@ class Baseline:
         """Expected returns (B,) of B observations; if they are one slice, with the graph for ``fit``."""
         slices = observations.split(slice_rows(self.network))
         with torch.set_grad_enabled(len(slices) == 1):
-            returns: list[Tensor] = [self.network(part) for part in slices]
-        return returns[0] if len(returns) == 1 else torch.cat(returns)
+            return torch.cat([self.network(part) for part in slices])
 
     def fit(self, batch: Batch, predicted: Tensor) -> None:
         """Learn from a batch of B rows after it was used; ``predicted`` (B,) by ``predict``, in the returns' unit."""

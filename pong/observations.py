@@ -48,7 +48,7 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
 class SparseFrames:
     """Rows that are mostly 0, kept as their other numbers: a difference frame has about 27 of them among 6,400."""
 
-    columns: Tensor  # (nnz,) int32, the places of row 0's numbers, then of row 1's, …, each in [0, width)
+    columns: Tensor  # (nnz,) int32, the columns of row 0's numbers, then of row 1's, …, each in [0, width)
     signs: Tensor  # (nnz,) float32, +1 where something appeared and −1 where it vanished
     offsets: Tensor  # (B,) int32, where each row starts in ``columns``
     width: int = PIXELS  # numbers in a row, with the zeros
@@ -168,11 +168,8 @@ Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or of frame
 
 def cat(parts: Sequence[Observations]) -> Observations:
     """Concatenate observations of the same kind; a single part is returned itself."""
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], SparseFrames):
-        return SparseFrames.cat([part for part in parts if isinstance(part, SparseFrames)])
-    return torch.cat([part for part in parts if isinstance(part, Tensor)])
+    kind: Any = SparseFrames if isinstance(parts[0], SparseFrames) else torch
+    return parts[0] if len(parts) == 1 else kind.cat(parts)
 
 
 FrameKind = Literal["difference", "both", "three"]
@@ -186,7 +183,7 @@ DIFFERENCES: dict[FrameKind, tuple[tuple[int, int], ...]] = {  # side by side in
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What an observation of Pong consists of: differences of frames side by side, and perhaps the last action."""
+    """The parts of an observation of Pong: differences of frames side by side, and perhaps the last action."""
 
     kind: FrameKind = "difference"  # which frames, see ``DIFFERENCES``
     actions: int = 0  # how many actions there are, if a row ends with the last one, one-hot; else 0

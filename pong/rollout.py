@@ -38,7 +38,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one update learns from; B rows, one per decision whose return is known."""
+    """The rows that one update learns from: B decisions whose return is known."""
 
     observations: Observations  # B rows, before the decisions
     actions: Tensor  # (B,) int64, or (B, d) floating, as the policy chose them
@@ -57,7 +57,7 @@ class Batch:
         return replace(self, observations=observations, actions=actions, returns=returns)
 
     def share(self, mean: Tensor) -> Tensor:
-        """What these rows add to the mean over all rows."""
+        """The part of the mean over all rows that these rows' mean adds."""
         return mean if self.weight == 1 else self.weight * mean
 
     def split(self, rows: int) -> "Iterator[Batch]":
@@ -217,12 +217,9 @@ class Player:
         self.fleet = make_fleet(config, len(emulators))
         self._stopped = False
         self._observations: Observations | None = None
-        self._new_episodes()
-        self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
-
-    def _new_episodes(self) -> None:
-        self._totals = np.zeros((len(self.emulators), 3))  # of the current episodes: score, length, frames
+        self._totals = np.zeros((len(emulators), 3))  # of the current episodes: score, length, frames
         self._waiting: Decisions | None = None
+        self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
     def start(self, update: int, done: float = 0.0) -> None:
         """Start rollout number ``update``; ``done`` in [0, 1] is the progress of the run."""
@@ -270,7 +267,7 @@ class Player:
         if fleet is None:
             return None
         assert isinstance(self._observations, SparseFrames)
-        assert self._waiting is not None  # a rollout was played
+        assert self._waiting  # a rollout was played
         return Snapshot(fleet, self._observations, self._totals.copy(), self._waiting)
 
     def _prepare(self, update: int, done: float) -> None:
@@ -278,7 +275,7 @@ class Player:
         seed = self.config.seed
         if self._before is None and (self._observations is None or update % self.config.checkpoint_every == 0):
             self._observations = self.fleet.reset(emulator_seeds(seed, update, self.emulators, self.purpose))
-            self._new_episodes()
+            self._totals[:], self._waiting = 0, None
         elif self.config.until == "episodes":
             self._observations = self.fleet.reset()
         self._noise = ActionNoise(seed, update, self.emulators, self.purpose, self.actor.noise_shape)
@@ -374,11 +371,9 @@ class Rollout:
         self.while_playing: Callable[[], None] = lambda: None  # called now and then while waiting for a rollout
         own = shard(range(config.num_envs), self.ranks.rank, self.ranks.size)
         prepare(config)
-        if config.is_compiled and actor.two_layers is not None:
-            players = config.players or 1  # compiled play is many times as fast as learning
-        else:
-            players = config.players or max(self.ranks.cores - (purpose == TRAINING), 1)
-        players = min(players, len(own))
+        is_fast = config.is_compiled and actor.two_layers is not None  # many times as fast as learning
+        automatic = 1 if is_fast else max(self.ranks.cores - (purpose == TRAINING), 1)
+        players = min(config.players or automatic, len(own))
         self.players: list[Player] = []
         with contextlib.ExitStack() as stack:  # closes those already made if one fails
             stack.callback(self.close)

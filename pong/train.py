@@ -32,7 +32,7 @@ from pong.rollout import Batch, Rollout
 class UpdateStats:
     """Statistics of one gradient step."""
 
-    policy_loss: float  # the surrogate loss; no measure of progress
+    policy_loss: float  # the surrogate loss; it does not measure progress
     entropy: float  # mean over the batch, nats; log 2 = 0.693 is a coin toss
     grad_norm: float  # Euclidean norm of the whole gradient
     approx_kl: float  # KL(before ‖ after the step) estimated on the batch, nats
@@ -44,7 +44,7 @@ class UpdateStats:
 
 @dataclass(frozen=True)
 class Update:
-    """One turn of the loop: what was played, what was learned, and how long both took in seconds."""
+    """One turn of the loop: a batch, the gradient step on it, and how long both took."""
 
     number: int  # from 1
     batch: Batch
@@ -139,11 +139,12 @@ class Trainer:
             if self.baseline:
                 predicted = self.baseline.predict(moved.observations)
                 unexplained = unexplained - unit * predicted.detach().cpu()
-            step = self._step(moved, *move([self._standardize(unexplained, batch.weight)], self.device))
+            losses, grad_norm = self._step(moved, *move([self._standardize(unexplained, batch.weight)], self.device))
         self.updates += 1
         self.steps += batch.steps
         self._start_rollout()
-        stats = self._measure(step, moved)
+        values = {"grad_norm": grad_norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        stats = UpdateStats(**self._measure(losses, moved), **values)
         if self.baseline:
             stats = replace(stats, explained_variance=self._explained(batch, unexplained))
             self.baseline.fit(moved, predicted)
@@ -159,8 +160,8 @@ class Trainer:
         before = sum(map(len, of_ranks[: self.ranks.rank]))
         return standardize(torch.cat(of_ranks))[before : before + len(returns)]
 
-    def _step(self, batch: Batch, advantages: Tensor) -> "_Step":
-        """One step on −log π·R over the batch, the same on every rank."""
+    def _step(self, batch: Batch, advantages: Tensor) -> "tuple[list[_Losses], float]":
+        """One step on −log π·R over the batch, the same on every rank; also returns the gradient's norm."""
         config, done = self.config, self.done
         self.optimizer.zero_grad()
         bonus = linear_schedule(config.entropy_bonus, config.entropy_bonus_end, done)
@@ -171,12 +172,11 @@ class Trainer:
         grad_norm = torch.nn.utils.get_total_norm(gradient).item()
         if not math.isfinite(grad_norm):  # before the step, so that the weights stay good
             raise FloatingPointError(f"update {self.updates + 1}: the gradient is not finite; lower learning_rate")
-        learning_rate = linear_schedule(config.learning_rate, config.learning_rate_end, done)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = linear_schedule(config.learning_rate, config.learning_rate_end, done)
         self.optimizer.step()
         self._sync_actor()
-        return _Step(losses, grad_norm, learning_rate)
+        return losses, grad_norm
 
     def _backward(self, part: Batch, bonus: float) -> "_Losses":
         """Add the gradient of the surrogate loss of b rows, whose returns are the advantages."""
@@ -200,20 +200,19 @@ class Trainer:
                 parameter.data = new
 
     @torch.no_grad()
-    def _measure(self, step: "_Step", batch: Batch) -> UpdateStats:
-        """Statistics of a step over the batch of all ranks."""
+    def _measure(self, losses: "list[_Losses]", batch: Batch) -> dict[str, float]:
+        """Statistics of a step over the batch of all ranks, from its losses of each slice."""
         of_slices = []
-        for part, losses in zip(batch.split(slice_rows(self.policy)), step.losses, strict=True):
+        for part, loss in zip(batch.split(slice_rows(self.policy)), losses, strict=True):
             after = self.policy.log_prob(part.observations, part.actions)
-            tensors = move([losses.log_probs, after, losses.policy_loss, *losses.statistics.values()], "cpu")
+            tensors = move([loss.log_probs, after, loss.policy_loss, *loss.statistics.values()], "cpu")
             before, after, policy_loss, *statistics = tensors
             log_ratio = after - before
             statistics.append(log_ratio.expm1() - log_ratio)
             of_slices.append(torch.stack([policy_loss, *(part.weight * x.mean() for x in statistics)]))
         sums = torch.stack(of_slices).sum(0)
         self.ranks.all_reduce([sums])
-        values = dict(zip(("policy_loss", *losses.statistics, "approx_kl"), sums.tolist(), strict=True))
-        return UpdateStats(**values, grad_norm=step.grad_norm, learning_rate=step.learning_rate)
+        return dict(zip(("policy_loss", *loss.statistics, "approx_kl"), sums.tolist(), strict=True))
 
     def _explained(self, batch: Batch, unexplained: Tensor) -> float | None:
         """Share of the returns' variance that the baseline predicted, over all ranks; None if there was no variance."""
@@ -226,23 +225,15 @@ class Trainer:
 
 
 class _Losses(NamedTuple):
-    """What b rows of a batch contributed to a gradient step."""
+    """The contribution of b rows of a batch to a gradient step."""
 
     policy_loss: Tensor  # ()
     log_probs: Tensor  # (b,)
     statistics: dict[str, Tensor]  # the mean entropy, and the policy's diagnostics of each row
 
 
-class _Step(NamedTuple):
-    """A gradient step, before it is measured."""
-
-    losses: list[_Losses]  # of each slice
-    grad_norm: float
-    learning_rate: float
-
-
 def check(config: Config, ranks: Ranks) -> None:
-    """Refuse what can't be trained, before anything is created."""
+    """Reject a config that can't be trained, before anything is created."""
     check_task(config)
     with _refusing(f"env = {config.env!r}: hidden or channels are too large"):
         make_policy(config)
