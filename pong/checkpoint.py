@@ -167,15 +167,10 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def best_score(folder: Path) -> float:
     """The score of the best checkpoint in a folder, −∞ if none can be read."""
+    best = None
     with contextlib.suppress(InputError):
         best = load(folder / BEST, trust=True).counters.best
-        return -math.inf if best is None else best
-    return -math.inf
-
-
-def exists(run: Path) -> bool:
-    """Whether a run folder holds a checkpoint, even if only the best."""
-    return any((run / "checkpoints").glob(f"*{SUFFIX}"))
+    return -math.inf if best is None else best
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -121,16 +121,13 @@ class Eval(Settings):
         if loaded.config.is_pong:
             changes["emulator"] = self.emulator
         config, counters, games = loaded.config.replace(**changes), loaded.counters, {}
-        printing = contextlib.suppress(*[OSError] if self.scores else [])  # the file has what can't be printed
         if not self.source:
-            with printing:
-                print(f"{source}: playing fresh games …", flush=True)
+            print(f"{source}: playing fresh games …", flush=True)
         for way in [way for way in WAYS if getattr(self, way)] or WAYS:
             actor = WAYS[way](policy)
             games[way] = evaluate(actor, config, self.episodes, seed=self.seed, title=way, processes=cores())
             task = f"{way}, seed {self.seed}, {config.task}, update {counters.updates}"
-            with printing:
-                print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes
+            print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes
         if self.scores is not None:
             content = scores_json(source, config, counters, games, self.seed)
             self.scores.write_text(content, encoding="utf-8")
@@ -176,10 +173,8 @@ class Play(Settings):
         config = config.replace(**self.model_dump(include={"max_frames"}, exclude_none=True))
         name, way = _run_name(source), "greedy" if self.greedy else "sampled"
         file = self.file or Path(f"{name}-update{updates}{'-greedy' if self.greedy else ''}-seed{self.seed}.mp4")
-        where = "playing one game in the terminal" if self.terminal else f"recording one game to {file}"
-        about = f"{source}: update {updates}, {way}, seed {self.seed}, {config.task}; {where} …"
-        with contextlib.suppress(OSError):  # the video is still wanted
-            print(printable(about), flush=True)
+        doing = "playing one game in the terminal" if self.terminal else f"recording one game to {file}"
+        print(printable(f"{source}: update {updates}, {way}, seed {self.seed}, {config.task}; {doing} …"), flush=True)
         with contextlib.closing(play_frames(policy, config, self.seed, greedy=self.greedy)) as frames:
             watched = (last := frame for frame in frames)
             if self.terminal:
@@ -270,8 +265,8 @@ class Recipes(Settings):
         print(f"{'recipe':18}{'agent':7}what it is")
         trained = agents()
         for name, path in recipes().items():
-            about = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(": ")[0]
-            print(f"{name:18}{'yes' if name in trained else '-':7}{about}")
+            title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(": ")[0]
+            print(f"{name:18}{'yes' if name in trained else '-':7}{title}")
 
 
 COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Train, Eval, Play, Export, Import, Toy, Recipes)}
@@ -317,8 +312,8 @@ def _parse(arguments: list[str]) -> Any:
             if name not in COMMANDS:
                 tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="pong", description=ABOUT, args=[name])
             default = _train_defaults(flags) if name == "train" else None
-            how = [tyro.conf.OmitArgPrefixes] if default else [tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff]
-            return tyro.cli(COMMANDS[name], default=default, args=flags, prog=f"pong {name}", config=how)
+            style = [tyro.conf.OmitArgPrefixes] if default else [tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff]
+            return tyro.cli(COMMANDS[name], default=default, args=flags, prog=f"pong {name}", config=style)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except SystemExit as end:

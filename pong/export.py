@@ -28,9 +28,6 @@ SEED = 0  # of the fresh games and the videos
 LIBRARY, TASK = "pong-from-pixels", "reinforcement-learning"  # for the Hugging Face hub
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------
-
-
 def summary(games: Evaluation, config: Config) -> str:
     """The mean score, its standard error and the number of games, in a few words."""
     frames = sum(episode.frames for episode in games.episodes) / games.n
@@ -53,9 +50,6 @@ def scores_json(
 def _counts_frames(config: Config) -> bool:
     """Whether the frames of a game are reported: in Doom, where its steps are not equally long."""
     return config.has_screen and not config.is_pong
-
-
-# --- the folder -------------------------------------------------------------------------------------------------------
 
 
 def write_folder(
@@ -141,9 +135,6 @@ def _run_json(source: Path) -> Any:
     return None
 
 
-# --- the Hugging Face hub ---------------------------------------------------------------------------------------------
-
-
 def _config_json(config: Config) -> str:
     """The keys that rebuild the network and its task, as JSON; config.toml has those of training, too."""
     keys = {key for name in ("task", "observation", "policy") for key in GROUPS[name].model_fields}
@@ -182,9 +173,6 @@ def push(folder: Path, name: str) -> None:
     except Exception as error:  # of the network, the hub or a missing login
         raise RunError(f"{error}; try again: hf upload {shlex.join([name, str(folder)])}") from error
     print(f"uploaded to {url}")
-
-
-# --- other files ------------------------------------------------------------------------------------------------------
 
 
 def import_save_p(file: Path, task: dict[str, Any]) -> tuple[Policy, Checkpoint]:

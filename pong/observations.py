@@ -40,8 +40,7 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
         solid = SOLID_LUMINANCE
     else:
         raise ValueError(f"screen must be (…, 210, 160, 3) or (…, 210, 160), got {screen.shape}")
-    frame: NDArray[np.uint8] = solid[screen[..., ROWS, ::2]].view(np.uint8)
-    return frame
+    return solid[screen[..., ROWS, ::2]].view(np.uint8)
 
 
 @dataclass(frozen=True)

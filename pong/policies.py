@@ -15,11 +15,11 @@ from pong.config import Config
 from pong.envs import task_spec
 from pong.observations import PIXELS, Observations, SparseFrames
 
-F32 = torch.float32  # whatever torch's default is
+F32 = torch.float32  # even if torch's default is another
 
 
 class Policy(nn.Module):
-    """What training needs of a policy."""
+    """A distribution over actions for each observation."""
 
     noise_shape: tuple[int, ...] = ()  # of the uniform numbers that decide one action
     two_layers: tuple[Tensor, Tensor] | None = None  # W1 (inputs, hidden), W2 (outputs, hidden): compiled code decides
@@ -38,20 +38,14 @@ class Policy(nn.Module):
 
     def log_prob(self, x: Observations, actions: Tensor) -> Tensor:
         """Log π(a|x), (B,) in nats, of actions (B, …)."""
-        log_probs: Tensor = self.distribution(x).log_prob(actions)
-        return log_probs
-
-    def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
-        """Statistics of π(·|x) besides its entropy, of each row; their means are reported."""
-        return {}
+        return self.distribution(x).log_prob(actions)
 
 
 class Bernoulli(torch.distributions.Bernoulli):
-    """Torch's Bernoulli, taking integer actions as well as floating ones."""
+    """Torch's Bernoulli, for integer actions, too."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        log_probs: Tensor = super().log_prob(value.to(self.logits.dtype))  # type: ignore[no-untyped-call]
-        return log_probs
+        return super().log_prob(value.to(self.logits.dtype))  # type: ignore[no-any-return, no-untyped-call]
 
     def entropy(self) -> Tensor:
         """H = (1 − p)·z − log σ(z) of logits z, (B,) in nats; for fixed p = σ(z), ∂H/∂z is 0."""
@@ -72,9 +66,6 @@ class DiscretePolicy(Policy):
         if logits.shape[1] == 1:
             return Bernoulli(logits=logits.squeeze(1), validate_args=False)
         return torch.distributions.Categorical(logits=logits, validate_args=False)
-
-    def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
-        return {"prob_up": distribution.probs} if isinstance(distribution, Bernoulli) else {}
 
     @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
@@ -138,8 +129,7 @@ def first_layer(x: Tensor | SparseFrames, W1: Tensor) -> Tensor:
     """x @ W1, (B, hidden), of inputs x, (B, inputs) or ``SparseFrames``, and weights (inputs, hidden)."""
     if isinstance(x, Tensor):
         return x @ W1
-    product: Tensor = SparseProduct.apply(x.to(W1.device), W1)  # type: ignore[no-untyped-call]
-    return product
+    return SparseProduct.apply(x.to(W1.device), W1)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class SparseProduct(torch.autograd.Function):
@@ -230,8 +220,7 @@ class ConvNet(nn.Module):
         if isinstance(x, Tensor):
             images = images.contiguous(memory_format=torch.channels_last)  # a third faster
         hidden = torch.relu(self.hidden(torch.cat([self.convolutions(images), extra], 1)))
-        outputs: Tensor = self.outputs(hidden)
-        return outputs
+        return self.outputs(hidden)  # type: ignore[no-any-return]
 
 
 def float_rows(x: Tensor) -> Tensor:
@@ -286,16 +275,18 @@ class GaussianPolicy(Policy):
         """Sample actions (B, d) on the CPU: the ``noise`` (B, d) quantiles of each number's distribution."""
         inside = noise.double() + 2**-25  # noise has 24 bits and may be 0, whose quantile is −∞
         quantiles = torch.special.ndtri(inside).to(noise.dtype)
-        actions: Tensor = self.network(x).cpu() + self.log_std.exp().cpu() * quantiles
-        return actions
+        return self.network(x).cpu() + self.log_std.exp().cpu() * quantiles  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def act_greedily(self, x: Tensor) -> Tensor:
-        means: Tensor = self.network(x).cpu()
-        return means
+        return self.network(x).cpu()  # type: ignore[no-any-return]
 
-    def diagnostics(self, distribution: "Independent[Normal]") -> dict[str, Tensor]:
+
+def diagnostics(distribution: Distribution) -> dict[str, Tensor]:
+    """Statistics of the rows of a distribution besides its entropy; their means are reported."""
+    if isinstance(distribution, Independent):
         return {"std": distribution.stddev}
+    return {"prob_up": distribution.probs} if isinstance(distribution, Bernoulli) else {}
 
 
 def mlp(units: Sequence[int], generator: torch.Generator | None = None) -> nn.Sequential:

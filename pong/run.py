@@ -206,7 +206,7 @@ def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path,
         is_new = not path.exists()  # if not, this is the same command again, after a preemption
         if is_new:
             _create_run_folder(folder, request, command, start)
-        elif checkpoint.exists(folder):
+        elif any((folder / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):  # even if only the best
             start = _load(config, folder)
         else:
             check_same_run(config, load_config(path, trust=True), folder)

@@ -131,9 +131,6 @@ def _progress(runs: Runs, total_steps: int) -> Iterator[Callable[[], None]]:
         yield show
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
 def summarize(folder: Path, runs: Runs) -> None:
     """Print and save a table of complete runs, the mean of their scores, and a picture of their curves."""
     curves = {seed: read_curve(run) for seed, run in runs.items()}

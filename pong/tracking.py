@@ -259,8 +259,7 @@ def weight_picture(W1: Tensor, rows: int = 5, columns: int = 8) -> NDArray[np.ui
     tiles = torch.zeros(rows * columns, PIXELS)
     tiles[: len(units)] = units / units.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
     grid = tiles.view(rows, columns, 80, 80).transpose(1, 2).reshape(rows * 80, columns * 80)
-    picture: NDArray[np.uint8] = ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
-    return picture
+    return ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
 
 
 def game_summary(tag: str, policy: Policy, config: Config, seed: int) -> Any:

@@ -23,7 +23,7 @@ from pong.envs.base import EmulatorState
 from pong.losses import surrogate_loss
 from pong.observations import move
 from pong.optimizers import load_optimizer, make_optimizer
-from pong.policies import F32, Policy, make_policy, make_value_network, slice_rows
+from pong.policies import F32, Policy, diagnostics, make_policy, make_value_network, slice_rows
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
 
@@ -189,7 +189,7 @@ class Trainer:
         loss = torch.add(policy_loss, part.share(entropy), alpha=-bonus)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            statistics = {"entropy": entropy, **self.policy.diagnostics(distribution)}
+            statistics = {"entropy": entropy, **diagnostics(distribution)}
         return _Losses(policy_loss.detach(), log_probs.detach(), {k: x.detach() for k, x in statistics.items()})
 
     def _sync_actor(self) -> None:

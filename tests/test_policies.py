@@ -337,7 +337,7 @@ def test_gaussian_policy_gradient_by_hand():
     surrogate_loss(log_probs, torch.tensor([3.0], dtype=torch.float64)).backward()
     assert policy.network.bias.grad.tolist() == pytest.approx([-12, 6], abs=1e-12)
     assert policy.log_std.grad.tolist() == pytest.approx([-9, -9], abs=1e-12)
-    assert policy.diagnostics(policy.distribution(X))["std"].mean().item() == pytest.approx(0.75, abs=1e-12)
+    assert policies.diagnostics(policy.distribution(X))["std"].mean().item() == pytest.approx(0.75, abs=1e-12)
 
 
 def test_mlp_layers():

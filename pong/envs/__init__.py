@@ -103,8 +103,7 @@ def images(config: Config, observations: Observations) -> NDArray[np.int8 | np.u
     """The images (C, H, W) in the first row of observations; in Pong differences of frames, in {−1, 0, 1}."""
     shape = task_spec(config).shape
     rows = observations.dense(torch.int8) if isinstance(observations, SparseFrames) else observations
-    pixels: NDArray[np.int8 | np.uint8] = rows[0].numpy().ravel()[: math.prod(shape)]
-    return pixels.reshape(shape)
+    return rows[0].numpy().ravel()[: math.prod(shape)].reshape(shape)
 
 
 def frame_rate(config: Config) -> int:

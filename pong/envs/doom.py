@@ -90,9 +90,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
 
 def shrink(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The luminance of a screen (H, W, 3), averaged to (84, 84) uint8."""
-    grey = Image.fromarray(screen).convert("L")
-    pixels: NDArray[np.uint8] = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
-    return pixels
+    return np.asarray(Image.fromarray(screen).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 class DoomFleet(VectorFleet):

@@ -16,8 +16,6 @@ from pong.returns import discounted_returns, standardize
 from pong.toy import gradients
 from pong.toy.gradients import Batch, Choices, Estimator, Loss, System, ascend, episodes, estimates, mean_and_variance
 
-# --- losses of M batches of N episodes of T steps ---------------------------------------------------------------------
-
 
 def reinforce(log_probs: Tensor, returns: Tensor) -> Tensor:
     """−log π·R, summed over steps and averaged over episodes: (M, N, T) → (M,)."""
@@ -31,9 +29,8 @@ def to_go(rewards: Tensor) -> Tensor:
 
 def moved(batch: Batch) -> Tensor:
     """T11: log π of the same actions after p has moved from 0.8 to 0.7."""
-    policy: Any = Bernoulli(logits=batch.policy.logits + math.log(7 / 12))
-    log_probs: Tensor = policy.log_prob(batch.choices)
-    return log_probs
+    moved_policy: Any = Bernoulli(logits=batch.policy.logits + math.log(7 / 12))
+    return moved_policy.log_prob(batch.choices)  # type: ignore[no-any-return]
 
 
 def less(baseline: float) -> Loss:
@@ -67,8 +64,6 @@ LOSSES: dict[str, Loss] = {
     "not detached": lambda b: -(b.log_probs * b.rewards).mean(dim=(1, 2)),
     "mean of steps": lambda b: LOSSES["score"](b) / (2 - b.choices[:, 0, 0]),  # one step if the first is "stop"
 }
-
-# --- systems ----------------------------------------------------------------------------------------------------------
 
 
 def tensor(*values: float) -> Tensor:
@@ -200,9 +195,7 @@ def t7(sigma: float) -> tuple[Estimator, ...]:
     )
 
 
-# --- the examples: the heading of a story, then its estimators and numbers --------------------------------------------
-
-ROWS: tuple[str | Estimator | Numbers, ...] = (
+ROWS: tuple[str | Estimator | Numbers, ...] = (  # the heading of each story, then its estimators and numbers
     "T1 a bandit: dropping the log flips the sign",
     T1,
     T1_WITHOUT_LOG,
