@@ -1,8 +1,4 @@
-"""Checkpoints: weights, optimiser state and games in one safetensors file, whose header holds the config as JSON.
-
-No pickle is written or read, so that loading a stranger's checkpoint executes nothing. A file is written completely or
-not at all, and its checksum tells whether it is intact.
-"""
+"""Checkpoints: one safetensors file, with the config as JSON in its header and a checksum. Loading one runs no code."""
 
 import contextlib
 import hashlib
@@ -65,12 +61,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, best: bool = False) -> Path:
-    """Write ``update-NNNNNN.safetensors``, with ``best`` also ``best.safetensors``, and delete older checkpoints.
-
-    Raises:
-        FloatingPointError: a tensor holds NaN or infinity; nothing is written.
-        OSError: the file can't be written; earlier checkpoints are untouched.
-    """
+    """Write ``update-NNNNNN.safetensors``, with ``best`` also ``best.safetensors``, and delete older checkpoints."""
     updates = checkpoint.counters.updates
     parts = {name: getattr(checkpoint, name) for name in ("policy", "optimizer", "baseline", "baseline_optimizer")}
     tensors = _flatten(parts | {"play": dict(enumerate(checkpoint.play))})

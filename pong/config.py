@@ -232,10 +232,7 @@ def resolve(name: Path, known: dict[str, Path], *inside: Path) -> Path:
 
 
 def load_config(path: PathLike, trust: bool = False) -> Config:
-    """Read a TOML file in UTF-8, or a recipe by name; ``trust`` as in ``validate``.
-
-    The file's name gives the run's name if it sets none.
-    """
+    """Read a TOML file in UTF-8, which by default names the run, or a recipe; ``trust`` as in ``validate``."""
     path = resolve(Path(path), recipes())
     try:
         with path.open("rb") as file:

@@ -32,7 +32,7 @@ class Evaluation:
     """Finished games; in Pong each is scored −21 to 21, points won minus points lost."""
 
     episodes: list[Episode]
-    exact: bool = False  # they are all the games that there are
+    exact: bool = False  # these are all possible games
 
     @property
     def n(self) -> int:
@@ -102,10 +102,9 @@ def evaluate(
 ) -> Evaluation:
     """Play fresh games of a config's task on the CPU and score them; ``title`` shows a progress bar on a terminal.
 
-    The games are played in waves of up to 25, each wave to its last game's end: taking the first games to finish would
-    favour short ones. Several processes play the same games in ALE; then a script needs
-    ``if __name__ == "__main__":``. The config's own seed plays no part. Greedy Pong without sticky actions plays each
-    NOOP start once, if ``episodes`` are enough for it.
+    Waves of up to 25 games are played to the last one's end: taking the first to finish would favour short ones. In
+    ALE, several processes play the same games; then a script needs ``if __name__ == "__main__":``. Greedy Pong without
+    sticky actions plays each NOOP start once, if ``episodes`` are enough for it. The config's seed is not used.
     """
     only_noops = isinstance(policy, Greedy) and config.is_pong and not config.sticky and config.hold != "2-4"
     if only_noops and 1 < config.noop_max <= episodes:
@@ -129,13 +128,11 @@ def evaluate(
 def _every_start(policy: Actor, config: Config) -> Evaluation:
     """Play one game from each number of NOOPs, 1 to ``noop_max``: the first game of a seed that draws it."""
     fleet: Any = make_fleet(config.replace(emulator="machine"), 1)
-    games: dict[int, Episode] = {}
-    for seed in itertools.count():
-        fleet.reset(emulator_seeds(seed, 0, [0], EVALUATION))
+    games, seeds = dict[int, Episode](), itertools.count()
+    while len(games) < config.noop_max:
+        fleet.reset(emulator_seeds(seed := next(seeds), 0, [0], EVALUATION))
         if (noops := int(fleet.games["frames"][0])) not in games:
             games[noops] = evaluate(policy, config, 1, seed=seed).episodes[0]
-        if len(games) == config.noop_max:
-            break
     return Evaluation([games[noops] for noops in sorted(games)], exact=True)
 
 

@@ -55,10 +55,7 @@ def _counts_frames(config: Config) -> bool:
 def write_folder(
     folder: Path, policy: Policy, loaded: Checkpoint, source: Path, episodes: int, *, half: bool = False
 ) -> None:
-    """Write a policy into a new folder, which appears under its name when it is complete.
-
-    The card has the scores of that many fresh games, sampled and greedy each. With ``half``, weights have 16 bits.
-    """
+    """Write a policy, ``half`` in 16 bits, into a new folder, with scores of fresh games, sampled and greedy each."""
     config, counters, games = loaded.config, loaded.counters, {}
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.absolute().parent) as temporary:
         part = Path(temporary) / "part"
@@ -142,10 +139,7 @@ def _config_json(config: Config) -> str:
 
 
 def _front_matter(name: str, config: Config, games: dict[str, Evaluation]) -> str:
-    """The front matter of a model card, as YAML: the scores of fresh games, by the way of choosing actions.
-
-    By the hub's convention, a mean is followed by the standard deviation of the games' scores.
-    """
+    """A model card's front matter, as YAML; by the hub's convention, the standard deviation follows the mean score."""
     env, results = "ALE/Pong-v5" if config.is_pong else config.env, []
     for way, played in games.items():
         keys = ["sticky", "noop_max"] * config.is_pong + ["hold"] * config.has_screen

@@ -148,10 +148,7 @@ class SparseProduct(torch.autograd.Function):
 
 
 class TwoLayers(nn.Module):
-    """The 2016 network with several outputs: inputs → ReLU units → outputs; no biases.
-
-    The second layer's weights start at 0; ``generator`` draws the first layer's.
-    """
+    """The 2016 network with several outputs, which start at 0: inputs → ReLU units → outputs; no biases."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, generator: torch.Generator | None = None):
         super().__init__()
@@ -174,7 +171,6 @@ _WINDOWS = ((8, 4), (4, 2))  # size and stride of the first convolution, and of 
 class ConvNet(nn.Module):
     """Convolutions, a hidden layer, and outputs, which start at 0: images → outputs.
 
-    The first convolution has windows of 8 × 8 pixels and stride 4, the others 4 × 4 and stride 2; a ReLU after each.
 
     Source: Mnih et al. 2013, "Playing Atari with Deep Reinforcement Learning", https://arxiv.org/abs/1312.5602, 4.1.
     """
@@ -229,10 +225,7 @@ def float_rows(x: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor) -> Tensor:
-    """Images (B, …, W) uint8 minus each line's mean, divided by the image's standard deviation.
-
-    Ceiling, wall and floor are much the same in all images of a game, and would be half of the input.
-    """
+    """Images (B, …, W) uint8, minus each line's mean, as of walls and floor, over the image's standard deviation."""
     pixels = images.float()
     pixels -= pixels.mean(-1, keepdim=True)
     return pixels / pixels.square().flatten(1).mean(1).sqrt().clamp(min=1).view(-1, *[1] * (pixels.ndim - 1))
@@ -255,10 +248,7 @@ class CategoricalPolicy(DiscretePolicy):
 
 
 class GaussianPolicy(Policy):
-    """A vector of d independent real numbers: a ~ N(μ(x), diag σ²), σ learned and independent of x.
-
-    log π(a|x) is the sum over the d numbers. The network maps observations (B, …) to means (B, d).
-    """
+    """d independent real numbers: a ~ N(μ(x), diag σ²); a network maps x to μ, and σ is learned, the same for all x."""
 
     def __init__(self, network: nn.Module, actions: int):
         super().__init__()
@@ -292,8 +282,7 @@ def diagnostics(distribution: Distribution) -> dict[str, Tensor]:
 def mlp(units: Sequence[int], generator: torch.Generator | None = None) -> nn.Sequential:
     """Linear layers with ReLU between them: (B, units[0]) → (B, units[-1]); two numbers make a plain linear map.
 
-    Weights start uniform within ±1/√inputs, as in torch's own layers, biases at 0, and all of the last layer at 0: a
-    policy starts uniform, and a baseline predicts 0.
+    Weights start within ±1/√inputs, biases and the last layer at 0: a policy starts uniform, and a baseline predicts 0.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(units):

@@ -234,10 +234,7 @@ class Player:
         self.batch = self._pool.submit(self._play)
 
     def state(self, started: bool) -> list[EmulatorState] | None:
-        """What the next rollout continues from, of each emulator; of one that has started, from before its start.
-
-        None where the environment can't be saved.
-        """
+        """The emulators' state before the current rollout if it has started, or else now; None if it can't be saved."""
         if started:
             self._prepared.result()
         snapshot = self._before if started else self._snapshot()
@@ -356,11 +353,9 @@ class Rollout:
     """Plays the emulators with one policy and returns a ``Batch`` per update.
 
     A rollout ends after ``horizon`` time steps ("steps"), or once every emulator has finished one game ("episodes"). A
-    row enters a batch when its return is known; an unfinished rally is carried over to the next batch. Environments
-    that can't be saved restart every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be
-    resumed there; the episodes this cuts short are dropped.
-
-    Emulators are sharded over ranks and then over players; the result does not depend on how many there are.
+    row enters a batch when its return is known; an unfinished rally waits for the next batch. Environments that can't
+    be saved restart every ``checkpoint_every`` updates, so that a run can be resumed there; unfinished episodes are
+    dropped. The result does not depend on the number of ranks and players, which share the emulators.
     """
 
     @uninterrupted()  # an interrupted import, such as Numba's, can't be repeated

@@ -49,10 +49,7 @@ class TrainRequest:
 
 
 def train(request: TrainRequest, command: list[str], started: float) -> int:
-    """Train, alone or as one of several ranks, and return the exit status.
-
-    ``command`` is for run.json; the run's minutes count from ``started``, on the monotonic clock.
-    """
+    """Train, alone or as one of several ranks, return the exit status; the minutes count from ``started``."""
     ranks, config = Ranks.from_environment(), request.config
     share_heap()
     with ranks.process_group(choose_device(config.device, ranks.local_rank)), contextlib.ExitStack() as stack:

@@ -251,10 +251,7 @@ def say(console: Console, text: str) -> None:
 
 
 def weight_picture(W1: Tensor, rows: int = 5, columns: int = 8) -> NDArray[np.uint8]:
-    """The first rows·columns hidden units of W1 (6400 or more, hidden) as tiles of their first 80×80 weights.
-
-    White is positive, black is negative, and grey is 0 or no unit; each unit is scaled to its own range.
-    """
+    """The first weights of rows·columns hidden units of W1 as 80×80 tiles: white positive, black negative, grey 0."""
     units = W1.detach()[:PIXELS, : rows * columns].T.cpu().float()
     tiles = torch.zeros(rows * columns, PIXELS)
     tiles[: len(units)] = units / units.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)

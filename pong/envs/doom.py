@@ -37,10 +37,7 @@ def is_doom(env: str) -> bool:
 
 
 class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
-    """One game: observations (4, 84, 84) uint8, the oldest screen first; ``hold`` and ``max_frames`` are in tics.
-
-    ViZDoom draws 160 × 120 pixels here, not its usual 320 × 240, since drawing is most of its work.
-    """
+    """One game: observations (4, 84, 84) uint8, the oldest screen first; ``hold`` and ``max_frames`` are in tics."""
 
     screen: NDArray[np.uint8] = np.zeros((120, 160, 3), np.uint8)  # the current one, RGB
     last_screen: NDArray[np.uint8]  # of the game before, the same
@@ -53,7 +50,10 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
         except ImportError as error:
             remedy = "run: make doom, or: pip install vizdoom"
             raise InputError(f"env = {env!r} needs ViZDoom ({error}); {remedy}") from None
-        settings = {"frame_skip": hold, "screen_resolution": "RES_160X120"}  # ViZDoom's
+        settings = {
+            "frame_skip": hold,
+            "screen_resolution": "RES_160X120",
+        }  # not 320 × 240: drawing is most of its work
         super().__init__(make_env(env, disable_env_checker=True, **settings))
         self.doom = self.unwrapped.game  # type: ignore[attr-defined]  # ViZDoom's own interface
         self._truncates = 0 < max_frames < (self.doom.get_episode_timeout() or np.inf)

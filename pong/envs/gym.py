@@ -32,10 +32,7 @@ def make_env(env: str, **settings: Any) -> gymnasium.Env[Any, Any]:
 
 
 class VectorFleet(Fleet):
-    """N gymnasium environments.
-
-    Box actions are clipped to the environment's bounds; the policy learns from the action that it chose.
-    """
+    """N gymnasium environments. Box actions are clipped; the policy learns from the action that it chose."""
 
     def __init__(self, envs: Sequence[gymnasium.Env[Any, Any]]):
         self.num_envs = len(envs)
@@ -43,11 +40,7 @@ class VectorFleet(Fleet):
         self.envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)  # others ignore a restart's action
 
     def reset(self, seeds: NDArray[np.int64] | None = None) -> Tensor:
-        """Start new episodes: observations (N, …) float32, or pictures (N, C, H, W) uint8.
-
-        ``seeds`` (N,) start each environment's random stream; None continues the streams. Episodes do not depend on
-        how long an environment was stepped after the end of the one before.
-        """
+        """Start new episodes, which do not depend on how long an environment was stepped after its last one."""
         if seeds is not None:
             self._streams = [np.random.default_rng(seed) for seed in seeds]
         env_seeds: list[int | None] = [int(stream.integers(2**31)) for stream in self._streams]

@@ -17,10 +17,7 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"  # bars of one character
 
 
 def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None:
-    """Show each frame of a game for its time divided by ``speed``, the last frame for a second.
-
-    The terminal ``out`` is restored at the end.
-    """
+    """Show each frame of a game for its time divided by ``speed``, the last frame for a second."""
     console, due = Console(file=out, force_terminal=True), time.monotonic()
     with console.screen():
         for frame in frames:
