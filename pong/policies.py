@@ -201,10 +201,7 @@ class ConvNet(nn.Module):
         nn.init.zeros_(self.outputs.weight)
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
-        """Outputs (B, outputs) of images (B, C, H, W), floating, or uint8, see ``contrast``.
-
-        Or of rows of pixels and ``extra`` numbers as ``SparseFrames``, which are multiplied by ``SPARSE_SCALE``.
-        """
+        """Outputs (B, outputs) of images (B, C, H, W), or of rows of pixels and ``extra`` numbers."""
         x = x.to(self.outputs.weight.device)
         rows = len(x) if self.outputs.weight.is_cuda else CPU_ROWS
         return torch.cat([self._outputs(part) for part in x.split(rows)])

@@ -428,10 +428,7 @@ class Rollout:
 
     @uninterrupted()
     def state(self) -> list[EmulatorState] | None:
-        """What the next rollout continues from, of each emulator of all ranks; None where it can't be saved.
-
-        A rollout that has started is not part of it: a resumed run plays it again.
-        """
+        """All emulators before the current rollout, which a resumed run plays again; None if they can't be saved."""
         of_ranks = self.ranks.all_gather([player.state(self.started) for player in self.players])
         states = [state for of_players in of_ranks for state in of_players]
         return None if any(state is None for state in states) else [emulator for s in states if s for emulator in s]

@@ -49,7 +49,7 @@ class TrainRequest:
 
 
 def train(request: TrainRequest, command: list[str], started: float) -> int:
-    """Train, alone or as one of several ranks, return the exit status; the minutes count from ``started``."""
+    """Train, alone or as one of several ranks; return the exit status. The minutes count from ``started``."""
     ranks, config = Ranks.from_environment(), request.config
     share_heap()
     with ranks.process_group(choose_device(config.device, ranks.local_rank)), contextlib.ExitStack() as stack:
@@ -161,10 +161,7 @@ class Recorder:
         return goal is not None and mean is not None and mean >= goal
 
     def save(self, play: list[EmulatorState] | None, *, final: bool = False) -> None:
-        """Write a checkpoint, unless this update has one; ``play`` is what the emulators continue from.
-
-        If it can't be written, training continues; only for the final one, that is an error.
-        """
+        """Write a checkpoint, unless this update has one; only if the final one can't be written, that is an error."""
         trainer, evaluation, lock = self._trainer, self._evaluation, self._folder.with_name("lock")
         self._saved_at = time.monotonic()
         if not lock.exists() or not os.path.samestat(self._lock, lock.stat()):
