@@ -171,7 +171,8 @@ class Play(Settings):
         if not config.has_screen:
             raise InputError(f"play: {source} was trained on {config.env}, which has no screen to show")
         config = config.replace(**self.model_dump(include={"max_frames"}, exclude_none=True))
-        name, way = _run_name(source), "greedy" if self.greedy else "sampled"
+        path, way = source.resolve(), "greedy" if self.greedy else "sampled"
+        name = (path.parents[1] if path.parent.name == "checkpoints" else path).name.removesuffix(".safetensors")
         file = self.file or Path(f"{name}-update{updates}{'-greedy' if self.greedy else ''}-seed{self.seed}.mp4")
         doing = "playing one game in the terminal" if self.terminal else f"recording one game to {file}"
         print(printable(f"{source}: update {updates}, {way}, seed {self.seed}, {config.task}; {doing} …"), flush=True)
@@ -374,11 +375,3 @@ def _newest() -> Path:
 
     times = {path.parent: path.stat().st_mtime for path in Path("runs").rglob("checkpoints") if checkpoints(path)}
     return max(times, key=times.__getitem__, default=Path("pong"))
-
-
-def _run_name(source: Path) -> str:
-    """The name of a run folder, of a checkpoint's run, or of a checkpoint elsewhere."""
-    path = source.resolve()
-    if path.is_dir():
-        return path.name
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem

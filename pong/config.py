@@ -155,8 +155,8 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
 
     @property
     def has_screen(self) -> bool:
-        """Whether the policy sees images, which people can watch, too."""
-        return self.policy != "mlp"
+        """Whether the environment has a screen that people can watch."""
+        return self.is_pong or is_doom(self.env)
 
     @property
     def game_frames(self) -> int:
@@ -185,7 +185,8 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
     def _check_combinations(self) -> "Config":
         env, policy, per_game = f'env = "{self.env}"', f'policy = "{self.policy}"', self.standardize == "episode"
         values = {key: f"{key} = {getattr(self, key)!r}" for key in type(self).model_fields}
-        pong_keys = PONG_KEYS if self.has_screen else (*PONG_KEYS, "hold", "max_frames")
+        other = not self.has_screen
+        pong_keys = [*PONG_KEYS, *["hold"] * (other or isinstance(self.hold, str)), *["max_frames"] * other]
         changed = [values[key] for key in pong_keys if getattr(self, key) != type(self).model_fields[key].default]
         lists = [values[key] for key in ("hidden", "baseline_hidden") if isinstance(getattr(self, key), list)]
         policies = '"karpathy" plays Pong, "conv" games with a screen, "mlp" environments that give numbers'
@@ -203,6 +204,11 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
 
 
 GROUPS: dict[str, Any] = {group.__name__.removesuffix("Keys").lower(): group for group in Config.__bases__[::-1]}
+
+
+def is_doom(env: str) -> bool:
+    """Whether an environment's id is one of ViZDoom's."""
+    return env.startswith("Vizdoom")
 
 
 def linear_schedule(start: float, end: float | None, progress: float) -> float:

@@ -115,11 +115,8 @@ def _origin(loaded: Checkpoint, source: Path) -> str:
     where = f" in {'the compiled Pong' if config.is_compiled else 'ALE'}" if config.is_pong else ""
     counts = f"{counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games"
     trained = f"Trained{where} for {counts}, seed {config.seed}"
-    with contextlib.suppress(KeyError, TypeError, AttributeError):  # it is damaged, or there is none
-        versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
-        hardware = f"CPU cores: {run['cpu_count']}, device: {run['device']}"
-        revision = run["git_revision"].replace("-dirty", " with uncommitted changes")
-        return f"{trained}:\n`{' '.join(run['command'])}` (revision {revision}; {hardware}; {versions})."
+    with contextlib.suppress(KeyError, TypeError):  # it is damaged, or there is none
+        return f"{trained}:\n`{' '.join(run['command'])}` (`run.json` has the versions, the device and the revision)."
     return f"{trained}."
 
 

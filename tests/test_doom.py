@@ -212,7 +212,6 @@ def test_train_without_vizdoom_is_one_line(tmp_path, monkeypatch, capsys):
         ({"env": "VizdoomNothing-v1"}, r"VizdoomNothing.* doesn't exist"),
         ({"env": "VizdoomBasic-MultiBinary-v1"}, "takes MultiBinary"),
         ({"policy": "mlp"}, 'policy = "mlp" does not fit .*; try policy = "conv"'),
-        ({"hold": "2-4"}, "hold = 2-4: .* has no such setting"),
         ({"env": "CartPole-v1", "max_frames": 108_000}, 'try policy = "mlp"'),
     ],
 )

@@ -11,9 +11,9 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from pong.config import Config, InputError
+from pong.config import Config, InputError, is_doom
 from pong.envs.base import Fleet
-from pong.envs.doom import DoomFleet, Game, is_doom
+from pong.envs.doom import DoomFleet, Game
 from pong.envs.gym import VectorFleet, make_env
 from pong.envs.pong.ale import AleFleet
 from pong.envs.pong.task import pong_task
@@ -63,17 +63,10 @@ def _gym_spec(env: str) -> TaskSpec:
 
 
 def check_task(config: Config) -> None:
-    """Refuse a config whose policy can't play its environment, or whose settings the environment does not have."""
-    spec = task_spec(config)
-    if config.is_pong:
-        return
-    fits = "mlp" if len(spec.shape) == 1 else "conv"
-    if config.policy != fits:
+    """Reject a config whose policy can't play its environment."""
+    fits = "mlp" if len(task_spec(config).shape) == 1 else "conv"
+    if not config.is_pong and config.policy != fits:
         raise InputError(f'policy = "{config.policy}" does not fit env = {config.env!r}; try policy = "{fits}"')
-    for key in ("hold", "max_frames"):
-        value, default = getattr(config, key), Config.model_fields[key].default
-        if value != default and (isinstance(value, str) or not is_doom(config.env)):
-            raise InputError(f"{key} = {value}: env = {config.env!r} has no such setting; leave it out")
 
 
 def make_fleet(config: Config, num_envs: int) -> Fleet:
@@ -88,15 +81,6 @@ def make_fleet(config: Config, num_envs: int) -> Fleet:
     if is_doom(config.env):
         return DoomFleet(config, num_envs)
     return VectorFleet([make_env(config.env) for _ in range(num_envs)])
-
-
-def make_rendered(config: Config) -> AleFleet | DoomFleet:
-    """One environment of a config's task that has a screen for people."""
-    if config.is_pong:
-        return AleFleet(1, pong_task(config))
-    if is_doom(config.env):
-        return DoomFleet(config, 1)
-    raise InputError(f"env = {config.env!r} has no screen to show")
 
 
 def images(config: Config, observations: Observations) -> NDArray[np.int8 | np.uint8]:

@@ -31,11 +31,6 @@ cd {folder} && exec $guard {program} "$@"
 """
 
 
-def is_doom(env: str) -> bool:
-    """Whether an environment's id is one of ViZDoom's."""
-    return env.startswith("Vizdoom")
-
-
 class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
     """One game: observations (4, 84, 84) uint8, the oldest screen first; ``hold`` and ``max_frames`` are in tics."""
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import frame_rate, images, make_rendered, prepare
+from pong.envs import frame_rate, images, make_fleet, prepare
 from pong.evaluate import Greedy
 from pong.policies import Policy
 from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
@@ -43,7 +44,8 @@ def play_frames(
     prepare(config)
     actor = Greedy(policy) if greedy else policy
     noise = ActionNoise(seed, 0, range(1), EVALUATION)
-    with contextlib.closing(make_rendered(config)) as game:
+    game: Any = make_fleet(config.replace(emulator="ale") if config.is_pong else config, 1)
+    with contextlib.closing(game):
         observations, done = game.reset(emulator_seeds(seed, 0, range(1), EVALUATION)), False
         frame = RenderedFrame(game.screen, images(config, observations), game.action_names, frame_rate(config))
         while not done:
