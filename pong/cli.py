@@ -113,7 +113,7 @@ class Eval(Settings):
     def __call__(self) -> None:
         from pong.distributed import cores
         from pong.evaluate import WAYS, evaluate
-        from pong.export import scores_json, summary
+        from pong.export import scores_json
         from pong.train import load_policy
 
         policy, loaded = load_policy(source := self.source or _newest(), self.trust)
@@ -127,7 +127,7 @@ class Eval(Settings):
             actor = WAYS[way](policy)
             games[way] = evaluate(actor, config, self.episodes, seed=self.seed, title=way, processes=cores())
             task = f"{way}, seed {self.seed}, {config.task}, update {counters.updates}"
-            print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes
+            print(f"{games[way]}, {task}", flush=True)  # the next games take minutes
         if self.scores is not None:
             content = scores_json(source, config, counters, games, self.seed)
             self.scores.write_text(content, encoding="utf-8")

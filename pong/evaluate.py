@@ -17,7 +17,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException, start_processes
 
-from pong.config import Config, RunError
+from pong.config import Config, RunError, is_doom
 from pong.envs import make_fleet, prepare
 from pong.envs.base import Actor
 from pong.policies import Policy
@@ -33,6 +33,7 @@ class Evaluation:
 
     episodes: list[Episode]
     exact: bool = False  # these are all possible games
+    counts_frames: bool = False  # as in Doom, where the steps of a game are not equally long
 
     @property
     def n(self) -> int:
@@ -55,19 +56,17 @@ class Evaluation:
         if self.exact:
             return f"{self.mean:+.2f} exactly, n = {self.n}: every NOOP start once"
         if self.standard_error is None:
-            return f"{self.mean:+.2f}, one fresh game"
-        return f"{self.mean:+.2f} ± {self.standard_error:.2f}, n = {self.n} fresh games"
+            text = f"{self.mean:+.2f}, one fresh game"
+        else:
+            text = f"{self.mean:+.2f} ± {self.standard_error:.2f}, n = {self.n} fresh games"
+        frames = np.mean([episode.frames for episode in self.episodes])
+        return f"{text} of {frames:.1f} frames" if self.counts_frames else text
 
-    def as_json(self, frames: bool = False) -> dict[str, Any]:
-        """The games as a file of scores has them; with ``frames``, also how many each took."""
-        return {
-            "n": self.n,
-            "mean": self.mean,
-            "standard_error": self.standard_error,
-            "scores": self.scores,
-            "lengths": [episode.length for episode in self.episodes],
-            **({"frames": [episode.frames for episode in self.episodes]} if frames else {}),
-        }
+    def as_json(self) -> dict[str, Any]:
+        """The games as a file of scores has them."""
+        values = {name: getattr(self, name) for name in ("n", "mean", "standard_error", "scores")}
+        values["lengths"] = [episode.length for episode in self.episodes]
+        return values | ({"frames": [episode.frames for episode in self.episodes]} if self.counts_frames else {})
 
 
 class Greedy:
@@ -122,7 +121,7 @@ def evaluate(
             wanted = min(num_envs, episodes - len(games))
             games += [episode for episode in rollout.collect(wave).episodes if episode.emulator < wanted]
             show(len(games), Evaluation(games).mean)
-    return Evaluation(games)
+    return Evaluation(games, counts_frames=is_doom(config.env))
 
 
 def _every_start(policy: Actor, config: Config) -> Evaluation:

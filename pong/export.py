@@ -28,12 +28,6 @@ SEED = 0  # of the fresh games and the videos
 LIBRARY, TASK = "pong-from-pixels", "reinforcement-learning"  # for the Hugging Face hub
 
 
-def summary(games: Evaluation, config: Config) -> str:
-    """The mean score, its standard error and the number of games, in a few words."""
-    frames = sum(episode.frames for episode in games.episodes) / games.n
-    return f"{games} of {frames:.1f} frames" if _counts_frames(config) else str(games)
-
-
 def scores_json(
     source: Path, config: Config, counters: Counters, games: dict[str, Evaluation], seed: int = SEED
 ) -> str:
@@ -43,13 +37,8 @@ def scores_json(
         values |= config.model_dump(include={"sticky", "hold", "noop_max"})
     if config.is_compiled:
         values["emulator"] = "machine"  # ALE is the default
-    scores = {way: played.as_json(frames=_counts_frames(config)) for way, played in games.items()}
+    scores = {way: played.as_json() for way, played in games.items()}
     return json.dumps(values | scores, indent=2) + "\n"
-
-
-def _counts_frames(config: Config) -> bool:
-    """Whether the frames of a game are reported: in Doom, where its steps are not equally long."""
-    return config.has_screen and not config.is_pong
 
 
 def write_folder(
@@ -94,7 +83,7 @@ def _card(name: str, loaded: Checkpoint, games: dict[str, Evaluation], source: P
         paragraphs.append("![the first seconds of a game](game.gif)")
     if games:
         where = f"{'in ALE ' if config.is_pong else ''}with Python {platform.python_version()}"
-        scores = "\n".join(f"- {way}: {summary(played, config)}" for way, played in games.items())
+        scores = "\n".join(f"- {way}: {played}" for way, played in games.items())
         paragraphs += [f"Fresh games, seed {SEED}, played {where}; mean ± standard error (`eval.json`):", scores]
     paragraphs += [
         _origin(loaded, source),

@@ -71,8 +71,8 @@ def check_task(config: Config) -> None:
 
 def make_fleet(config: Config, num_envs: int) -> Fleet:
     """The environments of a config's task, with the policy's observations of them."""
+    prepare(config)
     if config.is_compiled:
-        prepare(config)
         from pong.envs.pong.fleet import MachineFleet  # Numba is imported when Pong is first played
 
         return MachineFleet(num_envs, pong_task(config))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import frame_rate, images, make_fleet, prepare
+from pong.envs import frame_rate, images, make_fleet
 from pong.evaluate import Greedy
 from pong.policies import Policy
 from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
@@ -41,7 +41,6 @@ def play_frames(
     policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False
 ) -> Generator[RenderedFrame, None, None]:
     """Play one game on the CPU, the first game of ``evaluate`` with the same seed, which is not the config's own."""
-    prepare(config)
     actor = Greedy(policy) if greedy else policy
     noise = ActionNoise(seed, 0, range(1), EVALUATION)
     game: Any = make_fleet(config.replace(emulator="ale") if config.is_pong else config, 1)
