@@ -51,7 +51,9 @@ def write_folder(
         weights = {name: tensor.half() if half else tensor.float() for name, tensor in policy.state_dict().items()}
         checkpoint.save_policy(part / checkpoint.POLICY, config, counters, weights)
         policy, _ = load_policy(part, trust=True)  # as it was stored
-        texts = {"config.toml": to_toml(config), "config.json": _config_json(config)}
+        keys = {key for name in ("task", "observation", "policy") for key in GROUPS[name].model_fields}
+        rebuilding = {"library_name": LIBRARY, **config.model_dump(include=keys)}  # the network and its task
+        texts = {"config.toml": to_toml(config), "config.json": json.dumps(rebuilding, indent=2) + "\n"}
         if run := _run_json(source):
             texts["run.json"] = json.dumps(run, indent=2) + "\n"
         if episodes:
@@ -116,12 +118,6 @@ def _run_json(source: Path) -> Any:
         with contextlib.suppress(OSError, ValueError, RecursionError):
             return json.loads(file.read_text(encoding="utf-8"))
     return None
-
-
-def _config_json(config: Config) -> str:
-    """The keys that rebuild the network and its task, as JSON; config.toml has those of training, too."""
-    keys = {key for name in ("task", "observation", "policy") for key in GROUPS[name].model_fields}
-    return json.dumps({"library_name": LIBRARY, **config.model_dump(include=keys)}, indent=2) + "\n"
 
 
 def _front_matter(name: str, config: Config, games: dict[str, Evaluation]) -> str:

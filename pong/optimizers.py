@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 
 from pong.config import Config, InputError
 
-COMPILERS = ("zero_grad", "add_param_group", "state_dict", "load_state_dict")  # import torch's compiler when called
-
 
 class _Plain(Optimizer):
     """Without torch's compiler, which every optimiser would import: two seconds and 250 MB."""
@@ -21,7 +19,7 @@ class _Plain(Optimizer):
         inspect.unwrap(super().step)(self)
 
 
-for _name in COMPILERS:
+for _name in ("zero_grad", "add_param_group", "state_dict", "load_state_dict"):
     setattr(_Plain, _name, inspect.unwrap(getattr(Optimizer, _name)))
 
 

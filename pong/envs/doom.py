@@ -45,10 +45,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
         except ImportError as error:
             remedy = "run: make doom, or: pip install vizdoom"
             raise InputError(f"env = {env!r} needs ViZDoom ({error}); {remedy}") from None
-        settings = {
-            "frame_skip": hold,
-            "screen_resolution": "RES_160X120",
-        }  # not 320 × 240: drawing is most of its work
+        settings = {"frame_skip": hold, "screen_resolution": "RES_160X120"}  # half the default: drawing takes most time
         super().__init__(make_env(env, disable_env_checker=True, **settings))
         self.doom = self.unwrapped.game  # type: ignore[attr-defined]  # ViZDoom's own interface
         self._truncates = 0 < max_frames < (self.doom.get_episode_timeout() or np.inf)

@@ -15,8 +15,6 @@ from torch import Tensor
 from pong.config import InputError, RunError
 from pong.envs.base import Fleet, StepResult
 
-MAX_CHANNELS = 4
-
 
 def make_env(env: str, **settings: Any) -> gymnasium.Env[Any, Any]:
     """Make an environment; its pictures become (C, H, W) if they are (H, W, C)."""
@@ -25,7 +23,7 @@ def make_env(env: str, **settings: Any) -> gymnasium.Env[Any, Any]:
     except (gymnasium.error.Error, ImportError) as error:
         raise InputError(f"env = {env!r}: {' '.join(str(error).split())}") from None
     shape = made.observation_space.shape
-    if not (shape and len(shape) == 3 and shape[2] <= MAX_CHANNELS < shape[0]):
+    if not (shape and len(shape) == 3 and shape[2] <= 4 < shape[0]):
         return made
     space = Box(0, 255, (shape[2], shape[0], shape[1]), np.uint8)
     return TransformObservation(made, lambda picture: np.moveaxis(picture, 2, 0), space)
