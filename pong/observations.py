@@ -101,9 +101,8 @@ class SparseFrames:
         return rows.repeat_interleave(self.counts(), output_size=len(self.columns))
 
     def __matmul__(self, table: Tensor) -> Tensor:
-        """The product (B, n) with a matrix (width, n)."""
-        signs = self.signs.to(table.dtype)
-        return F.embedding_bag(self.columns, table, self.offsets, mode="sum", per_sample_weights=signs)
+        """The product (B, n) with a matrix (width, n); it and its gradient only touch what is not 0."""
+        return SparseProduct.apply(self, table)  # type: ignore[no-any-return, no-untyped-call]
 
     @functools.cached_property
     def transposed(self) -> "SparseFrames":
@@ -135,6 +134,20 @@ class SparseFrames:
         frames = torch.zeros(len(self), self.width, dtype=dtype, device=self.offsets.device)
         frames[self.rows(), self.columns.long()] = self.signs.to(dtype)
         return frames
+
+
+class SparseProduct(torch.autograd.Function):
+    """x @ table of sparse rows x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: SparseFrames, table: Tensor) -> Tensor:
+        ctx.x = x
+        signs = x.signs.to(table.dtype)
+        return F.embedding_bag(x.columns, table, x.offsets, mode="sum", per_sample_weights=signs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.x.transposed @ gradient.contiguous()  # ∂/∂table, (width, n), of ∂/∂product, (B, n)
 
 
 def move(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:

@@ -113,7 +113,7 @@ class KarpathyPolicy(DiscretePolicy):
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B,) of UP for difference frames x: (B, 6400) floating, or the same rows as ``SparseFrames``."""
-        h = torch.relu_(first_layer(x, self.W1))  # (B, hidden)
+        h = torch.relu_(x.to(self.W1.device) @ self.W1)  # (B, hidden)
         return h @ self.W2
 
     def logits(self, x: Tensor | SparseFrames) -> Tensor:
@@ -123,28 +123,6 @@ class KarpathyPolicy(DiscretePolicy):
     def two_layers(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """W1, and W2 as the only row of a matrix."""
         return self.W1.detach(), self.W2.detach()[None]
-
-
-def first_layer(x: Tensor | SparseFrames, W1: Tensor) -> Tensor:
-    """x @ W1, (B, hidden), of inputs x, (B, inputs) or ``SparseFrames``, and weights (inputs, hidden)."""
-    if isinstance(x, Tensor):
-        return x @ W1
-    return SparseProduct.apply(x.to(W1.device), W1)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class SparseProduct(torch.autograd.Function):
-    """x @ W1 of sparse rows x: the product and its gradient only touch what is not 0 in x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: SparseFrames, W1: Tensor) -> Tensor:
-        """(B, hidden), of B rows and weights (inputs, hidden)."""
-        ctx.x = x
-        return x @ W1
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        """∂/∂W1, (inputs, hidden), of ∂/∂product, (B, hidden)."""
-        return None, ctx.x.transposed @ gradient.contiguous()
 
 
 class TwoLayers(nn.Module):
@@ -158,7 +136,7 @@ class TwoLayers(nn.Module):
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes, see ``contrast``, or ``SparseFrames``."""
         x = float_rows(x) if isinstance(x, Tensor) else x
-        h = torch.relu_(first_layer(x, self.W1))  # (B, hidden)
+        h = torch.relu_(x.to(self.W1.device) @ self.W1)  # (B, hidden)
         return h @ self.W2.T
 
 

@@ -23,7 +23,6 @@ from pong.envs.pong import machine
 from pong.envs.pong.task import NOOP
 from pong.losses import surrogate_loss
 from pong.observations import PIXELS, SIDE, preprocess
-from pong.policies import first_layer
 from pong.render.frame import RenderedFrame, play_frames
 from pong.returns import discounted_returns, standardize
 from pong.toy.examples import T1, T1_WITHOUT_LOG, T2, less, t7
@@ -75,7 +74,7 @@ def second_rally(game: Iterable[RenderedFrame]) -> list[RenderedFrame]:
 def draw_acting(axes: Sequence[Axes], policy: Any, frame: RenderedFrame) -> None:
     """From the screen to the action."""
     x = torch.from_numpy(frame.observation.reshape(1, PIXELS)).float()
-    hidden = torch.relu(first_layer(x, policy.W1))[0].detach()
+    hidden = torch.relu(x @ policy.W1)[0].detach()
     image(axes[0], frame.screen, "screen (210, 160, 3)", "envs/")
     image(axes[1], preprocess(frame.screen), "frame (80, 80) in {0, 1}", "observations.py")
     image(axes[2], frame.observation[0], "minus the previous: (6400,)", "observations.py", limit=1)
