@@ -54,17 +54,17 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
     share_heap()
     with ranks.process_group(choose_device(config.device, ranks.local_rank)), contextlib.ExitStack() as stack:
         check(config, ranks)
-        folder, start, how = None, Checkpoint(config), ""
+        folder, start, status = None, Checkpoint(config), ""
         try:
             if ranks.rank == 0:  # it alone reads and writes files
-                folder, start, how = stack.enter_context(_open_run(request, command))
+                folder, start, status = stack.enter_context(_open_run(request, command))
         except InputError:
             ranks.all_gather(None)
             raise
         if not (start := ranks.all_gather(start)[0]):
             return 2  # rank 0 says why
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
-        say(console, f"{folder}: {config.name}, seed {config.seed}, {_place(config)}; {how}")
+        say(console, f"{folder}: {config.name}, seed {config.seed}, {_place(config)}; {status}")
         stack.enter_context(_failures_in_one_line(config, folder))
         stop = stack.enter_context(stop_requested(ranks, console, f"pong train --resume {shlex.quote(str(folder))}"))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
@@ -197,14 +197,18 @@ def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path,
         init = f" --init {folder}" if (folder / "policy.safetensors").exists() else ""
         raise InputError(f"run folder {folder}: it has no checkpoints; start a new run: pong train {path}{init}")
     with _locked(folder):
-        is_new = not path.exists()  # if not, this is the same command again, after a preemption
+        status, is_new = "starting the emulators …", not path.exists()
         if is_new:
             _create_run_folder(folder, request, command, start)
-        elif any((folder / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):  # even if only the best
+        elif any((folder / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):  # the same command after a preemption
             start = _load(config, folder)
         else:
             check_same_run(config, load_config(path, trust=True), folder)
-        yield folder, start, _status(is_new and not request.checkpoint, start)
+            status = "no checkpoint yet: starting from the beginning"
+        if start.policy and not (is_new and request.init):
+            restart = "; games restart" if start.config.is_pong and not start.play else ""
+            status = f"resuming after update {start.counters.updates}{restart}"
+        yield folder, start, status
 
 
 def check_same_run(config: Config, before: Config, path: Path) -> None:
@@ -293,15 +297,6 @@ def _place(config: Config) -> str:
     return "on the CPU" if config.device == "cpu" else f"on the CPU ({gpu_problem()})"
 
 
-def _status(is_new: bool, start: Checkpoint) -> str:
-    if is_new:
-        return "starting the emulators …"
-    if not start.policy:
-        return "no checkpoint yet: starting from the beginning"
-    restart = "; games restart" if start.config.is_pong and not start.play else ""
-    return f"resuming after update {start.counters.updates}{restart}"
-
-
 def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -> None:
     """Write a changed ``total_steps`` into the run's config.toml, from which it is resumed."""
     before = load_config(folder / "config.toml", trust=True)
@@ -333,8 +328,8 @@ def stop_requested(ranks: Ranks, console: Console, resume: str) -> Iterator[Call
         for number, handler in before.items():
             signal.signal(number, handler)
         if received or ranks.is_orphan:
-            why = "the process that started this one is gone; " if ranks.is_orphan else ""
-            say(console, f"{why}resume with: {resume}")
+            reason = "the process that started this one is gone; " if ranks.is_orphan else ""
+            say(console, f"{reason}resume with: {resume}")
 
 
 @contextlib.contextmanager

@@ -77,12 +77,9 @@ class Fleet:
     ) -> Segment:
         """At least one decision of each active environment; here exactly one."""
         rows = torch.from_numpy(np.flatnonzero(active))
-        if active.all():
-            actions = actor.act(observations, torch.from_numpy(noise[0]))  # (N, …)
-        else:
-            decided = actor.act(observations[rows], torch.from_numpy(noise[0])[rows])
-            actions = decided.new_zeros(len(active), *decided.shape[1:])
-            actions[rows] = decided
+        decided = actor.act(observations[rows], torch.from_numpy(noise[0])[rows])
+        actions = decided.new_zeros(len(active), *decided.shape[1:])  # (N, …)
+        actions[rows] = decided
         result = self.step(actions.numpy(), active)
         arrays = result.rewards[None], result.dones[None], result.frames[None], active[None]
         return Segment(observations, actions[None], *arrays, result.observations)
