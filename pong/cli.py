@@ -35,6 +35,10 @@ def _in_a_folder(file: Path) -> Path:
 
 Source = Annotated[Path, Positional, arg(metavar="RUN|CHECKPOINT")]
 Newest = Annotated[Path | None, Positional, arg(metavar="RUN|CHECKPOINT", help_behavior_hint="(default: newest run)")]
+Recipe = Annotated[Path | None, Positional, arg(metavar="NAME|CONFIG.toml", help_behavior_hint="")]
+Resumed = Annotated[Path | None, arg(metavar="RUN|CHECKPOINT")]
+SeedRange = Annotated[str | None, arg(metavar="1-16|1,3,5")]
+Video = Annotated[NewPath | None, arg(help_behavior_hint="(default: RUN-updateN-seedN.mp4)")]
 AsTrained = arg(help_behavior_hint="(default: as in training)")
 OutputFile = Annotated[Path, AfterValidator(_in_a_folder)]
 
@@ -45,16 +49,10 @@ class Train(Settings):
     A recipe's values are the defaults (pong train pong --help); without a recipe, you see those of keys that it omits.
     """
 
-    recipe: Annotated[Path | None, Positional, arg(metavar="NAME|CONFIG.toml", help_behavior_hint="")] = Field(
-        None, description="a recipe's name (pong recipes) or a config file"
-    )
-    resume: Annotated[Path | None, arg(metavar="RUN|CHECKPOINT")] = Field(
-        None, description="resume a run in its folder, or a checkpoint in a new folder, instead of CONFIG.toml"
-    )
+    recipe: Recipe = Field(None, description="a recipe's name (pong recipes) or a config file")
+    resume: Resumed = Field(None, description="resume a run in its folder, or a checkpoint in a new folder")
     run_dir: Path | None = Field(None, description="folder of the run; a run in it is resumed; default: runs/NAME-…")
-    seeds: Annotated[str | None, arg(metavar="1-16|1,3,5")] = Field(
-        None, description="train a run for each seed, one core each; default of --run-dir: runs/NAME-seeds-TIME"
-    )
+    seeds: SeedRange = Field(None, description="train a run for each seed, one core each; in runs/NAME-seeds-TIME")
     init: Path | None = Field(None, description="start with the policy of this run, exported folder or agent")
     trust: bool = Field(False, description=f"{TRUST}; --env does, too")
     task: keys.TaskKeys = keys.TaskKeys()
@@ -82,14 +80,13 @@ class Train(Settings):
     def train(self, command: list[str], started: float) -> int:
         """Train one run, or one for each of the seeds, and return the exit status."""
         from pong.run import TrainRequest, train
+        from pong.seeds import train_seeds
 
         config = Config(**{key: value for name in GROUPS for key, value in getattr(self, name)})
         request = TrainRequest(config, self.run_dir, checkpoint=self.resume, init=self.init)
         if self.resume and self.resume.is_dir():
             request = TrainRequest(config, self.resume)
         if self.seeds:
-            from pong.seeds import train_seeds
-
             return train_seeds(request, _numbers(self.seeds), command)
         return train(request, command, started)
 
@@ -137,9 +134,7 @@ class Play(Settings):
     """Save a video of one game of a policy, or show it live in the terminal."""
 
     source: Newest = Field(None, description=POLICY)
-    file: Annotated[NewPath | None, arg(help_behavior_hint="(default: RUN-updateN-seedN.mp4)")] = Field(
-        None, description="video to write, .mp4 or .gif, never overwritten"
-    )
+    file: Video = Field(None, description="video to write, .mp4 or .gif, never overwritten")
     terminal: bool = Field(False, description="show the game in this terminal instead")
     speed: float = Field(1, gt=0, description="with --terminal: 1 is natural, in Pong 60 frames a second")
     greedy: bool = Field(False, description="take the likeliest action instead of sampling")
@@ -195,9 +190,7 @@ class Export(Settings):
     half: bool = Field(False, description="store the weights as 16-bit numbers; the fresh games show if it matters")
     save_p: OutputFile | None = Field(None, description="also, or instead, write the file of the 2016 program")
     page: bool = Field(False, description="also write page.bin, which the page in the browser opens (make page)")
-    push_to_hub: Annotated[str | None, arg(metavar="NAME")] = Field(
-        None, description="also upload the folder and replay.mp4, a whole game, to the Hugging Face hub under this name"
-    )
+    push_to_hub: str | None = Field(None, description="upload it with a video to the Hugging Face hub, by this name")
     trust: bool = Field(False, description=TRUST)
 
     @model_validator(mode="after")

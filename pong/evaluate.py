@@ -55,12 +55,9 @@ class Evaluation:
     def __str__(self) -> str:
         if self.exact:
             return f"{self.mean:+.2f} exactly, n = {self.n}: every NOOP start once"
-        if self.standard_error is None:
-            text = f"{self.mean:+.2f}, one fresh game"
-        else:
-            text = f"{self.mean:+.2f} ± {self.standard_error:.2f}, n = {self.n} fresh games"
+        games = ", one fresh game" if self.n == 1 else f" ± {self.standard_error:.2f}, n = {self.n} fresh games"
         frames = np.mean([episode.frames for episode in self.episodes])
-        return f"{text} of {frames:.1f} frames" if self.counts_frames else text
+        return f"{self.mean:+.2f}{games}" + (f" of {frames:.1f} frames" if self.counts_frames else "")
 
     def as_json(self) -> dict[str, Any]:
         """The games as a file of scores has them."""

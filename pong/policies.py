@@ -58,7 +58,8 @@ class DiscretePolicy(Policy):
 
     def logits(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B, n) of each action, or (B, 1) of action 1."""
-        raise NotImplementedError
+        logits: Tensor = self(x)
+        return logits[:, None] if logits.ndim == 1 else logits
 
     def distribution(self, x: Tensor | SparseFrames) -> torch.distributions.Bernoulli | torch.distributions.Categorical:
         """π(·|x) for each of the B rows: a Bernoulli over {0, 1}, or a Categorical over {0, …, n − 1}."""
@@ -115,9 +116,6 @@ class KarpathyPolicy(DiscretePolicy):
         """Logits (B,) of UP for difference frames x: (B, 6400) floating, or the same rows as ``SparseFrames``."""
         h = torch.relu_(x.to(self.W1.device) @ self.W1)  # (B, hidden)
         return h @ self.W2
-
-    def logits(self, x: Tensor | SparseFrames) -> Tensor:
-        return self(x)[:, None]  # type: ignore[no-any-return]
 
     @property
     def two_layers(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -213,7 +211,7 @@ class CategoricalPolicy(DiscretePolicy):
         super().__init__()
         self.network = network
 
-    def logits(self, x: Tensor | SparseFrames) -> Tensor:
+    def forward(self, x: Tensor | SparseFrames) -> Tensor:
         return self.network(x)  # type: ignore[no-any-return]
 
     @property

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -216,7 +216,7 @@ class Player:
         self.actor = actor
         self.fleet = make_fleet(config, len(emulators))
         self._stopped = False
-        self._observations: Observations | None = None
+        self._observations: Any = None  # the current ones, N rows
         self._totals = np.zeros((len(emulators), 3))  # of the current episodes: score, length, frames
         self._waiting: Decisions | None = None
         self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
@@ -256,14 +256,12 @@ class Player:
 
     def observation(self) -> Observations:
         """The first emulator's current observation, one row."""
-        assert self._observations is not None
-        return self._observations[torch.tensor([0])]
+        return self._observations[torch.tensor([0])]  # type: ignore[no-any-return]
 
     def _snapshot(self) -> Snapshot | None:
         fleet = None if self._observations is None else self.fleet.state()
         if fleet is None:
             return None
-        assert isinstance(self._observations, SparseFrames)
         assert self._waiting  # a rollout was played
         return Snapshot(fleet, self._observations, self._totals.copy(), self._waiting)
 
@@ -288,7 +286,6 @@ class Player:
         while self._active.any() and (whole or time_steps < self._horizon):
             if self._stopped:
                 raise RunError("the rollout was stopped")
-            assert self._observations is not None
             noise = self._noise.ahead()[: None if whole else self._horizon - time_steps]
             segment = self.fleet.play(self.actor, self._observations, noise, self._active, whole)
             segments.append(segment)
