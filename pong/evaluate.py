@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -153,7 +152,7 @@ def _in_processes(policy: Actor, config: Config, episodes: int, processes: int, 
     return [games[number] for number in range(episodes)]
 
 
-def _play(k: int, pipes: list[Connection], policy: Actor, config: Config, episodes: int) -> None:
+def _play(k: int, pipes: list[Any], policy: Actor, config: Config, episodes: int) -> None:
     """Play the games of each emulator whose turn it is, and send them by number; without a receiver, that fails."""
     for i in range(k, config.num_envs, len(pipes)):
         with contextlib.closing(Player(config, range(i, i + 1), EVALUATION, policy)) as player:

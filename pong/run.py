@@ -1,7 +1,6 @@
 """A training run: its folder and lock, evaluations, checkpoints and signals."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import math
@@ -13,9 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from pong import checkpoint, envs
+from pong import checkpoint
 from pong.checkpoint import Checkpoint, Counters, write_atomically
 from pong.config import Config, InputError, RunError, load_config, to_toml
 from pong.distributed import Ranks, cores, share_heap, threads
@@ -35,7 +33,7 @@ from pong.train import Trainer, Update, check, choose_device, gpu_problem, load_
 
 # keys that don't define a run and may change when it is resumed
 FREE = ("device", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
-PACKAGES = (*envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
+PACKAGES = ("ale-py", "gymnasium", "vizdoom", "numpy", "tensorboard", "pong-from-pixels")
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ class Recorder:
         if trainer.updates == self._saved:
             return
         is_best = evaluation is not None and evaluation.mean > checkpoint.best_score(self._folder)
-        counters = dataclasses.replace(self.tracker.counters, best=evaluation.mean if evaluation and is_best else None)
+        counters = replace(self.tracker.counters, best=evaluation.mean if evaluation and is_best else None)
         self.tracker.sync()
         try:
             path = checkpoint.save(self._folder, trainer.checkpoint(counters, play), best=is_best)
@@ -229,7 +227,7 @@ def _load(config: Config, path: Path) -> Checkpoint:
     if saved.counters.updates and not (saved.optimizer and (saved.baseline or config.baseline == "none")):
         raise InputError(f"{path}: the checkpoint holds only a policy; start a new run with --init {path}")
     # neither emulator can restore the other's games
-    return saved if saved.config.emulator == config.emulator else dataclasses.replace(saved, play=[])
+    return saved if saved.config.emulator == config.emulator else replace(saved, play=[])
 
 
 def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], start: Checkpoint) -> None:
@@ -311,7 +309,7 @@ def stop_requested(ranks: Ranks, console: Console, resume: str) -> Iterator[Call
     """The first SIGINT, SIGTERM or SIGHUP, or the launcher's end, requests a stop; a second signal stops at once."""
     received: list[int] = []
 
-    def on_signal(number: int, frame: types.FrameType | None) -> None:
+    def on_signal(number: int, frame: object) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)

@@ -19,7 +19,6 @@ from pong.envs.pong.ale import AleFleet
 from pong.envs.pong.task import pong_task
 from pong.observations import Observations, SparseFrames
 
-PACKAGES = ("ale-py", "gymnasium", "vizdoom")  # of the environments
 COMPILED_PONG = "pong.envs.pong.environment"  # imported when an environment is made, since it imports Numba
 
 gymnasium.register("pong/LQR-v0", "pong.envs.lqr:LQR")

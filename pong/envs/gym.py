@@ -49,7 +49,9 @@ class VectorFleet(Fleet):
         if isinstance(space, Box):
             actions = np.clip(actions, space.low, space.high)
         observations, rewards, terminations, truncations, _ = self.envs.step(actions)
-        self._check_finite("a reward", rewards)
+        if not (np.isfinite(rewards).all() and np.isfinite(observations).all()):
+            spec = self.envs.envs[0].spec
+            raise RunError(f"env = {spec and spec.id!r}: a reward or an observation is not finite; fix the environment")
         dones = terminations | truncations
         return StepResult(self._tensor(observations), rewards.astype(np.float32), dones, active.astype(np.int64))
 
@@ -57,13 +59,4 @@ class VectorFleet(Fleet):
         self.envs.close()
 
     def _tensor(self, observations: NDArray[Any]) -> Tensor:
-        if observations.ndim > 2:
-            return torch.from_numpy(observations)
-        self._check_finite("an observation", observations)
-        return torch.from_numpy(observations.astype(np.float32))
-
-    def _check_finite(self, label: str, values: NDArray[Any]) -> None:
-        invalid = values[~np.isfinite(values)]
-        if len(invalid):
-            spec = self.envs.envs[0].spec
-            raise RunError(f"env = {spec and spec.id!r}: {label} is {invalid[0]}; fix the environment")
+        return torch.from_numpy(observations if observations.ndim > 2 else observations.astype(np.float32))
