@@ -13,11 +13,7 @@ from pong.rollout import Batch
 
 
 class Baseline:
-    """A network that predicts the return of an observation, (B,); it should start at 0 everywhere.
-
-    Its predictions are subtracted from the returns. As it was not fitted to the batch that it is used on, it changes
-    the gradient's variance but not its mean.
-    """
+    """A network that predicts returns, (B,). As it only knows earlier batches, it adds no bias to the gradient."""
 
     def __init__(self, network: nn.Module, config: Config, ranks: Ranks):
         self.network = network

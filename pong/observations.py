@@ -63,12 +63,9 @@ class SparseFrames:
     @classmethod
     def cat(cls, parts: "Sequence[SparseFrames]") -> "SparseFrames":
         before = np.cumsum([0, *(len(part.columns) for part in parts)]).tolist()
-        return cls(
-            torch.cat([part.columns for part in parts]),
-            torch.cat([part.signs for part in parts]),
-            torch.cat([part.offsets + pixels for part, pixels in zip(parts, before, strict=False)]),
-            parts[0].width,
-        )
+        columns, signs = torch.cat([part.columns for part in parts]), torch.cat([part.signs for part in parts])
+        offsets = torch.cat([part.offsets + pixels for part, pixels in zip(parts, before, strict=False)])
+        return cls(columns, signs, offsets, parts[0].width)
 
     def __len__(self) -> int:
         return len(self.offsets)

@@ -201,11 +201,7 @@ def _check_rows(state: EmulatorState, spec: TaskSpec) -> None:
 
 
 class Player:
-    """Plays some of the run's emulators in a thread of its own, while the learner learns and other players play.
-
-    The games, the decisions and most of the learner are compiled code, which lets other threads run. Random streams
-    belong to an emulator, not to its player. The actor's weights must not change while a rollout is played.
-    """
+    """Plays some of the emulators in a thread of its own; the actor's weights must not change during a rollout."""
 
     batch: "Future[Batch]"  # of the current rollout
 
@@ -309,8 +305,9 @@ class Player:
         ends = dones | (rewards != 0) if reset else dones
         known = np.logical_or.accumulate(ends[::-1])[::-1]  # an end lies ahead
         self._waiting = decisions.select(active & ~known)
+        gamma = self.config.gamma
         returns = discounted_returns(
-            torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=reset
+            torch.from_numpy(rewards), gamma, dones=torch.from_numpy(dones), reset_on_reward=reset
         )
         emulators, time_steps = np.nonzero((active & known).T)  # by emulator, whoever plays them
         if self.config.standardize == "episode":
@@ -321,15 +318,11 @@ class Player:
         observations = decisions.observations[rows]
         if self.purpose == TRAINING and isinstance(observations, SparseFrames) and len(rows) <= FEW_ROWS:
             _ = observations.transposed  # computed here, while the learner is busy
-        return Batch(
-            observations=observations,
-            actions=decisions.actions[rows],
-            returns=returns[time_steps, emulators],
-            episodes=self._finished(segments),
-            points=sum(int(np.count_nonzero(s.rewards * s.active)) for s in segments) if is_pong else 0,
-            steps=sum(int(np.count_nonzero(s.active)) for s in segments),
-            frames=sum(int(s.frames.sum()) for s in segments),
-        )
+        learned = observations, decisions.actions[rows], returns[time_steps, emulators]
+        points = sum(int(np.count_nonzero(s.rewards * s.active)) for s in segments) if is_pong else 0
+        steps = sum(int(np.count_nonzero(s.active)) for s in segments)
+        frames = sum(int(s.frames.sum()) for s in segments)
+        return Batch(*learned, self._finished(segments), points, steps, frames)
 
     def _finished(self, segments: list[Segment]) -> list[Episode]:
         """The episodes that ended, emulator by emulator; those that go on keep their totals."""

@@ -66,8 +66,7 @@ def side_by_side(
 ) -> dict[Path, str]:
     """Run ``at_once`` jobs at the same time, one core each; returns why some failed, by their log.
 
-    A single one at a time has all cores; 0 is as many as there are cores. The first signal stops all processes, and
-    the user is told to ``resume``.
+    0 is a job for each core; a single one has all cores. A signal stops them, and a message says how to ``resume``.
     """
     available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(cores())]
     shares = itertools.cycle([available] if at_once == 1 else [[core] for core in available])

@@ -88,8 +88,7 @@ class EventWriter:
 class Tracker:
     """Logs each update to TensorBoard and metrics.csv, and prints a bar on a terminal, or a line every 20 seconds.
 
-    Both curves are cut at ``counters``. What can't be written to a curve stays in its file's buffer, and is written
-    with a later update. The run's minutes count from ``started``, on the monotonic clock.
+    Both curves are cut at ``counters``. What can't be written stays in a buffer, and is written with a later update.
     """
 
     def __init__(self, config: Config, folder: Path, console: Console, counters: Counters, started: float):

@@ -49,10 +49,9 @@ class Estimator(NamedTuple):
 
 
 class Choices:
-    """Makes every choice at once and records it.
+    """Makes every choice at once: Gaussian noise takes the values of quadrature nodes.
 
-    Each choice has a dimension of its own, (K₁,), (K₂, 1), (K₃, 1, 1), …, so that arithmetic broadcasts to all
-    combinations. Gaussian noise takes the values of quadrature nodes.
+    Each choice has a dimension of its own, (K₁,), (K₂, 1), (K₃, 1, 1), …, to broadcast to all combinations.
     """
 
     def __init__(self, system: System, attached: bool) -> None:
