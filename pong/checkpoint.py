@@ -21,6 +21,7 @@ from pong.envs.base import EmulatorState
 
 FORMAT = 4
 SUFFIX = ".safetensors"
+PARTS = ("policy", "optimizer", "baseline", "baseline_optimizer")  # with tensors; and "play", of each emulator
 MOST_NAMES = 1 << 23  # bytes of a file's start: safetensors takes a minute to read 64 MiB of names
 NEWEST = 2  # checkpoints of a run that are not deleted, besides the best
 BEST = f"best{SUFFIX}"
@@ -63,7 +64,7 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint, *, best: bool = False) -> Path:
     """Write ``update-NNNNNN.safetensors``, with ``best`` also ``best.safetensors``, and delete older checkpoints."""
     updates = checkpoint.counters.updates
-    parts = {name: getattr(checkpoint, name) for name in ("policy", "optimizer", "baseline", "baseline_optimizer")}
+    parts = {name: getattr(checkpoint, name) for name in PARTS}
     tensors = _flatten(parts | {"play": dict(enumerate(checkpoint.play))})
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -129,15 +130,13 @@ def load(where: PathLike, trust: bool = False) -> Checkpoint:
         for name, tensor in tensors.items():
             if not tensor.float().isfinite().all():
                 raise InputError(f"checkpoint {path} can't be used: {name} is not finite; {_others(path)}")
-        play = sorted(_by_number(_part("play", tensors)).items())
+        config = validate(header["config"], str(path), trust)
+        counters = TypeAdapter(Counters).validate_python(header["counters"])
+        policy, optimizer, baseline, baseline_optimizer = (_part(name, tensors) for name in PARTS)
+        emulators = sorted(_by_number(_part("play", tensors)).items())
+        play = [{name: tensor.numpy() for name, tensor in emulator.items()} for _, emulator in emulators]
         return Checkpoint(
-            config=validate(header["config"], str(path), trust),
-            counters=TypeAdapter(Counters).validate_python(header["counters"]),
-            policy=_part("policy", tensors),
-            optimizer=_by_number(_part("optimizer", tensors)),
-            baseline=_part("baseline", tensors),
-            baseline_optimizer=_by_number(_part("baseline_optimizer", tensors)),
-            play=[{name: tensor.numpy() for name, tensor in emulator.items()} for _, emulator in play],
+            config, counters, policy, _by_number(optimizer), baseline, _by_number(baseline_optimizer), play
         )
     except (KeyError, TypeError, ValueError, RecursionError):
         raise InputError(f"checkpoint {path} is damaged or was not written by pong; {_others(path)}") from None

@@ -183,15 +183,9 @@ def agent_bytes(policy: Policy, config: Config) -> bytes:
     W1, W2 = (tensor.float().numpy() for tensor in policy.two_layers)
     task = pong_task(config)
     scales = np.maximum(np.abs(W1).max(axis=0) / 127, np.finfo(np.float32).tiny)  # (H,)
-    header = {
-        "name": config.name,
-        "layout": {"differences": task.layout.differences, "actions": task.layout.actions, "width": task.layout.width},
-        "sticky": task.sticky,
-        "holds": task.holds,
-        "hidden": W1.shape[1],
-        "outputs": len(W2),
-    }
-    text = json.dumps(header).encode()
+    layout = {name: getattr(task.layout, name) for name in ("differences", "actions", "width")}
+    header = {"name": config.name, "layout": layout, "sticky": task.sticky, "holds": task.holds}
+    text = json.dumps(header | {"hidden": W1.shape[1], "outputs": len(W2)}).encode()
     text += b" " * (-len(text) % 4)
     arrays = scales.astype("<f4"), W2.astype("<f4"), np.rint(W1 / scales).astype(np.int8)
     return b"".join([np.uint32(len(text)).tobytes(), text, *(array.tobytes() for array in arrays)])

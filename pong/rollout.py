@@ -150,15 +150,17 @@ class Snapshot(NamedTuple):
             numbers = torch.from_numpy(waiting.rows[active, i])
             rows = cat([waiting.observations[numbers], self.observations[torch.tensor([i])]])
             assert isinstance(rows, SparseFrames)
-            state = {
-                "rows.columns": rows.columns.numpy().astype(np.int16),
-                "rows.signs": rows.signs.numpy().astype(np.int8),
-                "rows.counts": rows.counts().numpy(),
-                "waiting.actions": waiting.actions[numbers].numpy().astype(np.int8),
-                "waiting.rewards": waiting.rewards[active, i],
-                "episode": self.totals[i],
-            }
-            states.append(emulator | state)
+            states.append(
+                emulator
+                | {
+                    "rows.columns": rows.columns.numpy().astype(np.int16),
+                    "rows.signs": rows.signs.numpy().astype(np.int8),
+                    "rows.counts": rows.counts().numpy(),
+                    "waiting.actions": waiting.actions[numbers].numpy().astype(np.int8),
+                    "waiting.rewards": waiting.rewards[active, i],
+                    "episode": self.totals[i],
+                }
+            )
         return states
 
     @classmethod

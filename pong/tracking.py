@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import csv
-import dataclasses
 import io
 import itertools
 import json
@@ -12,6 +11,7 @@ import shlex
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,15 +49,9 @@ def count(counters: Counters, update: Update, steps: int) -> Counters:
     scores, ema = [episode.score for episode in update.batch.episodes], counters.ema
     for score in scores:  # the running mean of the 2016 program, which starts at the first game's score
         ema = score if ema is None else 0.99 * ema + 0.01 * score
-    return dataclasses.replace(
-        counters,
-        updates=update.number,
-        steps=steps,
-        games=counters.games + len(scores),
-        points=counters.points + update.batch.points,
-        ema=ema,
-        last100=(*counters.last100, *scores)[-100:],
-    )
+    games, points = counters.games + len(scores), counters.points + update.batch.points
+    last100 = (*counters.last100, *scores)[-100:]
+    return replace(counters, updates=update.number, steps=steps, games=games, points=points, ema=ema, last100=last100)
 
 
 class EventWriter:

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,11 +77,11 @@ class Trainer:
 
     def checkpoint(self, counters: Counters, play: list[EmulatorState] | None) -> Checkpoint:
         """What ``restore`` continues from; ``play`` is the rollout's state, on all ranks."""
-        saved = Checkpoint(self.config, counters, self.policy.state_dict(), self.optimizer.state_dict()["state"])
-        if baseline := self.baseline:
-            state = baseline.optimizer.state_dict()["state"]
-            saved = replace(saved, baseline=baseline.network.state_dict(), baseline_optimizer=state)
-        return replace(saved, play=play or [])
+        saved: dict[str, Any] = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
+        if self.baseline:
+            saved["baseline"] = self.baseline.network.state_dict()
+            saved["baseline_optimizer"] = self.baseline.optimizer.state_dict()["state"]
+        return Checkpoint(self.config, counters, play=play or [], **saved)
 
     @uninterrupted()
     def restore(self, checkpoint: Checkpoint) -> None:
