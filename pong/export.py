@@ -28,9 +28,7 @@ SEED = 0  # of the fresh games and the videos
 LIBRARY, TASK = "pong-from-pixels", "reinforcement-learning"  # for the Hugging Face hub
 
 
-def scores_json(
-    source: Path, config: Config, counters: Counters, games: dict[str, Evaluation], seed: int = SEED
-) -> str:
+def scores_json(source: Path, config: Config, counters: Counters, games: dict[str, Evaluation], seed: int) -> str:
     """The score of each game, by the way of choosing actions; which policy played them, and of what task."""
     values = {"run": str(source), "update": counters.updates, "steps": counters.steps, "seed": seed, "env": config.env}
     if config.is_pong:
@@ -42,7 +40,7 @@ def scores_json(
 
 
 def write_folder(
-    folder: Path, policy: Policy, loaded: Checkpoint, source: Path, episodes: int, *, half: bool = False
+    folder: Path, policy: Policy, loaded: Checkpoint, source: Path, episodes: int, half: bool = False
 ) -> None:
     """Write a policy, ``half`` in 16 bits, into a new folder, with scores of fresh games, sampled and greedy each."""
     config, counters, games = loaded.config, loaded.counters, {}
@@ -61,7 +59,7 @@ def write_folder(
             task = config.replace(emulator="ale") if config.is_pong else config
             settings: dict[str, Any] = {"seed": SEED, "processes": cores()}
             games = {way: evaluate(actor(policy), task, episodes, **settings, title=way) for way, actor in WAYS.items()}
-            texts["eval.json"] = scores_json(source, task, counters, games)
+            texts["eval.json"] = scores_json(source, task, counters, games, SEED)
         if config.has_screen:
             short = config.replace(max_frames=config.noop_max + GIF_SECONDS * frame_rate(config))
             caption = f"{config.name} · sampled · seed {SEED}"

@@ -242,9 +242,7 @@ class DifferenceFrames(VectorWrapper):
         self.observation_space = gymnasium.spaces.Box(-1, 1, (env.num_envs, PIXELS), np.int8)
         self._next_step = mode == AutoresetMode.NEXT_STEP
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.int8], dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[NDArray[np.int8], dict[str, Any]]:
         screens, infos = self.env.reset(seed=seed, options=options)
         self._before = preprocess(screens).reshape(-1, PIXELS).view(np.int8)
         if self._before.mean() > 0.5:  # in Pong a hundredth of the field is not background

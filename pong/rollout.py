@@ -293,9 +293,8 @@ class Player:
                 self._active = segment.active[-1] & ~segment.dones[-1]
             time_steps += len(segment)
             if time_steps + len(self._waiting.rows if self._waiting else ()) > MOST_TIME_STEPS:
-                message = f"an episode has not ended in {MOST_TIME_STEPS:,} decisions, whose returns wait for its end"
-                remedy = "register the environment with a time limit (max_episode_steps)"
-                raise RunError(f"env = {self.config.env!r}: {message}; {remedy}")
+                problem = f"an episode has not ended in {MOST_TIME_STEPS:,} decisions"
+                raise RunError(f"env = {self.config.env!r}: {problem}; register it with a limit (max_episode_steps)")
         return self._cut(segments)
 
     def _cut(self, segments: list[Segment]) -> Batch:

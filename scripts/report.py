@@ -26,7 +26,7 @@ from grid import OWN, RESULTS, Study
 from matplotlib.figure import Figure
 
 from pong.config import PONG, Config, load_config
-from pong.envs.lqr import optimal_gain
+from pong.envs.lqr import OPTIMAL_GAIN
 from pong.evaluate import WAYS
 from pong.seeds import t_angles, t_interval, t_quantile
 
@@ -248,7 +248,7 @@ def protocol_table(runs: list[Run]) -> str:
 
 def gains_table(study: Study) -> str:
     """The linear controllers beside the best one."""
-    best = optimal_gain()
+    best = OPTIMAL_GAIN
     rows: list[dict[str, object]] = [{"seed": "Riccati", "gain w": f"{best:.4f}", "off by": "", "b": "0", "log σ": ""}]
     for seed in study.seeds_of("lqr"):
         if (file := RESULTS / study.place("lqr", seed) / "weights.json").exists():

@@ -37,9 +37,7 @@ class RenderedFrame:
         return self.observation.dtype == np.int8
 
 
-def play_frames(
-    policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False
-) -> Generator[RenderedFrame, None, None]:
+def play_frames(policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False) -> Generator[RenderedFrame]:
     """Play one game on the CPU, the first game of ``evaluate`` with the same seed, which is not the config's own."""
     actor = Greedy(policy) if greedy else policy
     noise = ActionNoise(seed, 0, range(1), EVALUATION)
