@@ -32,8 +32,8 @@ class Baseline:
         for step in range(self.passes):
             self.optimizer.zero_grad()
             for part in batch.split(slice_rows(self.network)):
-                known = predicted.requires_grad and step == 0
-                returns = predicted if known else self.network(part.observations)  # (b,)
-                part.share(F.mse_loss(returns, part.returns)).backward()  # type: ignore[no-untyped-call]
+                has_graph = predicted.requires_grad and step == 0
+                returns = predicted if has_graph else self.network(part.observations)  # (b,)
+                part.share(F.mse_loss(returns, part.returns)).backward()
             self.ranks.all_reduce([p.grad for p in self.network.parameters() if p.grad is not None])
             self.optimizer.step()

@@ -75,8 +75,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, best: bool = False) -> Path:
         targets = (folder / BEST, path) if best else (path,)  # a kill between the two must not lose the best
         _write(targets, checkpoint, tensors)
     except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OSError(f"checkpoint {path} can't be written: {why}") from None
+        raise OSError(f"checkpoint {path} can't be written: {getattr(error, 'strerror', None) or error}") from None
     for old in (*checkpoints(folder)[:-NEWEST], *folder.glob("*.tmp*")):  # left by killed processes
         with contextlib.suppress(OSError):
             old.unlink()

@@ -233,7 +233,7 @@ class Import(Settings):
         from pong.export import import_save_p, write_folder
 
         policy, loaded = import_save_p(self.file, self.model_dump(include={"hold", "sticky", "noop_max"}))
-        write_folder(self.folder, policy, loaded, self.file, self.episodes)
+        write_folder(self.folder, policy, loaded, self.file, self.episodes, half=False)
 
 
 class Toy(Settings):

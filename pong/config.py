@@ -172,12 +172,10 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
 
     @property
     def layers(self) -> list[int]:
-        """Units of each hidden layer of the policy."""
         return self.hidden if isinstance(self.hidden, list) else [self.hidden]
 
     @property
     def baseline_layers(self) -> list[int]:
-        """Units of each hidden layer of the baseline."""
         hidden = self.hidden if self.baseline_hidden is None else self.baseline_hidden
         return hidden if isinstance(hidden, list) else [hidden]
 

@@ -141,7 +141,7 @@ def _in_processes(policy: Actor, config: Config, episodes: int, processes: int, 
     pipes = [multiprocessing.Pipe(duplex=False) for _ in range(processes)]
     shared, games = ([pipe[1] for pipe in pipes], policy, config, episodes), dict[int, Episode]()
     try:
-        playing = start_processes(_play, shared, processes, False, True, "forkserver")  # type: ignore[no-untyped-call]
+        playing = start_processes(_play, shared, processes, False, True, "forkserver")
         while not playing.join(POLL_SECONDS) or len(games) < episodes:
             for received, _ in pipes:
                 while received.poll():

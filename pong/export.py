@@ -39,9 +39,7 @@ def scores_json(source: Path, config: Config, counters: Counters, games: dict[st
     return json.dumps(values | scores, indent=2) + "\n"
 
 
-def write_folder(
-    folder: Path, policy: Policy, loaded: Checkpoint, source: Path, episodes: int, half: bool = False
-) -> None:
+def write_folder(folder: Path, policy: Policy, loaded: Checkpoint, source: Path, episodes: int, half: bool) -> None:
     """Write a policy, ``half`` in 16 bits, into a new folder, with scores of fresh games, sampled and greedy each."""
     config, counters, games = loaded.config, loaded.counters, {}
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.absolute().parent) as temporary:

@@ -165,7 +165,6 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def unpack(cls, states: list[EmulatorState], spec: TaskSpec) -> "Snapshot":
-        """The reverse."""
         for state in states:
             _check_rows(state, spec)
         names = ("rows.columns", "rows.signs", "rows.counts", "waiting.actions", "waiting.rewards")

@@ -111,7 +111,7 @@ class Tracker:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):  # run.json is damaged
             command = shlex.join(json.loads((folder / "run.json").read_bytes())["command"])
         text = f"```\n{command}\n```\n\n```toml\n{to_toml(self.config)}```"
-        self._events.write(steps, {}, summary.text("config", text))  # type: ignore[no-untyped-call]
+        self._events.write(steps, {}, summary.text("config", text))
         return minutes
 
     def __enter__(self) -> Self:
@@ -127,7 +127,7 @@ class Tracker:
             plain = {key: str(value) if isinstance(value, list) else value for key, value in config.items()}
             results: dict[str, float | None] = {"hparam/mean100": mean, "hparam/games": float(self.counters.games)}
             with self._warn_once("TensorBoard"):
-                hparams = summary.hparams(plain, results)  # type: ignore[no-untyped-call]
+                hparams = summary.hparams(plain, results)
                 self._events.write(self.counters.steps, results, *hparams)
         for file in (self._table, self._events.file):
             with contextlib.suppress(OSError):
@@ -183,11 +183,9 @@ class Tracker:
             device, batch = next(policy.parameters()).device, next(update.batch.split(slice_rows(policy)))
             if not batch.actions.is_floating_point():  # a density is no probability
                 taken = policy.log_prob(batch.observations.to(device), batch.actions.to(device)).exp().cpu().numpy()
-                bins = np.linspace(0, 1, 41)
-                pictures.append(summary.histogram("policy/action_probability", taken, bins))  # type: ignore[no-untyped-call]
+                pictures.append(summary.histogram("policy/action_probability", taken, np.linspace(0, 1, 41)))
             if policy.two_layers:
-                picture = weight_picture(policy.two_layers[0])
-                pictures.append(summary.image("policy/W1", picture, dataformats="HW"))  # type: ignore[no-untyped-call]
+                pictures.append(summary.image("policy/W1", weight_picture(policy.two_layers[0]), dataformats="HW"))
         if evaluation and self.config.has_screen:
             pictures.append(game_summary("play/game", policy, self.config, update.number))
         return pictures

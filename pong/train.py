@@ -187,7 +187,7 @@ class Trainer:
             policy_loss = part.share(policy_loss)
         entropy = distribution.entropy().mean()  # ()
         loss = torch.add(policy_loss, part.share(entropy), alpha=-bonus)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         with torch.no_grad():
             statistics = {"entropy": entropy, **diagnostics(distribution)}
         return _Losses(policy_loss.detach(), log_probs.detach(), {k: x.detach() for k, x in statistics.items()})
