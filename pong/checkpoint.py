@@ -32,7 +32,7 @@ Scores = Annotated[tuple[FiniteFloat, ...], Field(max_length=100)]
 
 @dataclass(frozen=True)
 class Counters:
-    """How far a run has come."""
+    """The progress of a run."""
 
     updates: Count = 0
     steps: Count = 0  # agent steps
@@ -50,7 +50,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run continues from; by default, from its beginning."""
+    """The state from which a run continues; by default, its beginning."""
 
     config: Config
     counters: Counters = Counters()
@@ -98,7 +98,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def _replacing(path: Path) -> Iterator[Path]:
     """A new file to be written, which then replaces that at ``path``."""
     temporary = path.with_suffix(".tmp")  # in the same folder, so that it can be renamed
-    temporary.unlink(missing_ok=True)  # of a killed process; or a stranger's link, whose target stays as it is
+    temporary.unlink(missing_ok=True)  # left by a killed process; or a foreign link, whose target stays as it is
     try:
         temporary.open("xb").close()  # which follows no link
         yield temporary

@@ -95,7 +95,7 @@ def _card(name: str, loaded: Checkpoint, games: dict[str, Evaluation], source: P
 
 
 def _origin(loaded: Checkpoint, source: Path) -> str:
-    """How the policy was trained, from the run.json of its run."""
+    """A sentence on how the policy was trained, from the run.json of its run."""
     config, counters, run = loaded.config, loaded.counters, _run_json(source)
     if not run and not counters.updates:
         return f"Imported from {source.name}; how long it was trained is unknown."

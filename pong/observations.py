@@ -1,4 +1,4 @@
-"""Observations: screens to 80×80 frames, rows of difference frames kept sparse, and a gymnasium wrapper."""
+"""Observations: screens to 80×80 frames, sparse rows of difference frames, and a gymnasium wrapper."""
 
 import functools
 import math
@@ -45,7 +45,7 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class SparseFrames:
-    """Rows that are mostly 0, kept as their other numbers: a difference frame has about 27 of them among 6,400."""
+    """Sparse rows, of which only nonzero entries are stored: of a difference frame, about 27 of 6,400."""
 
     columns: Tensor  # (nnz,) int32, the columns of row 0's numbers, then of row 1's, …, each in [0, width)
     signs: Tensor  # (nnz,) float32, +1 where something appeared and −1 where it vanished
@@ -80,7 +80,7 @@ class SparseFrames:
         return SparseFrames(self.columns[pixels], self.signs[pixels], starts, self.width)
 
     def split(self, rows: int) -> "list[SparseFrames]":
-        """The rows in parts of this many, the last one maybe smaller, like ``Tensor.split``."""
+        """Parts of this many rows, the last one perhaps smaller, like ``Tensor.split``."""
         if len(self) <= rows:
             return [self]
         starts = self.offsets[rows::rows].tolist()
@@ -89,7 +89,7 @@ class SparseFrames:
         return [SparseFrames(*part, first - first[:1], self.width) for part, first in zip(parts, offsets, strict=True)]
 
     def counts(self) -> Tensor:
-        """How many numbers of each row are not 0: (B,) int32."""
+        """The number of nonzero entries of each row, (B,) int32."""
         return F.pad(self.offsets, (0, 1), value=len(self.columns)).diff()
 
     def rows(self) -> Tensor:
@@ -203,7 +203,7 @@ class RowLayout:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the frames in a row, (C, 80, 80)."""
+        """Shape of the frames in a row, (C, 80, 80)."""
         return len(self.differences), SIDE, SIDE
 
     @property

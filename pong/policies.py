@@ -288,7 +288,7 @@ def make_value_network(config: Config) -> nn.Module:
 
 
 def slice_rows(network: nn.Module) -> int:
-    """How many rows of a batch a pass takes at a time, so that its activations take bounded memory."""
+    """Rows of a batch to process at a time, so that activations take bounded memory."""
     parameters = list(network.parameters())
     images = [math.prod(module.shape) // 4 for module in network.modules() if isinstance(module, ConvNet)]
     widest = max(*images, *(p.shape[-1] for p in parameters))

@@ -187,7 +187,7 @@ class Snapshot(NamedTuple):
 
 
 def _check_rows(state: EmulatorState, spec: TaskSpec) -> None:
-    """Refuse a stranger's rows where they would mislead compiled code."""
+    """Reject rows of a foreign checkpoint that would mislead compiled code."""
     from pong.envs.pong.machine import MOST  # Numba is imported when Pong is first played
 
     decisions, numbers = len(state["waiting.actions"]), len(state["rows.columns"])
@@ -309,7 +309,7 @@ class Player:
         returns = discounted_returns(
             torch.from_numpy(rewards), gamma, dones=torch.from_numpy(dones), reset_on_reward=reset
         )
-        emulators, time_steps = np.nonzero((active & known).T)  # by emulator, whoever plays them
+        emulators, time_steps = np.nonzero((active & known).T)  # ordered by emulator, whichever player has it
         if self.config.standardize == "episode":
             for i in np.unique(emulators):
                 game = time_steps[emulators == i], i

@@ -38,7 +38,7 @@ PACKAGES = ("ale-py", "gymnasium", "vizdoom", "numpy", "tensorboard", "pong-from
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What to train."""
+    """A run to start or to resume."""
 
     config: Config
     run_dir: Path | None = None  # a run in it is resumed; None makes up a name for a new folder
@@ -146,7 +146,7 @@ class Recorder:
         self.tracker.track(update, trainer.steps, trainer.policy, self._evaluation)
 
     def is_due(self) -> bool:
-        """Whether it is time for a checkpoint: by updates, or by the clock where a run can resume from any update."""
+        """Whether a checkpoint is due: by updates, or by the clock where a run can resume from any update."""
         seconds = self._config.checkpoint_seconds if self._config.is_pong else 0
         return self._at_boundary() or 0 < seconds <= time.monotonic() - self._saved_at
 
@@ -249,7 +249,7 @@ def _locked(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for name in ("lock", "checkpoints"):  # of a stranger's run: in the target, files would be lost
+            for name in ("lock", "checkpoints"):  # in a foreign run, files in a link's target would be lost
                 if (folder / name).is_symlink():
                     raise InputError(f"run folder {folder}: {name} is a symbolic link; replace it by what it links to")
             file = stack.enter_context((folder / "lock").open("w"))

@@ -76,7 +76,7 @@ class Trainer:
         self._update: Update | None = None  # learned, but not yielded because of an interrupt
 
     def checkpoint(self, counters: Counters, play: list[EmulatorState] | None) -> Checkpoint:
-        """What ``restore`` continues from; ``play`` is the rollout's state, on all ranks."""
+        """The state that ``restore`` takes; ``play`` is that of the rollout, on all ranks."""
         saved: dict[str, Any] = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
         if self.baseline:
             saved["baseline"] = self.baseline.network.state_dict()
@@ -285,7 +285,7 @@ def load_policy(path: PathLike, trust: bool = False) -> tuple[Policy, Checkpoint
     check_task(checkpoint.config)
     weights = {name: tensor.to(F32, copy=True) for name, tensor in checkpoint.policy.items()}
     with _refusing("the checkpoint does not fit its config"):
-        with torch.device("meta"):  # in no memory, of which a stranger's config may ask for any amount
+        with torch.device("meta"):  # takes no memory, of which a foreign config may ask for any amount
             policy = make_policy(checkpoint.config)
         policy.load_state_dict(weights, assign=True)
     return policy, checkpoint

@@ -1,4 +1,4 @@
-"""Exact and sampled policy gradients of systems so small that everything that can happen can be listed."""
+"""Exact and sampled policy gradients of systems so small that all episodes can be listed."""
 
 import math
 from collections.abc import Callable, Sequence
