@@ -213,7 +213,7 @@ class Player:
         self.actor = actor
         self.fleet = make_fleet(config, len(emulators))
         self._stopped = False
-        self._observations: Any = None  # the current ones, N rows
+        self.observations: Any = None  # the current ones, N rows
         self._totals = np.zeros((len(emulators), 3))  # of the current episodes: score, length, frames
         self._waiting: Decisions | None = None
         self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
@@ -240,7 +240,7 @@ class Player:
     def restore(self, states: list[EmulatorState]) -> None:
         try:
             self.fleet.restore(states)
-            _, self._observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config))
+            _, self.observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config))
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError, SystemError) as error:
             message = " ".join(str(error).split())
             raise InputError(f"the checkpoint's games do not fit its config ({message})") from None
@@ -251,25 +251,21 @@ class Player:
         self._pool.shutdown()
         self.fleet.close()
 
-    def observation(self) -> Observations:
-        """The first emulator's current observation, one row."""
-        return self._observations[torch.tensor([0])]  # type: ignore[no-any-return]
-
     def _snapshot(self) -> Snapshot | None:
-        fleet = None if self._observations is None else self.fleet.state()
+        fleet = None if self.observations is None else self.fleet.state()
         if fleet is None:
             return None
         assert self._waiting  # a rollout was played
-        return Snapshot(fleet, self._observations, self._totals.copy(), self._waiting)
+        return Snapshot(fleet, self.observations, self._totals.copy(), self._waiting)
 
     def _prepare(self, update: int, done: float) -> None:
         self._before = self._snapshot()
         seed = self.config.seed
-        if self._before is None and (self._observations is None or update % self.config.checkpoint_every == 0):
-            self._observations = self.fleet.reset(emulator_seeds(seed, update, self.emulators, self.purpose))
+        if self._before is None and (self.observations is None or update % self.config.checkpoint_every == 0):
+            self.observations = self.fleet.reset(emulator_seeds(seed, update, self.emulators, self.purpose))
             self._totals[:], self._waiting = 0, None
         elif self.config.until == "episodes":
-            self._observations = self.fleet.reset()
+            self.observations = self.fleet.reset()
         self._noise = ActionNoise(seed, update, self.emulators, self.purpose, self.actor.noise_shape)
         self._active = np.ones(len(self.emulators), bool)
         self._horizon = round(linear_schedule(self.config.horizon, self.config.horizon_end, done))
@@ -284,10 +280,10 @@ class Player:
             if self._stopped:
                 raise RunError("the rollout was stopped")
             noise = self._noise.ahead()[: None if whole else self._horizon - time_steps]
-            segment = self.fleet.play(self.actor, self._observations, noise, self._active, whole)
+            segment = self.fleet.play(self.actor, self.observations, noise, self._active, whole)
             segments.append(segment)
             self._noise.use(len(segment))
-            self._observations = segment.next_observations
+            self.observations = segment.next_observations
             if whole:
                 self._active = segment.active[-1] & ~segment.dones[-1]
             time_steps += len(segment)
@@ -405,7 +401,7 @@ class Rollout:
         of_ranks = self.ranks.all_gather((len(returns), counts))
         weight = len(returns) / sum(rows for rows, _ in of_ranks)
         if not weight:  # all points ended on other ranks: a row that weighs nothing
-            observations = self.players[0].observation()
+            observations = self.players[0].observations[torch.tensor([0])]
             actions, returns = actions.new_zeros(1, *actions.shape[1:]), returns.new_zeros(1)
         episodes, points, steps, frames = zip(*(count for _, counts in of_ranks for count in counts), strict=True)
         in_order = sorted(itertools.chain(*episodes), key=lambda episode: episode.emulator)

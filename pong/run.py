@@ -63,7 +63,7 @@ def train(request: TrainRequest, command: list[str], started: float) -> int:
             return 2  # rank 0 says why
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
         say(console, f"{folder}: {config.name}, seed {config.seed}, {_place(config)}; {status}")
-        stack.enter_context(_failures_in_one_line(config, folder))
+        stack.enter_context(_failures_in_one_line(folder))
         stop = stack.enter_context(stop_requested(ranks, console, f"pong train --resume {shlex.quote(str(folder))}"))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
         if start.policy:
@@ -331,17 +331,15 @@ def stop_requested(ranks: Ranks, console: Console, resume: str) -> Iterator[Call
 
 
 @contextlib.contextmanager
-def _failures_in_one_line(config: Config, folder: Path | None) -> Iterator[None]:
+def _failures_in_one_line(folder: Path | None) -> Iterator[None]:
     """Turn errors that can end any run into a RunError of one line, which names the last good checkpoint."""
     try:
         yield
     except Exception as error:
         message = " ".join(str(error).split())
-        is_gpu_full = isinstance(error, torch.OutOfMemoryError)
-        if is_gpu_full or isinstance(error, MemoryError) or "can't allocate memory" in message:  # torch on the CPU
-            rows = "num_envs or horizon" if config.until == "steps" else "num_envs"
-            instead = ", or use --device cpu" if is_gpu_full else ""
-            message = f"out of memory: lower {rows} or hidden{instead} ({message})"
+        is_full = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if is_full or "can't allocate memory" in message:  # torch on the CPU
+            message = f"out of memory: lower num_envs, horizon or hidden ({message})"
         elif not isinstance(error, (FloatingPointError, RunError, OSError)):
             raise
         if folder and folder.exists():
