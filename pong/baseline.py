@@ -17,7 +17,7 @@ class Baseline:
 
     def __init__(self, network: nn.Module, config: Config, ranks: Ranks):
         self.network = network
-        self.optimizer = Adam(network.parameters(), lr=config.baseline_learning_rate, eps=1e-5)
+        self.optimizer = Adam(network.parameters(), lr=config.baseline_learning_rate, eps=1e-5, fused=True)
         self.passes = config.baseline_passes  # gradient steps on each batch, on all rows
         self.ranks = ranks
 

@@ -24,10 +24,7 @@ for _name in ("zero_grad", "add_param_group", "state_dict", "load_state_dict"):
 
 
 class Adam(_Plain, torch.optim.Adam):
-    """Torch's, in one pass over the numbers."""
-
-    def __init__(self, parameters: Any, **settings: Any):
-        super().__init__(parameters, fused=True, **settings)
+    """Torch's; ``fused=True`` passes over the numbers once."""
 
 
 class RMSprop(_Plain, torch.optim.RMSprop):
@@ -39,7 +36,7 @@ def make_optimizer(config: Config, policy: torch.nn.Module) -> Optimizer:
     if config.optimizer == "rmsprop":
         return RMSprop(policy.parameters(), lr=config.learning_rate, alpha=config.rmsprop_decay, eps=config.epsilon)
     betas = (config.adam_beta1, config.adam_beta2)
-    return Adam(policy.parameters(), lr=config.learning_rate, betas=betas, eps=config.epsilon)
+    return Adam(policy.parameters(), lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
 
 
 def load_optimizer(optimizer: Optimizer, saved: dict[int, dict[str, Tensor]]) -> None:
