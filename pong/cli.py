@@ -41,6 +41,9 @@ SeedRange = Annotated[str | None, arg(metavar="1-16|1,3,5")]
 Video = Annotated[NewPath | None, arg(help_behavior_hint="(default: RUN-updateN-seedN.mp4)")]
 AsTrained = arg(help_behavior_hint="(default: as in training)")
 OutputFile = Annotated[Path, AfterValidator(_in_a_folder)]
+JsonFile = Annotated[OutputFile | None, arg(name="json")]
+HubName = Annotated[str | None, arg(metavar="NAME")]
+Examples = Annotated[list[str], Positional, arg(metavar="EXAMPLE")]
 
 
 class Train(Settings):
@@ -102,9 +105,7 @@ class Eval(Settings):
     sticky: Annotated[float | None, AsTrained] = Field(None, description="probability of sticky actions")
     noop_max: Annotated[int | None, AsTrained] = Field(None, description="most NOOPs at the start of a game")
     emulator: Literal["ale", "machine"] = Field("ale", description="machine is quicker; the scores are the same")
-    scores: Annotated[OutputFile | None, arg(name="json")] = Field(
-        None, alias="json", description="also write the scores to this file"
-    )
+    scores: JsonFile = Field(None, alias="json", description="also write the scores to this file")
     trust: bool = Field(False, description=TRUST)
 
     def __call__(self) -> None:
@@ -190,7 +191,7 @@ class Export(Settings):
     half: bool = Field(False, description="store the weights as 16-bit numbers; the fresh games show if it matters")
     save_p: OutputFile | None = Field(None, description="also, or instead, write the file of the 2016 program")
     page: bool = Field(False, description="also write page.bin, which the page in the browser opens (make page)")
-    push_to_hub: str | None = Field(None, description="upload it with a video to the Hugging Face hub, by this name")
+    push_to_hub: HubName = Field(None, description="also upload the folder, with a video, to the Hugging Face hub")
     trust: bool = Field(False, description=TRUST)
 
     @model_validator(mode="after")
@@ -239,9 +240,7 @@ class Import(Settings):
 class Toy(Settings):
     """Show the log-derivative trick with numbers: by hand, by autograd and by finite differences."""
 
-    examples: Annotated[list[str], Positional, arg(metavar="EXAMPLE")] = Field(
-        [], description="T1 to T11, or all; none: list them"
-    )
+    examples: Examples = Field([], description="T1 to T11, or all; none: list them")
     samples: int | None = Field(None, ge=2, le=100_000, description="estimate from this many random batches")
     seed: int | None = Field(None, ge=0, lt=2**63, description="of the random batches")
 

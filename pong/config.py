@@ -15,6 +15,7 @@ INT32 = 2**31 - 1  # the emulator's largest number
 PONG = "Pong"
 PONG_FRAMES = 65_209  # the longest game: then the console's own clock runs out, see docs/pong-machine.md
 PONG_KEYS = ("sticky", "noop_max", "emulator", "actions", "frames", "last_action", "reset_at_points")
+FRAMES = "difference: this frame minus the last; both: also this frame; three: also the difference before"
 END = "value reached at total_steps (linear schedule); unset: stays constant"
 Count = Annotated[int, BeforeValidator(lambda x: int(x) if isinstance(x, float) and x.is_integer() else x)]  # 1e6
 Units = Annotated[int, Field(ge=1, le=INT32)]
@@ -69,10 +70,7 @@ class ObservationKeys(Settings):
     """What the policy sees and does"""
 
     actions: Literal[2, 3, 6] = Field(2, description="2: UP and DOWN; 3: also NOOP; 6: all, with and without FIRE")
-    frames: Literal["difference", "both", "three"] = Field(
-        "difference",
-        description="difference: this frame minus the last; both: also this frame; three: also the difference before",
-    )
+    frames: Literal["difference", "both", "three"] = Field("difference", description=FRAMES)
     last_action: bool = Field(False, description="whether the policy also sees its previous action")
 
 
