@@ -218,10 +218,10 @@ class Player:
         self._waiting: Decisions | None = None
         self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
-    def start(self, update: int, done: float = 0.0) -> None:
-        """Start rollout number ``update``; ``done`` in [0, 1] is the progress of the run."""
+    def start(self, update: int, progress: float = 0.0) -> None:
+        """Start rollout number ``update``; ``progress`` of the run is in [0, 1]."""
         try:
-            self._prepared = self._pool.submit(self._prepare, update, done)
+            self._prepared = self._pool.submit(self._prepare, update, progress)
         except RuntimeError as error:
             raise RunError(f"{error}: lower players, or raise the limit of threads (ulimit -u)") from None
         self.resume()
@@ -258,7 +258,7 @@ class Player:
         assert self._waiting  # a rollout was played
         return Snapshot(fleet, self.observations, self._totals.copy(), self._waiting)
 
-    def _prepare(self, update: int, done: float) -> None:
+    def _prepare(self, update: int, progress: float) -> None:
         self._before = self._snapshot()
         seed = self.config.seed
         if self._before is None and (self.observations is None or update % self.config.checkpoint_every == 0):
@@ -268,7 +268,7 @@ class Player:
             self.observations = self.fleet.reset()
         self._noise = ActionNoise(seed, update, self.emulators, self.purpose, self.actor.noise_shape)
         self._active = np.ones(len(self.emulators), bool)
-        self._horizon = round(linear_schedule(self.config.horizon, self.config.horizon_end, done))
+        self._horizon = round(linear_schedule(self.config.horizon, self.config.horizon_end, progress))
 
     def _play(self) -> Batch:
         """Play to the horizon, or until each emulator's episode has ended."""
@@ -363,12 +363,12 @@ class Rollout:
             stack.pop_all()
 
     @uninterrupted()
-    def start(self, update: int, done: float = 0.0) -> None:
-        """Start playing rollout number ``update``, from 0, in the background; ``done`` in [0, 1] is the progress."""
+    def start(self, update: int, progress: float = 0.0) -> None:
+        """Start playing rollout number ``update``, from 0, in the background; ``progress`` of the run is in [0, 1]."""
         self._batches: list[Batch] = []
         self._ready = False
         for player in self.players:
-            player.start(update, done)
+            player.start(update, progress)
         self.started = True
 
     def wait(self) -> None:

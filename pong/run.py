@@ -93,8 +93,8 @@ def _run(trainer: Trainer, recorder: "Recorder | None", ranks: Ranks, stop: Call
             raise _StoppedError
 
     is_done, _ = _agree(recorder, ranks, stop)
-    if is_done or trainer.done >= 1:  # already before this start
-        goal = "total-steps" if trainer.done >= 1 else "stop-at-mean100"
+    if is_done or trainer.progress >= 1:  # already before this start
+        goal = "total-steps" if trainer.progress >= 1 else "stop-at-mean100"
         if recorder and not stop():
             recorder.tracker.print(f"the run is complete, it has reached its {goal}; extend it with a higher --{goal}")
         return

@@ -98,7 +98,7 @@ class Trainer:
             self.rollout.restore(checkpoint.play)
 
     @property
-    def done(self) -> float:
+    def progress(self) -> float:
         """The progress of the run, in [0, 1]."""
         return self.steps / self.config.total_steps
 
@@ -129,7 +129,7 @@ class Trainer:
 
     def _start_rollout(self) -> None:
         if self.steps < self.config.total_steps:
-            self.rollout.start(self.updates, self.done)
+            self.rollout.start(self.updates, self.progress)
 
     def _learn(self, batch: Batch) -> UpdateStats:
         """Take the gradient step, start the next rollout, then compute statistics and fit the baseline meanwhile."""
@@ -162,9 +162,9 @@ class Trainer:
 
     def _step(self, batch: Batch, advantages: Tensor) -> "tuple[list[_Losses], float]":
         """One step on −log π·R over the batch, the same on every rank; also returns the gradient's norm."""
-        config, done = self.config, self.done
+        config, progress = self.config, self.progress
         self.optimizer.zero_grad()
-        bonus = linear_schedule(config.entropy_bonus, config.entropy_bonus_end, done)
+        bonus = linear_schedule(config.entropy_bonus, config.entropy_bonus_end, progress)
         slices = replace(batch, returns=advantages).split(slice_rows(self.policy))
         losses = [self._backward(part, bonus) for part in slices]  # their gradients add up
         gradient = [p.grad for p in self.policy.parameters() if p.grad is not None]
@@ -173,7 +173,7 @@ class Trainer:
         if not math.isfinite(grad_norm):  # before the step, so that the weights stay good
             raise FloatingPointError(f"update {self.updates + 1}: the gradient is not finite; lower learning_rate")
         for group in self.optimizer.param_groups:
-            group["lr"] = linear_schedule(config.learning_rate, config.learning_rate_end, done)
+            group["lr"] = linear_schedule(config.learning_rate, config.learning_rate_end, progress)
         self.optimizer.step()
         self._sync_actor()
         return losses, grad_norm
