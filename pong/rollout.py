@@ -177,11 +177,11 @@ class Snapshot(NamedTuple):
         current[np.cumsum(counts + 1) - 1] = True
         W = counts.max()
         active = np.arange(W)[:, None] >= W - counts  # (W, N): the last time steps of each emulator
-        numbers, placed = np.zeros(active.shape, np.int64), np.zeros(active.shape, np.float32)
-        numbers.T[active.T], placed.T[active.T] = np.arange(len(actions)), rewards
+        numbers, padded = np.zeros(active.shape, np.int64), np.zeros(active.shape, np.float32)
+        numbers.T[active.T], padded.T[active.T] = np.arange(len(actions)), rewards
         waiting = rows[torch.from_numpy(np.flatnonzero(~current))]
         chosen = torch.from_numpy(actions.astype(np.int64))
-        decisions = Decisions(waiting, chosen, numbers, placed, np.zeros_like(active), active)
+        decisions = Decisions(waiting, chosen, numbers, padded, np.zeros_like(active), active)
         totals = np.stack([state["episode"] for state in states])
         return cls(states, rows[torch.from_numpy(np.flatnonzero(current))], totals, decisions)
 
@@ -398,12 +398,12 @@ class Rollout:
         actions = torch.cat([batch.actions for batch in batches])
         returns = torch.cat([batch.returns for batch in batches])
         counts = [(batch.episodes, batch.points, batch.steps, batch.frames) for batch in batches]
-        of_ranks = self.ranks.all_gather((len(returns), counts))
-        weight = len(returns) / sum(rows for rows, _ in of_ranks)
+        gathered = self.ranks.all_gather((len(returns), counts))
+        weight = len(returns) / sum(rows for rows, _ in gathered)
         if not weight:  # all points ended on other ranks: a row that weighs nothing
             observations = self.players[0].observations[torch.tensor([0])]
             actions, returns = actions.new_zeros(1, *actions.shape[1:]), returns.new_zeros(1)
-        episodes, points, steps, frames = zip(*(count for _, counts in of_ranks for count in counts), strict=True)
+        episodes, points, steps, frames = zip(*(count for _, counts in gathered for count in counts), strict=True)
         in_order = sorted(itertools.chain(*episodes), key=lambda episode: episode.emulator)
         return Batch(observations, actions, returns, in_order, sum(points), sum(steps), sum(frames), weight)
 
@@ -415,8 +415,8 @@ class Rollout:
     @uninterrupted()
     def state(self) -> list[EmulatorState] | None:
         """All emulators before the current rollout, which a resumed run plays again; None if they can't be saved."""
-        of_ranks = self.ranks.all_gather([player.state(self.started) for player in self.players])
-        states = [state for of_players in of_ranks for state in of_players]
+        gathered = self.ranks.all_gather([player.state(self.started) for player in self.players])
+        states = [state for of_rank in gathered for state in of_rank]
         return None if any(state is None for state in states) else [emulator for s in states if s for emulator in s]
 
     def restore(self, states: list[EmulatorState]) -> None:

@@ -154,11 +154,11 @@ class Trainer:
         """Returns minus the baseline, in standard deviations over the batch of all ranks; (B,)."""
         if self.config.standardize != "batch":
             return returns
-        of_ranks = self.ranks.all_gather(returns if weight else returns[:0])
+        gathered = self.ranks.all_gather(returns if weight else returns[:0])
         if not weight:
             return torch.zeros_like(returns)
-        before = sum(map(len, of_ranks[: self.ranks.rank]))
-        return standardize(torch.cat(of_ranks))[before : before + len(returns)]
+        before = sum(map(len, gathered[: self.ranks.rank]))
+        return standardize(torch.cat(gathered))[before : before + len(returns)]
 
     def _step(self, batch: Batch, advantages: Tensor) -> "tuple[list[_Losses], float]":
         """One step on −log π·R over the batch, the same on every rank; also returns the gradient's norm."""
@@ -202,15 +202,15 @@ class Trainer:
     @torch.no_grad()
     def _measure(self, losses: "list[_Losses]", batch: Batch) -> dict[str, float]:
         """Statistics of a step over the batch of all ranks, from its losses of each slice."""
-        of_slices = []
+        weighted = []
         for part, loss in zip(batch.split(slice_rows(self.policy)), losses, strict=True):
             after = self.policy.log_prob(part.observations, part.actions)
             tensors = move([loss.log_probs, after, loss.policy_loss, *loss.statistics.values()], "cpu")
             before, after, policy_loss, *statistics = tensors
             log_ratio = after - before
             statistics.append(log_ratio.expm1() - log_ratio)
-            of_slices.append(torch.stack([policy_loss, *(part.weight * x.mean() for x in statistics)]))
-        sums = torch.stack(of_slices).sum(0)
+            weighted.append(torch.stack([policy_loss, *(part.weight * x.mean() for x in statistics)]))
+        sums = torch.stack(weighted).sum(0)
         self.ranks.all_reduce([sums])
         return dict(zip(("policy_loss", *loss.statistics, "approx_kl"), sums.tolist(), strict=True))
 
