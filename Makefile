@@ -11,12 +11,15 @@ export CONFIG RUN RUNS STUDY OUT
 DOOM := $(if $(findstring doom,$(CONFIG) $(RUN) $(STUDY) $(ARGS)),doom)
 VENV := .venv
 BIN := $(VENV)/bin
+# TensorBoard shows these charts first: the mean of 100 games, and steps per second.
+CARD := %7B%22plugin%22:%22scalars%22,%22tag%22:%22charts/
+PINNED := pinnedCards=%5B$(CARD)episodic_return_mean100%22%7D,$(CARD)SPS%22%7D%5D
 EACH_CORE := --numprocesses=auto --dist=worksteal
 unexport MPLBACKEND # a notebook sets it to a package that may be missing here
 gpu-report: export PYTHONPATH := .:$(PYTHONPATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doom notebook lesson page train eval play toy tensorboard test test-gpu check smoke torture soak bench verify-machine gpu-report results plots study clean
+.PHONY: help setup doom notebook lesson docs page train eval play toy tensorboard test test-gpu check smoke torture soak bench verify-machine gpu-report results plots study clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,21 +30,25 @@ setup: $(VENV)/.ready ## create .venv with exact package versions
 # Runs again only when the lock or pyproject changes.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else f"Python 3.11 to 3.14 is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12")'
+	@echo 'installing PyTorch and the rest into $(VENV), once: 2 GB on a CPU machine, 6 GB with CUDA; takes minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-doom: $(VENV)/.doom ## also install ViZDoom; `make train CONFIG=configs/doom_…` runs this itself
+doom: $(VENV)/.doom ## also install ViZDoom; `make train CONFIG=configs/doom_…` does so by itself
 
-notebook: $(VENV)/.notebook ## also install JupyterLab; `make lesson` runs this itself
+notebook: $(VENV)/.notebook ## also install JupyterLab; `make lesson` does so by itself
 
-$(VENV)/.doom $(VENV)/.notebook: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
+$(VENV)/.doom $(VENV)/.notebook $(VENV)/.docs: $(VENV)/.%: requirements-%.lock $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-lesson: notebook ## open the lesson, notebooks/pong_from_pixels.ipynb, in a browser
-	$(BIN)/jupyter lab notebooks/pong_from_pixels.ipynb $(ARGS)
+lesson: notebook ## open the first notebook of the lesson in a browser; the others are beside it in notebooks/
+	$(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/1_two_arms_and_the_log.ipynb $(ARGS)
+
+docs: $(VENV)/.docs ## build docs/ as a site, build/docs/index.html (installs MkDocs)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
 page: setup ## build the page in the browser, web/, and open it: ARGS="--port 8001"
 	$(BIN)/python scripts/page.py --serve $(ARGS)
@@ -52,13 +59,14 @@ train: setup $(DOOM) ## train a policy: CONFIG=pong ARGS="--seed 3" or "--seeds 
 eval: setup $(DOOM) ## play fresh games with frozen weights, sampled and greedily: RUN=runs/…, default: newest; ARGS="--episodes 20"
 	$(BIN)/python -m pong eval $(if $(RUN),"$$RUN") $(ARGS)
 
-play: setup $(DOOM) ## save a video of one game, or show it live with ARGS="--terminal": RUN=runs/…, default: newest, or else our agent of pong
+play: setup $(DOOM) ## save a video of one game, or show it live: ARGS="--terminal"; RUN=runs/…, default: newest, else a trained agent
 	$(BIN)/python -m pong play $(if $(RUN),"$$RUN") $(ARGS)
 
-toy: setup ## the log-derivative trick with numbers: ARGS="T3"
+toy: setup ## show the log-derivative trick with numbers: ARGS="T3"
 	$(BIN)/python -m pong toy $(ARGS)
 
-tensorboard: setup ## show the curves of all runs in a browser
+tensorboard: setup ## show the curves of all runs in a browser: RUNS=runs
+	@echo 'open http://localhost:6006/?$(PINNED) for the curves to watch first' >&2
 	$(BIN)/tensorboard --logdir "$$RUNS" $(ARGS)
 
 test: setup ## run the test suite on all CPU cores: ARGS="tests/test_losses.py tests/test_toy.py"
@@ -86,10 +94,10 @@ soak: setup ## train for half an hour and watch memory and file handles: ARGS="-
 bench: setup $(DOOM) ## compare the speed of training with the bare emulators and the 2016 loop: ARGS="--json FILE"
 	$(BIN)/python scripts/bench.py $(ARGS)
 
-verify-machine: setup ## compare the compiled Pong with ale-py in 20 million frames with fresh seeds: ARGS="--frames 100", in thousands
+verify-machine: setup ## compare the compiled Pong with ale-py on 20 million frames, or fewer: ARGS="--frames 100" (thousand)
 	$(BIN)/python scripts/verify_machine.py $(ARGS)
 
-gpu-report: ## on a GPU machine, with its own python3: tests, a benchmark and two trainings, into OUT=results/gpu; takes ten minutes
+gpu-report: ## test and measure a GPU in ten minutes: PYTHON=python3 OUT=results/gpu
 	mkdir -p "$$OUT"
 	-$(PYTHON) -m pytest -m gpu -rs -p no:cacheprovider > "$$OUT/gpu-tests.txt"; tail -1 "$$OUT/gpu-tests.txt"
 	$(PYTHON) scripts/bench.py --rounds 2 --seconds 1 --configs pong pong_conv_plain --json "$$OUT/bench.json"
@@ -107,12 +115,12 @@ results: doom ## run whatever is missing from results/, then make the tables and
 	$(BIN)/python scripts/grid.py recipes ceiling far ladder classroom doom
 	$(BIN)/python scripts/report.py
 
-plots: setup ## make the tables and pictures of results/ and docs/ again
+plots: setup ## redraw the tables and pictures of results/ and docs/
 	$(BIN)/python scripts/plot_docs.py
 	$(BIN)/python scripts/annotate.py
 	$(BIN)/python scripts/report.py
 
-study: setup $(DOOM) ## train the missing runs of a study, every change with every seed; takes hours: STUDY=ladder
+study: setup $(DOOM) ## train the missing runs of a study, which takes hours: STUDY=ladder
 	$(BIN)/python scripts/grid.py $$STUDY $(ARGS)
 	$(BIN)/python scripts/report.py
 

@@ -49,7 +49,7 @@ Examples = Annotated[list[str], Positional, arg(metavar="EXAMPLE")]
 class Train(Settings):
     """Train a policy, or resume a run; every key of the config is a flag.
 
-    A recipe's values are the defaults (pong train pong --help); without a recipe, you see those of keys that it omits.
+    A recipe's values are the defaults (pong train pong --help). Without a recipe, the keys' own defaults are listed.
     """
 
     recipe: Recipe = Field(None, description="a recipe's name (pong recipes) or a config file")
@@ -98,13 +98,13 @@ class Eval(Settings):
     """Play fresh games with a policy and print their mean score ± its standard error."""
 
     source: Newest = Field(None, description=POLICY)
-    episodes: int = Field(100, ge=1, description="games, sampled and greedy each")
-    sampled: bool = Field(False, description="only games that sample the actions, as training does")
-    greedy: bool = Field(False, description="only games that take the likeliest action")
-    seed: int = Field(0, ge=0, description="of the emulators and the sampled actions")
+    episodes: int = Field(100, ge=1, description="games, both sampled and greedy")
+    sampled: bool = Field(False, description="play only games with sampled actions, as in training")
+    greedy: bool = Field(False, description="play only games with the likeliest action")
+    seed: int = Field(0, ge=0, description="seed of the emulators and the sampled actions")
     sticky: Annotated[float | None, AsTrained] = Field(None, description="probability of sticky actions")
-    noop_max: Annotated[int | None, AsTrained] = Field(None, description="most NOOPs at the start of a game")
-    emulator: Literal["ale", "machine"] = Field("ale", description="machine is quicker; the scores are the same")
+    noop_max: Annotated[int | None, AsTrained] = Field(None, description="maximum NOOPs at the start of a game")
+    emulator: Literal["ale", "machine"] = Field("ale", description="machine is faster; the scores are the same")
     scores: JsonFile = Field(None, alias="json", description="also write the scores to this file")
     trust: bool = Field(False, description=TRUST)
 
@@ -139,7 +139,7 @@ class Play(Settings):
     terminal: bool = Field(False, description="show the game in this terminal instead")
     speed: float = Field(1, gt=0, description="with --terminal: 1 is natural, in Pong 60 frames a second")
     greedy: bool = Field(False, description="take the likeliest action instead of sampling")
-    seed: int = Field(0, ge=0, description="of the emulator and the sampled actions; the first game of pong eval")
+    seed: int = Field(0, ge=0, description="seed; the same one plays the first game of pong eval")
     max_frames: Annotated[int | None, AsTrained] = Field(None, description="frames after which the game ends")
     trust: bool = Field(False, description=TRUST)
 
@@ -186,11 +186,11 @@ class Export(Settings):
     """Write a policy, its scores and a model card into a folder that eval, play and train --init take like a run."""
 
     source: Source = Field(description=POLICY)
-    folder: Annotated[NewPath | None, Positional, arg(metavar="DIR")] = Field(None, description="to write")
+    folder: Annotated[NewPath | None, Positional, arg(metavar="DIR")] = Field(None, description="folder to write")
     episodes: int = Field(100, ge=1, description="fresh games for the model card, sampled and greedy each")
-    half: bool = Field(False, description="store the weights as 16-bit numbers; the fresh games show if it matters")
+    half: bool = Field(False, description="store the weights as 16-bit numbers; the card has their scores")
     save_p: OutputFile | None = Field(None, description="also, or instead, write the file of the 2016 program")
-    page: bool = Field(False, description="also write page.bin, which the page in the browser opens (make page)")
+    page: bool = Field(False, description="also write page.bin for the page in the browser (make page)")
     push_to_hub: HubName = Field(None, description="also upload the folder, with a video, to the Hugging Face hub")
     trust: bool = Field(False, description=TRUST)
 
@@ -222,12 +222,12 @@ class Import(Settings):
     """Turn a save.p of the 2016 program or a port into a folder like that of pong export; nothing in it is executed."""
 
     file: Annotated[Path, Positional, arg(metavar="SAVE.P")] = Field(
-        description="a pickle, plain or in gzip, or an .npz; W1 and W2 are taken, also from an inner dictionary 'model'"
+        description="a pickle, also gzipped, or an .npz, with W1 and W2, possibly in a dictionary 'model'"
     )
-    folder: Annotated[NewPath, Positional, arg(metavar="DIR")] = Field(description="to write")
+    folder: Annotated[NewPath, Positional, arg(metavar="DIR")] = Field(description="folder to write")
     hold: int | Literal["2-4"] = Field("2-4", description="frames per action; 2-4: drawn at random, as in Pong-v0")
     sticky: float = Field(0.25, description="probability that a frame repeats the previous action")
-    noop_max: int = Field(0, description="at most this many NOOPs at the start of a game")
+    noop_max: int = Field(0, description="maximum number of NOOPs at the start of a game")
     episodes: int = Field(0, ge=0, description="fresh games for the model card, sampled and greedy each")
 
     def __call__(self) -> None:
@@ -240,9 +240,9 @@ class Import(Settings):
 class Toy(Settings):
     """Show the log-derivative trick with numbers: by hand, by autograd and by finite differences."""
 
-    examples: Examples = Field([], description="T1 to T11, or all; none: list them")
+    examples: Examples = Field([], description="T1 to T11, or all; leave it out to list them")
     samples: int | None = Field(None, ge=2, le=100_000, description="estimate from this many random batches")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="of the random batches")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="seed of the random batches")
 
     def __call__(self) -> None:
         from pong.toy import toy
@@ -251,7 +251,7 @@ class Toy(Settings):
 
 
 class Recipes(Settings):
-    """List the recipes, whose names pong train takes, and which have a trained agent for pong play and pong eval."""
+    """List the recipes for pong train, and which of them have a trained agent for pong play and pong eval."""
 
     def __call__(self) -> None:
         """Print the first line of each, up to a colon."""

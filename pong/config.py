@@ -88,8 +88,8 @@ class PolicyKeys(Settings):
     """The policy"""
 
     policy: Literal["karpathy", "conv", "mlp"] = Field("karpathy", description="2016 network, convolutions, or an MLP")
-    hidden: Units | list[Units] = Field(200, description="units of the hidden layer; for an mlp also of several layers")
-    channels: Filters = Field([16, 32], min_length=1, description="filters of each convolution of a conv")
+    hidden: Units | list[Units] = Field(200, description="units of the hidden layer; an mlp may have several layers")
+    channels: Filters = Field([16, 32], min_length=1, description="filters of each convolution, for policy = conv")
 
 
 class EstimatorKeys(Settings):
@@ -97,13 +97,13 @@ class EstimatorKeys(Settings):
 
     gamma: float = Field(0.99, ge=0, le=1, description="discount per decision")
     reset_at_points: bool = Field(True, description="whether the return restarts at every point, or only with the game")
-    standardize: Literal["batch", "episode", "none"] = Field("batch", description="what returns are standardised over")
-    reduction: Literal["sum", "mean"] = Field("mean", description="of the loss, over the rows of a batch")
-    baseline: Literal["none", "network"] = Field("none", description="what is subtracted from the returns")
+    standardize: Literal["batch", "episode", "none"] = Field("batch", description="standardise the returns over this")
+    reduction: Literal["sum", "mean"] = Field("mean", description="sum or mean of the loss over the rows of a batch")
+    baseline: Literal["none", "network"] = Field("none", description="subtract a network's prediction from the returns")
     baseline_hidden: Units | list[Units] | None = Field(None, description="hidden units; unset: those of the policy")
-    baseline_channels: Filters | None = Field(None, description="unset: the policy's; []: two layers on the pixels")
+    baseline_channels: Filters | None = Field(None, description="unset: the policy's; []: no convolutions")
     baseline_learning_rate: float = Field(1e-3, gt=0, description="learning rate of the baseline's own Adam")
-    baseline_unit: float = Field(1.0, gt=0, description="unit of its predictions: about the spread of the returns")
+    baseline_unit: float = Field(1.0, gt=0, description="scale of its predictions, about the spread of the returns")
     baseline_passes: int = Field(2, ge=1, description="gradient steps of the baseline on each batch")
     entropy_bonus: float = Field(0.003, ge=0, description="weight of the mean entropy (nats) in the objective")
     entropy_bonus_end: float | None = Field(None, ge=0, description=END)
@@ -112,7 +112,7 @@ class EstimatorKeys(Settings):
 class OptimizerKeys(Settings):
     """The optimiser"""
 
-    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="which optimiser")
+    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="Adam or RMSProp")
     learning_rate: float = Field(3e-3, gt=0, description="learning rate at the start")
     learning_rate_end: float | None = Field(None, ge=0, description=END)
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
@@ -128,10 +128,10 @@ class RunKeys(Settings):
     seed: int = Field(1, ge=0, lt=2**63, description="seed of all random streams")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to learn; auto: on a CUDA GPU, if any")
     total_steps: Count = Field(4_000_000, ge=1, description="decisions after which training ends")
-    checkpoint_every: int = Field(200, ge=1, description="updates between checkpoints; unsavable environments restart")
-    checkpoint_seconds: float = Field(60.0, ge=0, description="most seconds between checkpoints; 0: no limit")
-    eval_episodes: int = Field(0, ge=0, description="games every checkpoint_every updates, to find the best; 0: none")
-    stop_at_mean100: float | None = Field(None, description="stop early, once the mean of 100 games reaches this")
+    checkpoint_every: int = Field(200, ge=1, description="updates between checkpoints; all but Pong restart then")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="maximum seconds between checkpoints; 0: no limit")
+    eval_episodes: int = Field(0, ge=0, description="games to score every checkpoint_every updates; 0: none")
+    stop_at_mean100: float | None = Field(None, description="stop once the last 100 games average this score")
 
 
 class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, ObservationKeys, TaskKeys):  # last first

@@ -162,7 +162,7 @@ def write_save_p(file: Path, loaded: Checkpoint) -> None:
     """Write a policy's weights as the 2016 program writes them."""
     config = loaded.config
     if (config.policy, config.frames, config.actions, config.last_action) != ("karpathy", "difference", 2, False):
-        problem = f"{config.name} is another, or has other inputs"
+        problem = f"{config.name} is another network, or has other inputs"
         raise InputError(f"export: --save-p {file} is for the 2016 network; {problem}")
     save_p.write(file, loaded.policy)
     print(f"wrote {file}")

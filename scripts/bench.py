@@ -66,8 +66,8 @@ LOOPS: dict[str, Iterator[int]] = {}  # the 2016 loops of this process, by recip
 
 def main(
     configs: Annotated[tuple[str, ...], tyro.conf.arg(help="recipes in configs/")] = ("pong", "karpathy"),
-    rounds: Annotated[PositiveInt, tyro.conf.arg(help="turns of each kind of work")] = 4,
-    seconds: Annotated[NonNegativeFloat, tyro.conf.arg(help="the least that each turn takes")] = 1.5,
+    rounds: Annotated[PositiveInt, tyro.conf.arg(help="measurements of each kind")] = 4,
+    seconds: Annotated[NonNegativeFloat, tyro.conf.arg(help="minimum duration of a measurement")] = 1.5,
     device: Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")] = "auto",
     json: Annotated[Path | None, tyro.conf.arg(help="file for the numbers; the tables go to .md beside it")] = None,
 ) -> None:

@@ -91,9 +91,9 @@ def slug(variant: str) -> str:
 def main(
     studies: tyro.conf.Positional[tuple[str, ...]],
     *,
-    only: Annotated[tuple[str, ...], tyro.conf.arg(help="these variants; none: all")] = (),
-    at_once: Annotated[NonNegativeInt, tyro.conf.arg(help="runs at the same time, if not as the study has it")] = 0,
-    export: Annotated[bool, tyro.conf.arg(help="also refill pretrained/ with each variant's median seed")] = False,
+    only: Annotated[tuple[str, ...], tyro.conf.arg(help="train only these variants")] = (),
+    at_once: Annotated[NonNegativeInt, tyro.conf.arg(help="runs at the same time; 0: as the study says")] = 0,
+    export: Annotated[bool, tyro.conf.arg(help="also write each variant's median seed to pretrained/")] = False,
 ) -> None:
     """Run what is missing of some studies.
 

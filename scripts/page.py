@@ -31,7 +31,7 @@ OPERATORS = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.BitAnd: "&", ast.RShift: ">>",
     ast.And: "&&", ast.Or: "||",
     ast.Eq: "===", ast.NotEq: "!==", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=",
-    ast.USub: "-", ast.Not: "!",
+    ast.USub: "-", ast.Not: "!", ast.Is: "==", ast.IsNot: "!=",
 }  # fmt: skip
 CALLS = {"max": "Math.max", "min": "Math.min", "abs": "Math.abs"}
 
@@ -132,6 +132,8 @@ def statement(node: ast.stmt) -> list[str]:
 def expression(node: ast.expr) -> str:
     """An expression; // and % round down, as in Python."""
     match node:
+        case ast.Constant(value=None):
+            return "null"
         case ast.Constant(value=bool(value)):
             return str(value).lower()
         case ast.Constant(value=int(value)):

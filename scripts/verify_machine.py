@@ -245,7 +245,7 @@ def state_differences(games: Sequence[Any], memory: Memory) -> list[str]:
 
 
 def main(
-    frames: Annotated[int, tyro.conf.arg(help="to compare, in thousands")] = 20_000,
+    frames: Annotated[int, tyro.conf.arg(help="thousands of frames to compare")] = 20_000,
     out: Annotated[Path, tyro.conf.arg(help="file of the report")] = common.ROOT / "results/machine/verify.json",
 ) -> int:
     """Play millions of frames in ALE and in the compiled Pong, and compare; status 1 if anything differs."""

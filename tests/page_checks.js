@@ -10,12 +10,16 @@ import { SWITCHES } from "./switches.js";
 const SEED = 7;
 const bytes = async (path) => (await fetch(path)).arrayBuffer();
 
-async function frames() {
-  const expected = new Int32Array(await bytes("frames")), fields = machine.FIELDS.length;
+async function frames(path, left) {
+  const expected = new Int32Array(await bytes(path)), fields = machine.FIELDS.length;
   const game = new Pong({ seed: SEED }), random = new Random(SEED + 1), total = expected.length / fields;
   for (let t = 0; t < total; t += 1) {
-    const word = random.uint32(), { y, own_y } = game.state, follow = y < own_y ? machine.UP : machine.DOWN;
-    game.act([word % 6, follow, follow + 2][Math.floor(t * 3 / total)]);
+    const word = random.uint32(), { y, own_y, cpu_y } = game.state, k = Math.floor(t * 3 / total);
+    const [action, leftAction] = [[word, own_y], [Math.floor(word / 6), cpu_y]].map(([number, paddle]) => {
+      const follow = y < paddle ? machine.UP : machine.DOWN;
+      return [number % 6, follow, follow + 2][k];
+    });
+    game.act(action, left, leftAction);
     const state = { ...game.state, ale_drawn: game.random.drawn, gym_drawn: expected[t * fields + fields - 1] };
     const wrong = machine.FIELDS.find((name, i) => Number(state[name]) !== expected[t * fields + i]);
     if (wrong) return `frame ${t}: ${wrong} is ${state[wrong]}`;
@@ -105,7 +109,7 @@ async function match(window, { page }) {
   window.document.getElementById("tab-play").click();
   window.document.getElementById("new").click();
   while (!page.match) await wait(0.1);
-  const keys = [page.match.hand.knob.own_y, await press("ArrowUp", 1), await press("ArrowDown", 2)];
+  const keys = [page.match.knob.own_y, await press("ArrowUp", 1), await press("ArrowDown", 2)];
   while (!page.match.last) page.match.frame();
   const last = page.match.last.at(-1), bytes = [...new Uint8Array(await page.match.film().arrayBuffer())];
   const sample = [...last].filter((_, i) => i % (160 * 7) === 0).map((value) => PALETTE[value]);
@@ -116,7 +120,10 @@ const errors = [];
 let report;
 try {
   const window = await opened(errors), main = await window.eval('import("./main.js")');
-  report = { frames: await frames(), rows: await rows(), gradient: await gradient(), learned: learned() };
+  const left = {};
+  machine.reset(left);
+  report = { frames: await frames("frames"), duel: await frames("duel", left), rows: await rows() };
+  Object.assign(report, { gradient: await gradient(), learned: learned() });
   Object.assign(report, { switches: switches(window) }, await match(window, main));
 } catch (error) {
   errors.push(`${error.stack}`);

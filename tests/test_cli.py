@@ -125,7 +125,7 @@ ERRORS = {  # command: what the line says. {file} exists, {cartpole} and {run} a
     "export {run}": "give a folder to write, such as: pong export RUN agent",
     "export {run} {root}": "folder = {root}: Path already exists",
     "export {run} nowhere/agent": "folder = nowhere/agent: Parent directory does not exist",
-    "export {root}/pretrained/pong_expert --save-p save.p": "is for the 2016 network; pong_expert is another",
+    "export {root}/pretrained/pong_expert --save-p save.p": "is for the 2016 network; pong_expert is another network",
     "import nowhere agent": "nowhere can't be read",
 }
 
@@ -218,9 +218,9 @@ def test_main_refuses_malformed_input(elsewhere, monkeypatch, inputs):
 
 HELP = {
     "": ["{train,eval,play,export,import,toy,recipes}", "Exit status: 0 done, 2 bad input"],
-    "train": ["--run-dir", "What the policy sees and does", "without a recipe, you see those of keys"],
+    "train": ["--run-dir", "What the policy sees and does", "Without a recipe, the keys' own"],
     f"train {CONFIG}": ["--learning-rate FLOAT", "(default: 0.002)"],
-    "eval": ["RUN|CHECKPOINT", "--sampled", "--json", "games, sampled and greedy each (default: 100)"],
+    "eval": ["RUN|CHECKPOINT", "--sampled", "--json", "games, both sampled and greedy (default: 100)"],
     "play": ["exported folder or agent (pong", "--greedy  ", "--max-frames INT", "(default: as in training)"],
 }
 

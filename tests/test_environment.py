@@ -18,7 +18,8 @@ from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from small_runs import ROOT
 from verify_machine import read
 
-import pong.envs
+import pong.envs  # noqa: F401 (registers the environment)
+from pong.envs.pong.screen import STATE
 from pong.observations import DifferenceFrames
 
 gymnasium.register_envs(ale_py)
@@ -35,12 +36,12 @@ def make(obs_type="rgb", **settings):
     return gymnasium.make(OURS, obs_type=obs_type, **settings)
 
 
-def vector(env, num_envs=3, *, mode=AutoresetMode.NEXT_STEP, **settings):
-    """Our vector environment, or gymnasium's of ALE's."""
-    if env == OURS:
+def vector(env, num_envs=3, *, mode=AutoresetMode.NEXT_STEP, sync=False, **settings):
+    """Our vector environment, or gymnasium's of ALE's or of our own."""
+    if env == OURS and not sync:
         return gymnasium.make_vec(OURS, num_envs, autoreset_mode=mode, **settings)
     kwargs = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": mode}}
-    return gymnasium.make_vec(ALE, num_envs, **kwargs, **settings)
+    return gymnasium.make_vec(env, num_envs, **kwargs, **settings)
 
 
 def assert_same(ours, expected):
@@ -75,9 +76,10 @@ def test_screens_show_all_points():
 
 
 @pytest.mark.parametrize("mode", AutoresetMode)
-def test_vector_is_a_sync_vector_env(mode):
-    settings = {"obs_type": "grayscale", "max_num_frames_per_episode": 150, "frameskip": (2, 5)}
-    ours, expected = (vector(env, mode=mode, **settings) for env in (OURS, ALE))
+@pytest.mark.parametrize(("env", "own"), [(ALE, {}), (OURS, {"two_players": True})], ids=["ale", "two players"])
+def test_vector_is_a_sync_vector_env(env, own, mode):
+    settings = {"obs_type": "grayscale", "max_num_frames_per_episode": 150, "frameskip": (2, 5), **own}
+    ours, expected = vector(OURS, mode=mode, **settings), vector(env, mode=mode, sync=True, **settings)
     assert ours.observation_space == expected.observation_space
     assert ours.action_space == expected.action_space
     assert ours.metadata["autoreset_mode"] == mode
@@ -85,7 +87,7 @@ def test_vector_is_a_sync_vector_env(mode):
     assert_same(ours.reset(seed=5), expected.reset(seed=5))
     random = np.random.default_rng(0)
     for _ in range(150):
-        actions = random.integers(0, 6, 3)
+        actions = random.integers(0, 6, ours.action_space.shape)
         result = ours.step(actions)
         assert_same(result, expected.step(actions))
         done = result[2] | result[3]
@@ -111,12 +113,11 @@ def test_karpathy_is_difference_frames(mode):
 def test_state_is_ales_memory():
     ours, ales = make("state"), gymnasium.make(ALE, obs_type="ram")
     ours.reset(seed=1), ales.reset(seed=1)
-    names = pong.envs.pong.screen.STATE
     for action in np.random.default_rng(0).integers(0, 6, 400).tolist():
         state, *result = ours.step(action)
         assert_same(result, list(ales.step(action)[1:]))
         assert state in ours.observation_space
-        state, memory = dict(zip(names, state.tolist(), strict=True)), read([ales.unwrapped.ale])
+        state, memory = dict(zip(STATE, state.tolist(), strict=True)), read([ales.unwrapped.ale])
         different = {name for name, value in memory.items() if state[name] != value[0]}
         assert different <= ({"x", "y"} if state["pause"] else set())  # where there is no ball
 
@@ -170,15 +171,17 @@ def test_wrappers_find_what_they_ask_ale_for(monkeypatch):
 
 @pytest.mark.parametrize("obs_type", OBS_TYPES)
 def test_environment_passes_gymnasiums_checks(obs_type):
-    check_env(make(obs_type).unwrapped)
+    check_env(make(obs_type, two_players=obs_type == "state").unwrapped)
 
 
 @pytest.mark.parametrize("obs_type", OBS_TYPES)
 @pytest.mark.parametrize("include_rng", [True, False])
-def test_restored_games_go_on_as_they_did(obs_type, include_rng):
-    env = vector(OURS, obs_type=obs_type, frameskip=4, repeat_action_probability=0.25 * include_rng)
+@pytest.mark.parametrize("two", [True, False])
+def test_restored_games_go_on_as_they_did(obs_type, include_rng, two):
+    sticky = 0.25 * include_rng
+    env = vector(OURS, obs_type=obs_type, frameskip=4, repeat_action_probability=sticky, two_players=two)
     env.reset(seed=1)
-    actions = np.random.default_rng(0).integers(0, 6, (60, 3))
+    actions = np.random.default_rng(0).integers(0, 6, (60, *env.action_space.shape))
     for row in actions:
         env.step(row)
     state = env.clone_state(include_rng)
@@ -230,6 +233,53 @@ def test_calls_are_refused_in_one_line():
     env.close()
     with pytest.raises(ClosedEnvironmentError):
         env.step([0, 0, 0])
+
+
+# --- two players ------------------------------------------------------------------------------------------------------
+
+NOOP, FIRE, UP, DOWN = range(4)
+
+
+def duel(right, left, sticky=0.0):
+    """The states after each frame, by name, and the right player's rewards."""
+    env = make("state", two_players=True, frameskip=1, repeat_action_probability=sticky)
+    env.reset(seed=1)
+    states, rewards, *_ = zip(*map(env.step, zip(right, left, strict=True)), strict=True)
+    return dict(zip(STATE, np.transpose(states), strict=True)), np.array(rewards)
+
+
+def test_left_player_returns_the_ball():
+    # the serve reaches the left paddle 59 + 60 frames after the reset, at line 188; 13 frames of DOWN take the paddle
+    # to line 183, so the ball flies back level: (183 + 6 - 188) >> 1 = 0; FIRE adds a column a frame
+    for button, speed in ((NOOP, 1), (FIRE, 2)):
+        states, rewards = duel([NOOP] * 140, [DOWN] * 13 + [button] * 127)
+        assert [states[name][-1] for name in ("left", "down", "cpu_y", "y")] == [-speed, 0, 183, 188]
+        assert not rewards.any()
+    assert duel([NOOP] * 140, [NOOP] * 140)[1].sum() == 1
+
+
+def test_left_paddle_moves_like_the_right_one():
+    for actions, last in (([UP] * 50, 38), ([DOWN] * 50, 203), (np.random.default_rng(0).integers(0, 6, 400), None)):
+        states, _ = duel(actions, actions)
+        np.testing.assert_array_equal(states["cpu_y"], states["own_y"])
+        assert last in (None, states["cpu_y"][-1])
+
+
+def test_left_player_who_follows_the_ball_is_never_behind():
+    env = vector(OURS, 8, obs_type="state", two_players=True, frameskip=1)
+    states, y, cpu_y, score = env.reset(seed=1)[0].T, STATE.index("y"), STATE.index("cpu_y"), np.zeros(8)
+    for right in np.random.default_rng(0).integers(0, 6, (3000, 8)):
+        states, rewards, *_ = env.step(np.stack([right, np.where(states[y] < states[cpu_y] - 6, UP, DOWN)], 1))
+        states, score = states.T, score - rewards
+        assert (score >= 0).all()
+    assert (score > 0).all()
+
+
+def test_second_player_changes_no_random_number_of_the_first():
+    actions, env = np.random.default_rng(0).integers(0, 6, (2, 400)), make("state", frameskip=1)
+    env.reset(seed=1)
+    own_y = [env.step(action)[0][STATE.index("own_y")] for action in actions[0]]
+    np.testing.assert_array_equal(duel(*actions, sticky=0.25)[0]["own_y"], own_y)
 
 
 # --- the examples -----------------------------------------------------------------------------------------------------

@@ -43,18 +43,23 @@ def random_words(seed: int, n: int) -> NDArray[np.uint32]:
     return np.frombuffer(np.random.RandomState(seed).bytes(4 * n), "<u4")
 
 
-def played_frames() -> NDArray[np.int32]:
+def played_frames(players: int = 1) -> NDArray[np.int32]:
     """The state after each frame: random play, then an action that follows the ball, then the same with FIRE."""
     fleet = MachineFleet(1, PongTask(hold=1))
     fleet.emulators.words[0] = np.random.RandomState(SEED).get_state()[1]
     fleet.games["ale_drawn"] = machine.WORDS
+    (left,) = np.zeros(1, machine.GAME)
     machine.reset(fleet.games[0])
+    machine.reset(left)
     words, states = random_words(SEED + 1, FRAMES), np.empty((FRAMES, len(machine.GAME)), np.int32)
     for t in range(FRAMES):
         game = fleet.games[0]
-        follow = machine.UP if game["y"] < game["own_y"] else machine.DOWN
-        action = (int(words[t] % 6), follow, follow + 2)[t * 3 // FRAMES]
-        machine.act(fleet.emulators, 0, game, action)
+        follow = [machine.UP if game["y"] < game[paddle] else machine.DOWN for paddle in ("own_y", "cpu_y")]
+        random = int(words[t] % 6), int(words[t] // 6 % 6)
+        action, left_action = [(random[k], follow[k], follow[k] + 2)[t * 3 // FRAMES] for k in range(2)]
+        second = left if players == 2 else None
+        machine.take(game, action, fleet.emulators.words[0], fleet.emulators.threshold, second, left_action)
+        machine.act(game, fleet.task.max_frames, second)
         states[t] = game.tolist()
         if machine.is_over(game, fleet.task.max_frames):
             machine.reset(game)
@@ -134,6 +139,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     Handler.arrays = {
         "/checks.html": b'<!doctype html><title>checks</title><script type="module" src="page_checks.js"></script>',
         "/frames": played_frames().tobytes(),
+        "/duel": played_frames(players=2).tobytes(),
         "/rows": played_rows().tobytes(),
         "/gradient": json.dumps(case).encode(),
     }
@@ -154,7 +160,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("key", "expected"), [("frames", f"{FRAMES} equal"), ("rows", f"{DECISIONS} equal"), ("errors", [])]
+    ("key", "expected"),
+    [("frames", f"{FRAMES} equal"), ("duel", f"{FRAMES} equal"), ("rows", f"{DECISIONS} equal"), ("errors", [])],
 )
 def test_game_and_rows_in_the_browser_are_the_compiled_ones(browser: dict[str, Any], key: str, expected: Any) -> None:
     assert browser[key] == expected

@@ -2,7 +2,7 @@
 
 import { ALE } from "./generated/machine.js";
 import { Agent } from "./agent.js";
-import { Match } from "./play.js";
+import { Match, reach } from "./play.js";
 import { HOLD, Pong } from "./pong.js";
 import { Random } from "./random.js";
 import { showCurve, showDifference, showScreen, showSmall, showUnits, strongest } from "./screen.js";
@@ -188,9 +188,9 @@ function show(tab) {
   page.tab = tab;
 }
 
-function reach(event) {
+function point(event) {
   const box = $("court").getBoundingClientRect();
-  if (page.match?.left === "you") page.match.hand.reach(210 * (event.clientY - box.top) / box.height);
+  if (page.match?.left === "you") reach(page.match.knob, 210 * (event.clientY - box.top) / box.height);
 }
 
 function tick(now) {
@@ -209,8 +209,8 @@ function listen() {
   $("file").onchange = () => openFile($("file").files[0]);
   for (const name of ["learn", "play"]) $(`tab-${name}`).onclick = () => show(name);
   const court = $("court");
-  court.onpointermove = reach;
-  court.onpointerdown = reach;
+  court.onpointermove = point;
+  court.onpointerdown = point;
   for (const type of ["keydown", "keyup"]) {
     addEventListener(type, (event) => {
       if (!page.match || page.tab !== "play" || event.target.matches?.("select, input, button")) return;

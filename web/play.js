@@ -9,37 +9,12 @@ import { Random } from "./random.js";
 
 const REMEMBERED = 900; // frames of a rally, at most, in a film of 30 frames/s
 
-// Our rule for the left paddle, since ALE's Pong has no second player: a knob like the player's.
-class Hand {
-  constructor() {
-    this.knob = {};
-    machine.reset(this.knob);
-    this.action = machine.NOOP;
-  }
-
-  // A frame in which the left paddle is at this knob's line.
-  frame = (game, action) => {
-    const { knob } = this, before = game.own_points - game.cpu_points;
-    machine.turn_knob(game, action);
-    machine.turn_knob(knob, this.action);
-    const flying = machine.move_ball(game);
-    for (const each of [game, knob]) each.own_y = each.next_y;
-    game.cpu_y = knob.own_y;
-    knob.clock = game.clock;
-    for (const each of [game, knob]) machine.read_knob(each);
-    game.touch = flying ? machine.touching(game) : machine.NOBODY;
-    game.clock = (game.clock + 1) % machine.CLOCK_SIZE;
-    game.fire = [machine.FIRE, machine.UP_FIRE, machine.DOWN_FIRE].includes(action);
-    return game.own_points - game.cpu_points - before;
-  };
-
-  // Turn towards a line of the screen, as a mouse does.
-  reach(row) {
-    const line = Math.min(Math.max(row + 8, 38), 198), iterations = (line - machine.FIRST_LINE) / machine.LOOP_LINES;
-    const cycles = machine.CYCLES_BEFORE + iterations * machine.LOOP_CYCLES;
-    const pot = cycles * machine.CHARGE_OHMS / machine.CHARGE_CYCLES;
-    this.knob.pot = Math.min(Math.max(Math.round(pot), machine.POT_LOWEST), machine.POT_HIGHEST);
-  }
+// Turn a knob towards a line of the screen, as a mouse does.
+export function reach(knob, row) {
+  const line = Math.min(Math.max(row + 8, 38), 198), iterations = (line - machine.FIRST_LINE) / machine.LOOP_LINES;
+  const cycles = machine.CYCLES_BEFORE + iterations * machine.LOOP_CYCLES;
+  const pot = cycles * machine.CHARGE_OHMS / machine.CHARGE_CYCLES;
+  knob.pot = Math.min(Math.max(Math.round(pot), machine.POT_LOWEST), machine.POT_HIGHEST);
 }
 
 // An agent at its side: it sees the game, decides, and holds its action for some frames.
@@ -73,7 +48,8 @@ class Player {
 export class Match {
   // left: an Agent, "you" or "cartridge"; right: an Agent.
   constructor(canvas, left, right, seed) {
-    Object.assign(this, { canvas, left, right, hand: left === "cartridge" ? null : new Hand(), count: 0, rally: [] });
+    Object.assign(this, { canvas, left, right, knob: left === "cartridge" ? null : {}, count: 0, rally: [] });
+    if (this.knob) machine.reset(this.knob);
     this.game = new Pong({ seed, sticky: right.sticky });
     this.random = new Random(seed + 1);
     this.players = [left, right].map((agent, side) => agent.choose && new Player(agent, this.game, side === 0));
@@ -86,10 +62,10 @@ export class Match {
 
   // Play and show a frame; true while the game goes on.
   frame() {
-    const { game, hand, players: [left, right] } = this;
+    const { game, knob, players: [left, right] } = this;
     if (game.over) return false;
-    if (hand) hand.action = left ? machine.ALE[left.act(this.random)] : this.pressed();
-    const reward = game.act(machine.ALE[right.act(this.random)], hand?.frame);
+    const action = left ? machine.ALE[left.act(this.random)] : this.pressed();
+    const reward = game.act(machine.ALE[right.act(this.random)], knob, action);
     this.count += 1;
     const picture = paint(game.state);
     this.remember(picture, reward);

@@ -59,14 +59,14 @@ export class Pong {
     return own_points === machine.WINNING_POINTS || cpu_points === machine.WINNING_POINTS || frames >= LIMIT;
   }
 
-  // One frame with one of ALE's actions, or the previous one; returns points won minus points lost.
-  act(action, frame = machine.frame) {
-    const drawn = this.random.uint32();
-    this.random.uint32(); // ALE draws one for player B, too
-    if (drawn >= this.threshold) this.state.action = action;
+  // One frame with one of ALE's actions, or the previous one, of each player; returns points won minus points lost.
+  act(action, left, leftAction) {
+    const [sticky, leftSticky] = [0, 0].map(() => this.random.uint32() < this.threshold);
+    if (!sticky) this.state.action = action;
+    if (left && !leftSticky) left.action = leftAction;
     if (this.over) return 0;
     this.state.frames += 1;
-    return frame(this.state, this.state.action);
+    return machine.frame(this.state, this.state.action, left, left?.action);
   }
 
   // One decision, an action's number in ACTION_NAMES, held for four frames.

@@ -58,7 +58,7 @@ def _gym_spec(env: str) -> TaskSpec:
         return TaskSpec(observations.shape, 0, int(actions.n))
     if isinstance(actions, Box) and len(actions.shape) == 1 and not images:
         return TaskSpec(observations.shape, 0, actions.shape[0], continuous=True)
-    raise InputError(f"env = {env!r} takes {actions}; choose one that takes one of 0, 1, …, or a vector of numbers")
+    raise InputError(f"env = {env!r} takes {actions}; choose one with actions 0, 1, … or vectors of numbers")
 
 
 def check_task(config: Config) -> None:

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, Error, InvalidAction, ResetNeeded
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, MultiDiscrete, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from pong.envs.pong.compiled import kernel
 from pong.envs.pong.fleet import MachineFleet, announced
-from pong.envs.pong.machine import GAME, WINNING_POINTS, Emulators, act, is_over, reset
+from pong.envs.pong.machine import GAME, WINNING_POINTS, act, is_over, reset, take
 from pong.envs.pong.screen import KINDS, PLAY, START, WAIT, Step
 from pong.envs.pong.task import NOOP, PongTask
 
@@ -22,13 +22,15 @@ MINIMAL = ("NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE")  # ALE's na
 MOVES = ("UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT")
 FULL = ("NOOP", "FIRE", *MOVES, *(f"{move}FIRE" for move in MOVES))
 KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " ", "NOOP": "e"}
+INFOS = ("lives", "episode_frame_number", "frame_number", "_lives", "_episode_frame_number", "_frame_number")
 Array = NDArray[Any]
+Results = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]  # see ``advance``
 State = tuple[list[Array], list[Any]]  # a copy of N games and their observations; of their random numbers, or empty
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of ``ALE/Pong-v5``, and ``noop_max``."""
+    """The arguments of ``ALE/Pong-v5``, ``noop_max`` and ``two_players``."""
 
     obs_type: str = "rgb"  # see ``screen.KINDS``
     frameskip: int | tuple[int, int] = 4  # frames of a decision, or from the first to below the second
@@ -39,6 +41,7 @@ class Settings:
     noop_max: int = 0  # a game starts with 1 to so many NOOPs, as AtariPreprocessing's; 0 leaves them out
     mode: int | None = None
     difficulty: int | None = None
+    two_players: bool = False  # the left paddle belongs to a second player: actions (2,), the right player's first
 
     def __post_init__(self) -> None:
         skip, stacked = self.frameskip, self.obs_type == "atari"
@@ -61,58 +64,75 @@ class Settings:
                 raise Error(f"pong/Pong-v5: {name} = {getattr(self, name)!r} must be {what}")
 
 
-class Results(NamedTuple):
-    """What became of N games in a step, (N,) each."""
+class Rest(NamedTuple):
+    """What else N games have, and their settings."""
 
-    rewards: NDArray[np.float64]
-    terminations: NDArray[np.bool_]
-    truncations: NDArray[np.bool_]
-    done: NDArray[np.bool_]  # either of them, and kept while a game waits
-    frames_before: NDArray[np.int64]  # of earlier games since the last seed
+    done: NDArray[np.bool_]  # (N,), the game has ended
+    frames_before: NDArray[np.int64]  # (N,), of earlier games since the last seed
+    words: NDArray[np.uint32]  # (N, 624), the state of ALE's generators
+    threshold: float  # probability of a sticky frame, times 2³²
+    meanings: NDArray[np.int64]  # (actions,), which of ALE's minimal actions each is
+    stops: bool  # a decision ends with the game, as AtariPreprocessing's; ALE draws random numbers till its end
 
 
 @kernel
 def advance(
-    emulators: Emulators,
     step: Step,  # to write, but for its plan
-    actions: NDArray[np.int64],  # (N,)
-    meanings: NDArray[np.int64],  # (actions,), which of ALE's minimal actions each is
+    rest: Rest,  # likewise, but for its settings
+    lefts: NDArray[Any] | None,  # (N,) of GAME, the left players', see ``machine.move_left``
+    actions: NDArray[np.int64],  # (N,), or of two players (N, 2)
     frames: NDArray[np.int64],  # (N,), of the decision, or of NOOP at the start of a new game
-    stops: bool,  # a decision ends with the game, as AtariPreprocessing's; ALE draws random numbers till its end
-    results: Results,  # to write, zeros
+    rewards: NDArray[np.float64],  # (N,) to write
+    numbers: NDArray[np.int64],  # (3, N) to write: lives, frames of this game, and of all games since the last seed
+    flags: NDArray[np.bool_],  # (3, N) to write: terminations, truncations, and True
 ) -> int:
     """Play a decision of each game, or start a new one; returns how many have ended, or −1 for a wrong action."""
-    for action in actions:
-        if not 0 <= action < len(meanings):
+    flat, players, ended = actions.reshape(-1), actions.size // len(step.games), 0
+    for action in flat:
+        if not 0 <= action < len(rest.meanings):
             return -1
-    ended = 0
-    for i in range(len(actions)):
-        game = step.games[i]
+    for i in range(len(step.games)):
+        game, left = step.games[i], None if lefts is None else lefts[i]
+        action, other = rest.meanings[flat[players * i]], rest.meanings[flat[players * (i + 1) - 1]]
+        rewards[i] = 0
         if step.plan[i] == START:
-            results.frames_before[i] += game.frames
+            rest.frames_before[i] += game.frames
             reset(game)
+            if left is not None:
+                reset(left)
+                game.cpu_y = left.own_y
             for _ in range(frames[i]):
-                act(emulators, i, game, NOOP)
+                take(game, NOOP, rest.words[i], rest.threshold, left)
+                act(game, step.max_frames, left)
             step.before[i] = game
-            results.done[i] = False
         elif step.plan[i] == PLAY:
             for t in range(frames[i]):
-                if stops and t == frames[i] - 1 > 0:
+                if rest.stops and t == frames[i] - 1 > 0:
                     step.before[i] = game
-                results.rewards[i] += act(emulators, i, game, meanings[actions[i]])
-                if stops and is_over(game, emulators.max_frames):
+                take(game, action, rest.words[i], rest.threshold, left, other)
+                rewards[i] += act(game, step.max_frames, left)
+                if rest.stops and is_over(game, step.max_frames):
                     break
-            if stops and frames[i] == 1:  # then AtariPreprocessing shows one screen
+            if rest.stops and frames[i] == 1:  # then AtariPreprocessing shows one screen
                 step.before[i] = game
-            results.terminations[i] = game.own_points == WINNING_POINTS or game.cpu_points == WINNING_POINTS
-            results.truncations[i] = game.frames >= emulators.max_frames
-            results.done[i] = is_over(game, emulators.max_frames)
-        ended += results.done[i]
+        plays = step.plan[i] == PLAY
+        flags[0, i] = plays and (game.own_points == WINNING_POINTS or game.cpu_points == WINNING_POINTS)
+        flags[1, i] = plays and game.frames >= step.max_frames
+        flags[2, i] = True
+        if step.plan[i] != WAIT:
+            rest.done[i] = flags[0, i] or flags[1, i]
+        numbers[0, i], numbers[1, i], numbers[2, i] = 0, game.frames, game.frames + rest.frames_before[i]
+        ended += rest.done[i]
     return ended
 
 
+def infos_of(numbers: Array, mask: Array) -> dict[str, Any]:
+    """Some games' infos as a SyncVectorEnv has them."""
+    return dict(zip(INFOS, (*numbers, mask, mask, mask), strict=True))
+
+
 class PongVectorEnv(VectorEnv[Array, Array, Array]):
-    """N games, the same as a ``SyncVectorEnv`` of ``ALE/Pong-v5``."""
+    """N games, the same as a ``SyncVectorEnv`` of ``ALE/Pong-v5``; with two players rewards are the right one's."""
 
     def __init__(
         self,
@@ -129,21 +149,24 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         self.render_mode = self.settings.render_mode
         self.metadata = PongEnv.metadata | {"autoreset_mode": self.autoreset_mode}
         self.single_observation_space, self._draw = KINDS[self.settings.obs_type]
-        self.single_action_space = Discrete(len(names))
+        two, n = self.settings.two_players, len(names)
+        self.single_action_space: Space[Any] = MultiDiscrete([n, n]) if two else Discrete(n)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         without_up = [name.replace("UP", "").replace("DOWN", "") or "NOOP" for name in names]  # which do nothing
-        self._meanings = np.array([MINIMAL.index(name) for name in without_up])
+        meanings = np.array([MINIMAL.index(name) for name in without_up])
         task = PongTask(sticky=self.settings.repeat_action_probability, max_frames=max_frames)
-        self._fleet = MachineFleet(num_envs, task)
-        shown, plan = np.zeros((num_envs, 3), GAME), np.zeros(num_envs, np.int8)
-        self._step = Step(self._fleet.games, np.zeros(num_envs, GAME), shown, plan, max_frames)
+        self._fleet, N = MachineFleet(num_envs, task), num_envs
+        before, shown, plan = np.zeros(N, GAME), np.zeros((N, 3), GAME), np.zeros(N, np.int8)
+        self._step = Step(self._fleet.games, before, shown, plan, max_frames)
+        words, threshold = self._fleet.emulators.words, self._fleet.emulators.threshold
+        done, frames_before, stops = np.zeros(N, np.bool_), np.zeros(N, np.int64), self.settings.obs_type == "atari"
+        self._rest = Rest(done, frames_before, words, threshold, meanings, stops)
+        self._lefts = np.zeros(N, GAME) if two else None
         self._observations = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
         skip = self.settings.frameskip
         self._frames = np.full(num_envs, skip if isinstance(skip, int) else 0)  # of decisions
-        self._noops = np.zeros(num_envs, np.int64)
-        self._frames_before = np.zeros(num_envs, np.int64)  # of earlier games since the last seed
-        self._done = np.zeros(num_envs, np.bool_)
+        self._noops = np.zeros(self.action_space.shape or (), np.int64)
         self._ended, self._started = 0, False
 
     def generator(self, i: int) -> np.random.Generator:
@@ -155,7 +178,7 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
     ) -> tuple[Array, dict[str, Any]]:
         """Start new games, all or those of ``options["reset_mask"]``, (N,) bool; an int seeds game i with seed + i."""
         N, infos = self.num_envs, dict[str, Any]()
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(N, np.bool_)))
+        mask = np.array((options or {}).get("reset_mask", np.ones(N, np.bool_)))
         if mask.shape != (N,) or mask.dtype != np.bool_ or not mask.any():
             raise ValueError(f"reset_mask must have {N} bools, one of them True")
         seeds = [seed + i for i in range(N)] if isinstance(seed, int) else [None] * N if seed is None else seed
@@ -165,31 +188,33 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         for i in np.flatnonzero(mask).tolist():
             if seeds[i] is not None:
                 infos = self._add_info(infos, {"seeds": self._fleet.seed(i, seeds[i])}, i)
-                self._frames_before[i] = -self._step.games["frames"][i]
+                self._rest.frames_before[i] = -self._step.games["frames"][i]
         with announced():
-            self._play(np.where(mask, START, WAIT))
+            _, numbers, _ = self._play(np.where(mask, START, WAIT))
         self._started = True
-        return self._observe(), infos | self._infos(mask)
+        return self._observe(), infos | infos_of(numbers * mask, mask)
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Play a decision of each game: actions (N,)."""
+        """Play a decision of each game: actions (N,), or of two players (N, 2)."""
         if not self._ended:
             return self.decide(actions)
         if self.autoreset_mode == AutoresetMode.DISABLED:
             raise ResetNeeded("a game has ended; reset it with options={'reset_mask': …}")
-        return self.decide(actions, np.where(self._done, START, PLAY))
+        return self.decide(actions, np.where(self._rest.done, START, PLAY))
 
     def decide(self, actions: Any, plan: Any = PLAY) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """``step`` for games that have ended, too: a decision changes them no more."""
         self._check_ready(self._started)
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise InvalidAction(f"actions must be ({self.num_envs},) ints, not {actions.shape} {actions.dtype}")
-        results, final = self._play(plan, actions.astype(np.int64, copy=False)), {}
+        if actions.shape != self._noops.shape or actions.dtype.kind not in "iu":
+            raise InvalidAction(f"actions must be {self._noops.shape} ints, not {actions.shape} {actions.dtype}")
+        rewards, numbers, flags = self._play(plan, np.ascontiguousarray(actions, np.int64))
+        terminations, truncations, mask = flags
+        final = dict[str, Any]()
         if self._ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            final = self._final_infos(self._done.copy())
-            self._play(np.where(self._done, START, WAIT))
-        return self._observe(), *results[:3], final | self._infos()
+            final = self._final_infos(numbers, self._rest.done.copy())
+            _, numbers, _ = self._play(np.where(self._rest.done, START, WAIT))
+        return self._observe(), rewards, terminations, truncations, infos_of(numbers, mask) | final
 
     def _play(self, plan: Any, actions: Any = None) -> Results:
         """Do what is planned for each game, one of WAIT, PLAY and START, and draw its observation."""
@@ -197,13 +222,12 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         step.plan[:] = plan
         if plan is not PLAY or not isinstance(self.settings.frameskip, int):
             frames = self._choose_frames()
-        new = np.zeros(N), np.zeros(N, np.bool_), np.zeros(N, np.bool_)
-        results = Results(*new, self._done, self._frames_before)
+        results = np.empty(N), np.empty((3, N), np.int64), np.empty((3, N), np.bool_)
         actions = self._noops if actions is None else actions
-        stops = self.settings.obs_type == "atari"
-        ended = advance(self._fleet.emulators, step, actions, self._meanings, frames, stops, results)
+        ended = advance(step, self._rest, self._lefts, actions, frames, *results)
         if ended < 0:
-            raise InvalidAction(f"an action of {actions.min()} to {actions.max()}, not 0 to {len(self._meanings) - 1}")
+            last = len(self.action_names) - 1
+            raise InvalidAction(f"an action of {actions.min()} to {actions.max()}, not 0 to {last}")
         self._ended = ended
         self._observations = self._draw(step, self._observations)
         return results
@@ -221,22 +245,12 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
     def _observe(self) -> Array:
         return self._observations.copy() if self.copy else self._observations
 
-    def _infos(self, mask: Any = True) -> dict[str, Any]:
-        """As a SyncVectorEnv has them, for some games."""
-        frames, masks = self._step.games["frames"], np.empty((3, self.num_envs), np.bool_)
-        masks[:] = mask
-        infos = {"lives": np.zeros_like(frames), "episode_frame_number": frames.copy()}
-        infos["frame_number"] = frames + self._frames_before
-        if mask is not True:
-            infos = {name: numbers * mask for name, numbers in infos.items()}
-        return infos | dict(zip(("_lives", "_episode_frame_number", "_frame_number"), masks, strict=True))
-
-    def _final_infos(self, done: NDArray[np.bool_]) -> dict[str, Any]:
+    def _final_infos(self, numbers: Array, done: NDArray[np.bool_]) -> dict[str, Any]:
         """Of games that have ended."""
         observations = np.full(self.num_envs, None, object)
         for i in np.flatnonzero(done):
             observations[i] = self._observations[i].copy()
-        infos = {"final_obs": observations, "final_info": self._infos(done)}
+        infos = {"final_obs": observations, "final_info": infos_of(numbers * done, done)}
         return infos | {f"_{name}": done.copy() for name in infos}
 
     def _check_ready(self, started: bool) -> None:
@@ -269,7 +283,7 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
         (arrays, random), drawn = state, self._step.games["ale_drawn"].copy()
         for array, saved in zip(self._arrays, arrays, strict=True):
             array[:] = saved
-        self._ended = int(self._done.sum())
+        self._ended = int(self._rest.done.sum())
         if not random:
             self._step.games["ale_drawn"] = drawn
             return
@@ -279,7 +293,8 @@ class PongVectorEnv(VectorEnv[Array, Array, Array]):
 
     @property
     def _arrays(self) -> list[Array]:
-        return [*self._step[:3], self._observations, self._frames_before, self._done]
+        arrays = [*self._step[:3], *self._rest[:2], self._lefts, self._observations]
+        return [array for array in arrays if array is not None]
 
 
 class PongEnv(gymnasium.Env[Array, Any]):
@@ -306,7 +321,7 @@ class PongEnv(gymnasium.Env[Array, Any]):
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Play a decision; nothing moves after the game's end."""
-        observations, *results, infos = self._games.decide(np.asarray(action).reshape(-1))
+        observations, *results, infos = self._games.decide(np.asarray(action).reshape(self._games.action_space.shape))
         reward, terminated, truncated = (values[0].item() for values in results)
         return observations[0], reward, terminated, truncated, self._info(infos)
 

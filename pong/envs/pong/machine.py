@@ -108,13 +108,16 @@ def reset(game: Game) -> None:
 
 
 @rule
-def frame(game: Game, action: int) -> int:
-    """Emulate one frame; returns the points won minus the points lost in it."""
+def frame(game: Game, action: int, left: Game | None = None, left_action: int = NOOP) -> int:
+    """Emulate one frame, perhaps with a second player; returns the points won minus the points lost in it."""
     turn_knob(game, action)
     before = game.own_points - game.cpu_points
-    flying = move_ball(game)
+    flying = move_ball(game, left.fire if left is not None else False)
     game.own_y = game.next_y
-    move_opponent(game)
+    if left is None:
+        move_opponent(game)
+    else:
+        move_left(game, left, left_action)
     read_knob(game)
     game.touch = touching(game) if flying else NOBODY
     game.clock = (game.clock + 1) % CLOCK_SIZE
@@ -157,7 +160,20 @@ def move_opponent(game: Game) -> None:
 
 
 @rule
-def move_ball(game: Game) -> bool:
+def move_left(game: Game, left: Game, action: int) -> None:
+    """Our rule for a second player, whom ALE's game lacks: what moves the right paddle moves the left one.
+
+    ``left`` is this player's: ``pot``, ``next_y``, ``own_y`` and ``fire``. Both knobs are read in the same frames.
+    """
+    turn_knob(left, action)
+    game.cpu_y = left.own_y = left.next_y
+    left.clock = game.clock
+    read_knob(left)
+    left.fire = action in (FIRE, UP_FIRE, DOWN_FIRE)
+
+
+@rule
+def move_ball(game: Game, left_fire: bool) -> bool:
     """Move the ball, which may hit what it touched on the previous screen; returns whether it is in play."""
     if game.stopped:
         game.y = 0
@@ -183,7 +199,7 @@ def move_ball(game: Game) -> bool:
     elif game.touch == PLAYER:
         hit_by_player(game)
     elif game.touch == OPPONENT:
-        hit_by_opponent(game)
+        hit_by_opponent(game, left_fire)
     game.y += game.down
     game.x -= game.left
     return True
@@ -222,9 +238,9 @@ def hit_by_player(game: Game) -> None:
 
 
 @rule
-def hit_by_opponent(game: Game) -> None:
-    """The ball flies back as fast as it came."""
-    game.left = -abs(game.left)
+def hit_by_opponent(game: Game, fire: bool) -> None:
+    """The ball flies back as fast as it came; only a second player can have the button down."""
+    game.left = -min(abs(game.left) + fire, FASTEST)
     game.last = OPPONENT
     game.down = bounce(game.cpu_y, game.y)
 
@@ -328,17 +344,32 @@ UINT32 = 2**32
 
 
 @rule
-def is_sticky(game: Game, words: NDArray[np.uint32], threshold: float) -> bool:
-    """Whether ALE repeats the previous frame's action; it also draws a number for player B, which has no effect."""
+def take(
+    game: Game, action: int, words: NDArray[np.uint32], threshold: float, left: Game | None = None, other: int = NOOP
+) -> None:
+    """Take the action of a frame, and the other of a second player, unless ALE repeats the previous one.
+
+    Numba counts the users of every array that a rule gets, which would take longer than a frame with all of Emulators.
+    """
     if game.ale_drawn == WORDS:
         twist(words)
         game.ale_drawn = 0
-    y = np.int64(words[game.ale_drawn])
+    if not is_below(words[game.ale_drawn], threshold):
+        game.action = action
+    game.ale_drawn += 1
+    if left is not None and not is_below(words[game.ale_drawn], threshold):
+        left.action = other
+    game.ale_drawn += 1  # in a game of one player, too
+
+
+@rule
+def is_below(word: int, threshold: float) -> bool:
+    """Whether the generator's next number, made of a word, is smaller."""
+    y = np.int64(word)
     y ^= y >> 11
     y ^= (y << 7) & 0x9D2C5680
     y ^= (y << 15) & 0xEFC60000
     y ^= y >> 18
-    game.ale_drawn += 2
     return bool(y < threshold)
 
 
@@ -385,14 +416,12 @@ class Emulators(NamedTuple):
 
 
 @rule
-def act(emulators: Emulators, i: int, game: Game, action: int) -> int:
-    """Emulate a frame like ALE's ``act``, with sticky actions; returns its reward. An ended game stands still."""
-    if not is_sticky(game, emulators.words[i], emulators.threshold):
-        game.action = action
-    if is_over(game, emulators.max_frames):
+def act(game: Game, max_frames: int, left: Game | None = None) -> int:
+    """Emulate a frame with the actions taken; returns its reward. An ended game stands still."""
+    if is_over(game, max_frames):
         return 0
     game.frames += 1
-    return frame(game, game.action)
+    return frame(game, game.action) if left is None else frame(game, game.action, left, left.action)
 
 
 @rule
@@ -407,7 +436,8 @@ def start_game(emulators: Emulators, i: int, game: Game) -> None:
     reset(game)
     if emulators.noop_max > 0:
         for _ in range(integer(game, emulators.numbers[i], 1, emulators.noop_max + 1)):
-            act(emulators, i, game, NOOP)
+            take(game, NOOP, emulators.words[i], emulators.threshold)
+            act(game, emulators.max_frames)
 
 
 @kernel
@@ -428,13 +458,14 @@ def step(
 ) -> None:
     """Play one decision of each active game; the others wait. After a game's end a new one starts."""
     for i in range(len(emulators.games)):
-        game, numbers = emulators.games[i], emulators.numbers[i]
+        game, numbers, words = emulators.games[i], emulators.numbers[i], emulators.words[i]
         rewards[i], dones[i], frames[i] = 0, False, 0
         if not active[i]:
             continue
         before = game.frames
         for _ in range(integer(game, numbers, emulators.shortest_hold, emulators.longest_hold + 1)):
-            rewards[i] += act(emulators, i, game, ALE[actions[i]])
+            take(game, ALE[actions[i]], words, emulators.threshold)
+            rewards[i] += act(game, emulators.max_frames)
         frames[i] = game.frames - before
         if is_over(game, emulators.max_frames):
             dones[i] = True

@@ -332,6 +332,8 @@ STATE = (machine.GAME.names or ())[:-2]  # the numbers of a state, see ``machine
 
 def states(step: Step, out: NDArray[np.int64]) -> NDArray[np.int64]:
     """The states (N, 19), which the games themselves hold."""
+    if out.base is not None:
+        return out  # of the first step
     return step.games.view(np.int64).reshape(len(out), -1)[:, : len(STATE)]
 
 
