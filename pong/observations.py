@@ -226,9 +226,8 @@ class RowLayout:
 class DifferenceFrames(VectorWrapper):
     """Turns a vector environment's screens into difference frames (N, 6400) int8 in {−1, 0, 1}.
 
-    Each observation is this frame minus the previous one, both as ``preprocess`` makes them, and all zeros at an
-    episode's first screen. Points within a game do not reset it, as in the original. ``env`` shows screens as
-    ``preprocess`` takes them, and has ``AutoresetMode.SAME_STEP`` or ``NEXT_STEP``.
+    An observation is this frame minus the previous one, or all zeros at an episode's first screen, as in 2016. ``env``
+    shows screens as ``preprocess`` takes them, and has ``AutoresetMode.SAME_STEP`` or ``NEXT_STEP``.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]):

@@ -99,8 +99,7 @@ class DiscretePolicy(Policy):
 class KarpathyPolicy(DiscretePolicy):
     """The two-layer network of 2016: difference frame → 200 ReLU units → P(UP); no biases anywhere.
 
-    p = σ(W2 · max(0, x · W1)). Action 1 is UP (ALE action 2), action 0 is DOWN (ALE action 3). The 2016 program stores
-    the transpose of W1: here one pixel's weights lie side by side, as few pixels of a row are not 0.
+    p = σ(W2 · max(0, x · W1)). Action 1 is UP, action 0 is DOWN. W1 is the transpose of that of the 2016 program.
 
     Source: Karpathy 2016, https://karpathy.github.io/2016/05/31/rl/, gist pg-pong.py, ``policy_forward``.
     """

@@ -57,8 +57,7 @@ def count(counters: Counters, update: Update, steps: int) -> Counters:
 class EventWriter:
     """A TensorBoard event file. TensorBoard drops what earlier files say about ``purge_step`` and later steps.
 
-    torch's SummaryWriter would not do: a full disk ends its thread for good, and it names files by process id, so that
-    TensorBoard may read two starts within a second in the wrong order.
+    A full disk would end the thread of torch's SummaryWriter, whose names may also sort in the wrong order.
     """
 
     def __init__(self, folder: Path, purge_step: int):

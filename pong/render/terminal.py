@@ -29,10 +29,7 @@ def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None
 
 
 def layout(frame: RenderedFrame, columns: int, rows: int) -> list[str]:
-    """The lines of a frame: the screen in its aspect ratio, in the middle, and below it a status line.
-
-    It has each action's probability, with the chosen action in brackets; a narrow terminal cuts it off.
-    """
+    """The lines of a frame: its screen, and a status line with each action's probability, the chosen one in brackets."""
     height, width, _ = frame.screen.shape
     new_height = max(min(2 * (rows - 1), columns * height // width) // 2 * 2, 2)
     new_width = new_height * width // height
