@@ -29,7 +29,7 @@ def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None
 
 
 def layout(frame: RenderedFrame, columns: int, rows: int) -> list[str]:
-    """The lines of a frame: its screen, and a status line with each action's probability, the chosen one in brackets."""
+    """The lines of a frame: its screen, then a status line with each action's probability, the chosen in brackets."""
     height, width, _ = frame.screen.shape
     new_height = max(min(2 * (rows - 1), columns * height // width) // 2 * 2, 2)
     new_width = new_height * width // height
