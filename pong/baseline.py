@@ -13,15 +13,11 @@ from pong.rollout import Batch
 
 
 class Baseline:
-    """A network that predicts the return of an observation, (B,); it should start at 0 everywhere.
-
-    Its predictions are subtracted from the returns. As it was not fitted to the batch that it is used on, it changes
-    the gradient's variance but not its mean.
-    """
+    """A network that predicts returns, (B,). As it only knows earlier batches, it adds no bias to the gradient."""
 
     def __init__(self, network: nn.Module, config: Config, ranks: Ranks):
         self.network = network
-        self.optimizer = Adam(network.parameters(), lr=config.baseline_learning_rate, eps=1e-5)
+        self.optimizer = Adam(network.parameters(), lr=config.baseline_learning_rate, eps=1e-5, fused=True)
         self.passes = config.baseline_passes  # gradient steps on each batch, on all rows
         self.ranks = ranks
 
@@ -29,16 +25,15 @@ class Baseline:
         """Expected returns (B,) of B observations; if they are one slice, with the graph for ``fit``."""
         slices = observations.split(slice_rows(self.network))
         with torch.set_grad_enabled(len(slices) == 1):
-            returns: list[Tensor] = [self.network(part) for part in slices]
-        return returns[0] if len(returns) == 1 else torch.cat(returns)
+            return torch.cat([self.network(part) for part in slices])
 
     def fit(self, batch: Batch, predicted: Tensor) -> None:
         """Learn from a batch of B rows after it was used; ``predicted`` (B,) by ``predict``, in the returns' unit."""
         for step in range(self.passes):
             self.optimizer.zero_grad()
             for part in batch.split(slice_rows(self.network)):
-                known = predicted.requires_grad and step == 0
-                returns = predicted if known else self.network(part.observations)  # (b,)
-                part.share(F.mse_loss(returns, part.returns)).backward()  # type: ignore[no-untyped-call]
+                has_graph = predicted.requires_grad and step == 0
+                returns = predicted if has_graph else self.network(part.observations)  # (b,)
+                part.share(F.mse_loss(returns, part.returns)).backward()
             self.ranks.all_reduce([p.grad for p in self.network.parameters() if p.grad is not None])
             self.optimizer.step()

@@ -1,8 +1,4 @@
-"""Checkpoints: weights, optimiser state and games in one safetensors file, whose header holds the config as JSON.
-
-No pickle is written or read, so that loading a stranger's checkpoint executes nothing. A file is written completely or
-not at all, and its checksum tells whether it is intact.
-"""
+"""Checkpoints: one safetensors file, with the config as JSON in its header and a checksum. Loading one runs no code."""
 
 import contextlib
 import hashlib
@@ -20,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from pong.baseline import Baseline
 from pong.config import Config, InputError, PathLike, agents, resolve, validate
 from pong.envs.base import EmulatorState
 
 FORMAT = 4
 SUFFIX = ".safetensors"
+PARTS = ("policy", "optimizer", "baseline", "baseline_optimizer")  # with tensors; and "play", of each emulator
 MOST_NAMES = 1 << 23  # bytes of a file's start: safetensors takes a minute to read 64 MiB of names
 NEWEST = 2  # checkpoints of a run that are not deleted, besides the best
 BEST = f"best{SUFFIX}"
@@ -36,7 +32,7 @@ Scores = Annotated[tuple[FiniteFloat, ...], Field(max_length=100)]
 
 @dataclass(frozen=True)
 class Counters:
-    """How far a run has come."""
+    """The progress of a run."""
 
     updates: Count = 0
     steps: Count = 0  # agent steps
@@ -54,7 +50,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint; by default that of a run that has not started."""
+    """The state from which a run continues; by default, its beginning."""
 
     config: Config
     counters: Counters = Counters()
@@ -65,40 +61,21 @@ class Checkpoint:
     play: list[EmulatorState] = field(default_factory=list)  # see Rollout.state; empty where it can't be saved
 
 
-def save(
-    folder: Path,
-    config: Config,
-    counters: Counters,
-    policy: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    baseline: Baseline | None = None,
-    play: list[EmulatorState] | None = None,
-    *,
-    best: bool = False,
-) -> Path:
-    """Write ``update-NNNNNN.safetensors``, with ``best`` also ``best.safetensors``, and delete older checkpoints.
-
-    Raises:
-        FloatingPointError: a tensor holds NaN or infinity; nothing is written.
-        OSError: the file can't be written; earlier checkpoints are untouched.
-    """
-    parts = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()["state"]}
-    if baseline:
-        parts["baseline"] = baseline.network.state_dict()
-        parts["baseline_optimizer"] = baseline.optimizer.state_dict()["state"]
-    parts["play"] = dict(enumerate(play or []))
-    tensors = _flatten(parts)
+def save(folder: Path, checkpoint: Checkpoint, *, best: bool = False) -> Path:
+    """Write ``update-NNNNNN.safetensors``, with ``best`` also ``best.safetensors``, and delete older checkpoints."""
+    updates = checkpoint.counters.updates
+    parts = {name: getattr(checkpoint, name) for name in PARTS}
+    tensors = _flatten(parts | {"play": dict(enumerate(checkpoint.play))})
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise FloatingPointError(f"update {counters.updates}: {name} is not finite; lower the learning rates")
-    path = folder / file_name(counters.updates)
+            raise FloatingPointError(f"update {updates}: {name} is not finite; lower the learning rates")
+    path = folder / file_name(updates)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         targets = (folder / BEST, path) if best else (path,)  # a kill between the two must not lose the best
-        _write(targets, config, counters, tensors)
+        _write(targets, checkpoint, tensors)
     except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OSError(f"checkpoint {path} can't be written: {why}") from None
+        raise OSError(f"checkpoint {path} can't be written: {getattr(error, 'strerror', None) or error}") from None
     for old in (*checkpoints(folder)[:-NEWEST], *folder.glob("*.tmp*")):  # left by killed processes
         with contextlib.suppress(OSError):
             old.unlink()
@@ -108,7 +85,7 @@ def save(
 def save_policy(path: Path, config: Config, counters: Counters, weights: dict[str, Tensor]) -> None:
     """Write a checkpoint of a policy's weights alone: enough to play or to start a training."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write((path,), config, counters, _flatten({"policy": weights}))
+    _write((path,), Checkpoint(config, counters), _flatten({"policy": weights}))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -121,7 +98,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def _replacing(path: Path) -> Iterator[Path]:
     """A new file to be written, which then replaces that at ``path``."""
     temporary = path.with_suffix(".tmp")  # in the same folder, so that it can be renamed
-    temporary.unlink(missing_ok=True)  # of a killed process; or a stranger's link, whose target stays as it is
+    temporary.unlink(missing_ok=True)  # left by a killed process; or a foreign link, whose target stays as it is
     try:
         temporary.open("xb").close()  # which follows no link
         yield temporary
@@ -152,15 +129,13 @@ def load(where: PathLike, trust: bool = False) -> Checkpoint:
         for name, tensor in tensors.items():
             if not tensor.float().isfinite().all():
                 raise InputError(f"checkpoint {path} can't be used: {name} is not finite; {_others(path)}")
-        play = sorted(_by_number(_part("play", tensors)).items())
+        config = validate(header["config"], str(path), trust)
+        counters = TypeAdapter(Counters).validate_python(header["counters"])
+        policy, optimizer, baseline, baseline_optimizer = (_part(name, tensors) for name in PARTS)
+        emulators = sorted(_by_number(_part("play", tensors)).items())
+        play = [{name: tensor.numpy() for name, tensor in emulator.items()} for _, emulator in emulators]
         return Checkpoint(
-            config=validate(header["config"], str(path), trust),
-            counters=TypeAdapter(Counters).validate_python(header["counters"]),
-            policy=_part("policy", tensors),
-            optimizer=_by_number(_part("optimizer", tensors)),
-            baseline=_part("baseline", tensors),
-            baseline_optimizer=_by_number(_part("baseline_optimizer", tensors)),
-            play=[{name: tensor.numpy() for name, tensor in emulator.items()} for _, emulator in play],
+            config, counters, policy, _by_number(optimizer), baseline, _by_number(baseline_optimizer), play
         )
     except (KeyError, TypeError, ValueError, RecursionError):
         raise InputError(f"checkpoint {path} is damaged or was not written by pong; {_others(path)}") from None
@@ -181,15 +156,10 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def best_score(folder: Path) -> float:
     """The score of the best checkpoint in a folder, −∞ if none can be read."""
+    best = None
     with contextlib.suppress(InputError):
         best = load(folder / BEST, trust=True).counters.best
-        return -math.inf if best is None else best
-    return -math.inf
-
-
-def exists(run: Path) -> bool:
-    """Whether a run folder holds a checkpoint, even if only the best."""
-    return any((run / "checkpoints").glob(f"*{SUFFIX}"))
+    return -math.inf if best is None else best
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -220,8 +190,8 @@ def _others(path: Path) -> str:
     return f"there is {', '.join(map(str, others))}" if others else remedy
 
 
-def _write(paths: Iterable[Path], config: Config, counters: Counters, tensors: dict[str, Tensor]) -> None:
-    header = json.dumps({"format": FORMAT, "config": config.model_dump(), "counters": asdict(counters)})
+def _write(paths: Iterable[Path], about: Checkpoint, tensors: dict[str, Tensor]) -> None:
+    header = json.dumps({"format": FORMAT, "config": about.config.model_dump(), "counters": asdict(about.counters)})
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}  # safetensors.torch leaks a type a length
     metadata = {"pong": header, "sha256": _digest(header, tensors)}
     for path in paths:

@@ -35,8 +35,15 @@ def _in_a_folder(file: Path) -> Path:
 
 Source = Annotated[Path, Positional, arg(metavar="RUN|CHECKPOINT")]
 Newest = Annotated[Path | None, Positional, arg(metavar="RUN|CHECKPOINT", help_behavior_hint="(default: newest run)")]
+Recipe = Annotated[Path | None, Positional, arg(metavar="NAME|CONFIG.toml", help_behavior_hint="")]
+Resumed = Annotated[Path | None, arg(metavar="RUN|CHECKPOINT")]
+SeedRange = Annotated[str | None, arg(metavar="1-16|1,3,5")]
+Video = Annotated[NewPath | None, arg(help_behavior_hint="(default: RUN-updateN-seedN.mp4)")]
 AsTrained = arg(help_behavior_hint="(default: as in training)")
 OutputFile = Annotated[Path, AfterValidator(_in_a_folder)]
+JsonFile = Annotated[OutputFile | None, arg(name="json")]
+HubName = Annotated[str | None, arg(metavar="NAME")]
+Examples = Annotated[list[str], Positional, arg(metavar="EXAMPLE")]
 
 
 class Train(Settings):
@@ -45,16 +52,10 @@ class Train(Settings):
     A recipe's values are the defaults (pong train pong --help). Without a recipe, the keys' own defaults are listed.
     """
 
-    recipe: Annotated[Path | None, Positional, arg(metavar="NAME|CONFIG.toml", help_behavior_hint="")] = Field(
-        None, description="a recipe's name (pong recipes) or a config file"
-    )
-    resume: Annotated[Path | None, arg(metavar="RUN|CHECKPOINT")] = Field(
-        None, description="resume a run in its folder, or a checkpoint in a new folder, instead of CONFIG.toml"
-    )
+    recipe: Recipe = Field(None, description="a recipe's name (pong recipes) or a config file")
+    resume: Resumed = Field(None, description="resume a run in its folder, or a checkpoint in a new folder")
     run_dir: Path | None = Field(None, description="folder of the run; a run in it is resumed; default: runs/NAME-…")
-    seeds: Annotated[str | None, arg(metavar="1-16|1,3,5")] = Field(
-        None, description="train a run for each seed, one core each; default of --run-dir: runs/NAME-seeds-TIME"
-    )
+    seeds: SeedRange = Field(None, description="train a run for each seed, one core each; in runs/NAME-seeds-TIME")
     init: Path | None = Field(None, description="start with the policy of this run, exported folder or agent")
     trust: bool = Field(False, description=f"{TRUST}; --env does, too")
     task: keys.TaskKeys = keys.TaskKeys()
@@ -82,14 +83,13 @@ class Train(Settings):
     def train(self, command: list[str], started: float) -> int:
         """Train one run, or one for each of the seeds, and return the exit status."""
         from pong.run import TrainRequest, train
+        from pong.seeds import train_seeds
 
         config = Config(**{key: value for name in GROUPS for key, value in getattr(self, name)})
         request = TrainRequest(config, self.run_dir, checkpoint=self.resume, init=self.init)
         if self.resume and self.resume.is_dir():
             request = TrainRequest(config, self.resume)
         if self.seeds:
-            from pong.seeds import train_seeds
-
             return train_seeds(request, _numbers(self.seeds), command)
         return train(request, command, started)
 
@@ -105,16 +105,13 @@ class Eval(Settings):
     sticky: Annotated[float | None, AsTrained] = Field(None, description="probability of sticky actions")
     noop_max: Annotated[int | None, AsTrained] = Field(None, description="maximum NOOPs at the start of a game")
     emulator: Literal["ale", "machine"] = Field("ale", description="machine is faster; the scores are the same")
-    scores: Annotated[OutputFile | None, arg(name="json")] = Field(
-        None, alias="json", description="also write the scores to this file"
-    )
+    scores: JsonFile = Field(None, alias="json", description="also write the scores to this file")
     trust: bool = Field(False, description=TRUST)
 
     def __call__(self) -> None:
-        """Play games with frozen weights and print their scores."""
         from pong.distributed import cores
         from pong.evaluate import WAYS, evaluate
-        from pong.export import scores_json, summary
+        from pong.export import scores_json
         from pong.train import load_policy
 
         policy, loaded = load_policy(source := self.source or _newest(), self.trust)
@@ -122,16 +119,13 @@ class Eval(Settings):
         if loaded.config.is_pong:
             changes["emulator"] = self.emulator
         config, counters, games = loaded.config.replace(**changes), loaded.counters, {}
-        printing = contextlib.suppress(*[OSError] if self.scores else [])  # the file has what can't be printed
         if not self.source:
-            with printing:
-                print(f"{source}: playing fresh games …", flush=True)
+            print(f"{source}: playing fresh games …", flush=True)
         for way in [way for way in WAYS if getattr(self, way)] or WAYS:
             actor = WAYS[way](policy)
             games[way] = evaluate(actor, config, self.episodes, seed=self.seed, title=way, processes=cores())
             task = f"{way}, seed {self.seed}, {config.task}, update {counters.updates}"
-            with printing:
-                print(f"{summary(games[way], config)}, {task}", flush=True)  # the next games take minutes
+            print(f"{games[way]}, {task}", flush=True)  # the next games take minutes
         if self.scores is not None:
             content = scores_json(source, config, counters, games, self.seed)
             self.scores.write_text(content, encoding="utf-8")
@@ -141,9 +135,7 @@ class Play(Settings):
     """Save a video of one game of a policy, or show it live in the terminal."""
 
     source: Newest = Field(None, description=POLICY)
-    file: Annotated[NewPath | None, arg(help_behavior_hint="(default: RUN-updateN-seedN.mp4)")] = Field(
-        None, description="video to write, .mp4 or .gif, never overwritten"
-    )
+    file: Video = Field(None, description="video to write, .mp4 or .gif, never overwritten")
     terminal: bool = Field(False, description="show the game in this terminal instead")
     speed: float = Field(1, gt=0, description="with --terminal: 1 is natural, in Pong 60 frames a second")
     greedy: bool = Field(False, description="take the likeliest action instead of sampling")
@@ -164,7 +156,6 @@ class Play(Settings):
         return self
 
     def __call__(self) -> None:
-        """Play one game with frozen weights and print its score."""
         from pong.render.film import fps_of, write_film
         from pong.render.frame import play_frames
         from pong.render.picture import signed
@@ -176,12 +167,11 @@ class Play(Settings):
         if not config.has_screen:
             raise InputError(f"play: {source} was trained on {config.env}, which has no screen to show")
         config = config.replace(**self.model_dump(include={"max_frames"}, exclude_none=True))
-        name, way = _run_name(source), "greedy" if self.greedy else "sampled"
+        path, way = source.resolve(), "greedy" if self.greedy else "sampled"
+        name = (path.parents[1] if path.parent.name == "checkpoints" else path).name.removesuffix(".safetensors")
         file = self.file or Path(f"{name}-update{updates}{'-greedy' if self.greedy else ''}-seed{self.seed}.mp4")
-        where = "playing one game in the terminal" if self.terminal else f"recording one game to {file}"
-        about = f"{source}: update {updates}, {way}, seed {self.seed}, {config.task}; {where} …"
-        with contextlib.suppress(OSError):  # the video is still wanted
-            print(printable(about), flush=True)
+        doing = "playing one game in the terminal" if self.terminal else f"recording one game to {file}"
+        print(printable(f"{source}: update {updates}, {way}, seed {self.seed}, {config.task}; {doing} …"), flush=True)
         with contextlib.closing(play_frames(policy, config, self.seed, greedy=self.greedy)) as frames:
             watched = (last := frame for frame in frames)
             if self.terminal:
@@ -201,9 +191,7 @@ class Export(Settings):
     half: bool = Field(False, description="store the weights as 16-bit numbers; the card has their scores")
     save_p: OutputFile | None = Field(None, description="also, or instead, write the file of the 2016 program")
     page: bool = Field(False, description="also write page.bin for the page in the browser (make page)")
-    push_to_hub: Annotated[str | None, arg(metavar="NAME")] = Field(
-        None, description="also upload the folder and replay.mp4, a whole game, to the Hugging Face hub under this name"
-    )
+    push_to_hub: HubName = Field(None, description="also upload the folder, with a video, to the Hugging Face hub")
     trust: bool = Field(False, description=TRUST)
 
     @model_validator(mode="after")
@@ -215,10 +203,7 @@ class Export(Settings):
         return self
 
     def __call__(self) -> None:
-        """Export a policy."""
-        from pong.export import write_folder, write_save_p
-        from pong.hub import push
-        from pong.page import agent_bytes
+        from pong.export import agent_bytes, push, write_folder, write_save_p
         from pong.train import load_policy
 
         policy, loaded = load_policy(self.source, self.trust)
@@ -246,24 +231,20 @@ class Import(Settings):
     episodes: int = Field(0, ge=0, description="fresh games for the model card, sampled and greedy each")
 
     def __call__(self) -> None:
-        """Import a policy."""
         from pong.export import import_save_p, write_folder
 
         policy, loaded = import_save_p(self.file, self.model_dump(include={"hold", "sticky", "noop_max"}))
-        write_folder(self.folder, policy, loaded, self.file, self.episodes)
+        write_folder(self.folder, policy, loaded, self.file, self.episodes, half=False)
 
 
 class Toy(Settings):
     """Show the log-derivative trick with numbers: by hand, by autograd and by finite differences."""
 
-    examples: Annotated[list[str], Positional, arg(metavar="EXAMPLE")] = Field(
-        [], description="T1 to T11, or all; leave it out to list them"
-    )
+    examples: Examples = Field([], description="T1 to T11, or all; leave it out to list them")
     samples: int | None = Field(None, ge=2, le=100_000, description="estimate from this many random batches")
     seed: int | None = Field(None, ge=0, lt=2**63, description="seed of the random batches")
 
     def __call__(self) -> None:
-        """Show examples."""
         from pong.toy import toy
 
         toy(self.examples, self.samples, self.seed)
@@ -277,8 +258,8 @@ class Recipes(Settings):
         print(f"{'recipe':18}{'agent':7}what it is")
         trained = agents()
         for name, path in recipes().items():
-            about = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(": ")[0]
-            print(f"{name:18}{'yes' if name in trained else '-':7}{about}")
+            title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(": ")[0]
+            print(f"{name:18}{'yes' if name in trained else '-':7}{title}")
 
 
 COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Train, Eval, Play, Export, Import, Toy, Recipes)}
@@ -324,8 +305,8 @@ def _parse(arguments: list[str]) -> Any:
             if name not in COMMANDS:
                 tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="pong", description=ABOUT, args=[name])
             default = _train_defaults(flags) if name == "train" else None
-            how = [tyro.conf.OmitArgPrefixes] if default else [tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff]
-            return tyro.cli(COMMANDS[name], default=default, args=flags, prog=f"pong {name}", config=how)
+            style = [tyro.conf.OmitArgPrefixes] if default else [tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff]
+            return tyro.cli(COMMANDS[name], default=default, args=flags, prog=f"pong {name}", config=style)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except SystemExit as end:
@@ -348,7 +329,17 @@ def _train_defaults(flags: list[str]) -> Train:
     if {"--seed", "--seeds"} <= names:
         raise InputError("choose one of --seed and --seeds")
     if resumed := re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(flags)):
-        config = _saved_config(Path(resumed[1]), trust)
+        source = Path(resumed[1])
+        if source.suffix == ".safetensors":
+            from pong import checkpoint
+
+            config = checkpoint.load(source, trust).config
+        elif (file := source / "config.toml").exists():
+            config = load_config(file, trust)
+        else:
+            raise InputError(
+                f"--resume {source}: no run is there; give a run folder (runs/…) or one of its checkpoints"
+            )
     elif flags and not flags[0].startswith("-"):
         config = load_config(flags[0], trust)
     elif flags[:1] in (["-h"], ["--help"]):
@@ -368,29 +359,9 @@ def _numbers(text: str) -> list[int]:
     return list(seeds)
 
 
-def _saved_config(source: Path, trust: bool) -> Config:
-    """The config of a run or of a checkpoint."""
-    if source.suffix == ".safetensors":
-        from pong import checkpoint
-
-        return checkpoint.load(source, trust).config
-    config = source / "config.toml"
-    if not config.exists():
-        raise InputError(f"--resume {source}: no run is there; give a run folder (runs/…) or one of its checkpoints")
-    return load_config(config, trust)
-
-
 def _newest() -> Path:
     """The run in runs/ with the newest checkpoint, or the default recipe's trained agent."""
     from pong.checkpoint import checkpoints
 
     times = {path.parent: path.stat().st_mtime for path in Path("runs").rglob("checkpoints") if checkpoints(path)}
     return max(times, key=times.__getitem__, default=Path("pong"))
-
-
-def _run_name(source: Path) -> str:
-    """The name of a run folder, of a checkpoint's run, or of a checkpoint elsewhere."""
-    path = source.resolve()
-    if path.is_dir():
-        return path.name
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem

@@ -15,6 +15,7 @@ INT32 = 2**31 - 1  # the emulator's largest number
 PONG = "Pong"
 PONG_FRAMES = 65_209  # the longest game: then the console's own clock runs out, see docs/pong-machine.md
 PONG_KEYS = ("sticky", "noop_max", "emulator", "actions", "frames", "last_action", "reset_at_points")
+FRAMES = "difference: this frame minus the last; both: also this frame; three: also the difference before"
 END = "value reached at total_steps (linear schedule); unset: stays constant"
 Count = Annotated[int, BeforeValidator(lambda x: int(x) if isinstance(x, float) and x.is_integer() else x)]  # 1e6
 Units = Annotated[int, Field(ge=1, le=INT32)]
@@ -69,10 +70,7 @@ class ObservationKeys(Settings):
     """What the policy sees and does"""
 
     actions: Literal[2, 3, 6] = Field(2, description="2: UP and DOWN; 3: also NOOP; 6: all, with and without FIRE")
-    frames: Literal["difference", "both", "three"] = Field(
-        "difference",
-        description="difference: this frame minus the last; both: also this frame; three: also the difference before",
-    )
+    frames: Literal["difference", "both", "three"] = Field("difference", description=FRAMES)
     last_action: bool = Field(False, description="whether the policy also sees its previous action")
 
 
@@ -155,8 +153,8 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
 
     @property
     def has_screen(self) -> bool:
-        """Whether the policy sees images, which people can watch, too."""
-        return self.policy != "mlp"
+        """Whether the environment has a screen that people can watch."""
+        return self.is_pong or is_doom(self.env)
 
     @property
     def game_frames(self) -> int:
@@ -172,12 +170,10 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
 
     @property
     def layers(self) -> list[int]:
-        """Units of each hidden layer of the policy."""
         return self.hidden if isinstance(self.hidden, list) else [self.hidden]
 
     @property
     def baseline_layers(self) -> list[int]:
-        """Units of each hidden layer of the baseline."""
         hidden = self.hidden if self.baseline_hidden is None else self.baseline_hidden
         return hidden if isinstance(hidden, list) else [hidden]
 
@@ -185,7 +181,8 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
     def _check_combinations(self) -> "Config":
         env, policy, per_game = f'env = "{self.env}"', f'policy = "{self.policy}"', self.standardize == "episode"
         values = {key: f"{key} = {getattr(self, key)!r}" for key in type(self).model_fields}
-        pong_keys = PONG_KEYS if self.has_screen else (*PONG_KEYS, "hold", "max_frames")
+        other = not self.has_screen
+        pong_keys = [*PONG_KEYS, *["hold"] * (other or isinstance(self.hold, str)), *["max_frames"] * other]
         changed = [values[key] for key in pong_keys if getattr(self, key) != type(self).model_fields[key].default]
         lists = [values[key] for key in ("hidden", "baseline_hidden") if isinstance(getattr(self, key), list)]
         policies = '"karpathy" plays Pong, "conv" games with a screen, "mlp" environments that give numbers'
@@ -203,6 +200,11 @@ class Config(RunKeys, OptimizerKeys, EstimatorKeys, PolicyKeys, BatchKeys, Obser
 
 
 GROUPS: dict[str, Any] = {group.__name__.removesuffix("Keys").lower(): group for group in Config.__bases__[::-1]}
+
+
+def is_doom(env: str) -> bool:
+    """Whether an environment's id is one of ViZDoom's."""
+    return env.startswith("Vizdoom")
 
 
 def linear_schedule(start: float, end: float | None, progress: float) -> float:
@@ -232,10 +234,7 @@ def resolve(name: Path, known: dict[str, Path], *inside: Path) -> Path:
 
 
 def load_config(path: PathLike, trust: bool = False) -> Config:
-    """Read a TOML file in UTF-8, or a recipe by name; ``trust`` as in ``validate``.
-
-    The file's name gives the run's name if it sets none.
-    """
+    """Read a TOML file in UTF-8, which by default names the run, or a recipe; ``trust`` as in ``validate``."""
     path = resolve(Path(path), recipes())
     try:
         with path.open("rb") as file:

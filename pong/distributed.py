@@ -37,7 +37,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> "Ranks":
-        """As ``torchrun`` started this process; alone if not all is set that it sets."""
+        """The ranks that ``torchrun`` started; one alone unless all its variables are set."""
         launcher = int(os.environ.get(LAUNCHER) or ("TORCHELASTIC_RUN_ID" in os.environ and os.getppid()))
         if not all(name in os.environ for name in (*VARIABLES, "MASTER_ADDR", "MASTER_PORT")):
             return cls(launcher=launcher)
@@ -46,7 +46,7 @@ class Ranks:
 
     @property
     def is_orphan(self) -> bool:
-        """Whether the launcher is gone, which would end this process with the others."""
+        """Whether the launcher, which would end this process with the others, is gone."""
         return self.launcher not in (0, os.getppid())
 
     @property

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException, start_processes
 
-from pong.config import Config, RunError
+from pong.config import Config, RunError, is_doom
 from pong.envs import make_fleet, prepare
 from pong.envs.base import Actor
 from pong.policies import Policy
@@ -32,21 +31,19 @@ class Evaluation:
     """Finished games; in Pong each is scored −21 to 21, points won minus points lost."""
 
     episodes: list[Episode]
-    exact: bool = False  # they are all the games that there are
+    exact: bool = False  # these are all possible games
+    counts_frames: bool = False  # as in Doom, where the steps of a game are not equally long
 
     @property
     def n(self) -> int:
-        """Number of games."""
         return len(self.episodes)
 
     @property
     def scores(self) -> list[float]:
-        """The score of each game."""
         return [episode.score for episode in self.episodes]
 
     @property
     def mean(self) -> float:
-        """Mean score."""
         return float(np.mean(self.scores))
 
     @property
@@ -57,20 +54,15 @@ class Evaluation:
     def __str__(self) -> str:
         if self.exact:
             return f"{self.mean:+.2f} exactly, n = {self.n}: every NOOP start once"
-        if self.standard_error is None:
-            return f"{self.mean:+.2f}, one fresh game"
-        return f"{self.mean:+.2f} ± {self.standard_error:.2f}, n = {self.n} fresh games"
+        games = ", one fresh game" if self.n == 1 else f" ± {self.standard_error:.2f}, n = {self.n} fresh games"
+        frames = np.mean([episode.frames for episode in self.episodes])
+        return f"{self.mean:+.2f}{games}" + (f" of {frames:.1f} frames" if self.counts_frames else "")
 
-    def as_json(self, frames: bool = False) -> dict[str, Any]:
-        """The games as a file of scores has them; with ``frames``, also how many each took."""
-        return {
-            "n": self.n,
-            "mean": self.mean,
-            "standard_error": self.standard_error,
-            "scores": self.scores,
-            "lengths": [episode.length for episode in self.episodes],
-            **({"frames": [episode.frames for episode in self.episodes]} if frames else {}),
-        }
+    def as_json(self) -> dict[str, Any]:
+        """The games as a file of scores has them."""
+        values = {name: getattr(self, name) for name in ("n", "mean", "standard_error", "scores")}
+        values["lengths"] = [episode.length for episode in self.episodes]
+        return values | ({"frames": [episode.frames for episode in self.episodes]} if self.counts_frames else {})
 
 
 class Greedy:
@@ -83,7 +75,6 @@ class Greedy:
         self.noise_shape = policy.noise_shape
 
     def act(self, x: Any, noise: Tensor) -> Tensor:
-        """The likeliest action of each row, (N, …)."""
         return self.policy.act_greedily(x)
 
 
@@ -106,10 +97,9 @@ def evaluate(
 ) -> Evaluation:
     """Play fresh games of a config's task on the CPU and score them; ``title`` shows a progress bar on a terminal.
 
-    The games are played in waves of up to 25, each wave to its last game's end: taking the first games to finish would
-    favour short ones. Several processes play the same games in ALE; then a script needs
-    ``if __name__ == "__main__":``. The config's own seed plays no part. Greedy Pong without sticky actions plays each
-    NOOP start once, if ``episodes`` are enough for it.
+    Waves of up to 25 games are played to the last one's end: taking the first to finish would favour short ones. In
+    ALE, several processes play the same games; then a script needs ``if __name__ == "__main__":``. Greedy Pong without
+    sticky actions plays each NOOP start once, if ``episodes`` are enough for it. The config's seed is not used.
     """
     only_noops = isinstance(policy, Greedy) and config.is_pong and not config.sticky and config.hold != "2-4"
     if only_noops and 1 < config.noop_max <= episodes:
@@ -127,19 +117,17 @@ def evaluate(
             wanted = min(num_envs, episodes - len(games))
             games += [episode for episode in rollout.collect(wave).episodes if episode.emulator < wanted]
             show(len(games), Evaluation(games).mean)
-    return Evaluation(games)
+    return Evaluation(games, counts_frames=is_doom(config.env))
 
 
 def _every_start(policy: Actor, config: Config) -> Evaluation:
     """Play one game from each number of NOOPs, 1 to ``noop_max``: the first game of a seed that draws it."""
     fleet: Any = make_fleet(config.replace(emulator="machine"), 1)
-    games: dict[int, Episode] = {}
-    for seed in itertools.count():
-        fleet.reset(emulator_seeds(seed, 0, [0], EVALUATION))
+    games, seeds = dict[int, Episode](), itertools.count()
+    while len(games) < config.noop_max:
+        fleet.reset(emulator_seeds(seed := next(seeds), 0, [0], EVALUATION))
         if (noops := int(fleet.games["frames"][0])) not in games:
             games[noops] = evaluate(policy, config, 1, seed=seed).episodes[0]
-        if len(games) == config.noop_max:
-            break
     return Evaluation([games[noops] for noops in sorted(games)], exact=True)
 
 
@@ -153,7 +141,7 @@ def _in_processes(policy: Actor, config: Config, episodes: int, processes: int, 
     pipes = [multiprocessing.Pipe(duplex=False) for _ in range(processes)]
     shared, games = ([pipe[1] for pipe in pipes], policy, config, episodes), dict[int, Episode]()
     try:
-        playing = start_processes(_play, shared, processes, False, True, "forkserver")  # type: ignore[no-untyped-call]
+        playing = start_processes(_play, shared, processes, False, True, "forkserver")
         while not playing.join(POLL_SECONDS) or len(games) < episodes:
             for received, _ in pipes:
                 while received.poll():
@@ -164,7 +152,7 @@ def _in_processes(policy: Actor, config: Config, episodes: int, processes: int, 
     return [games[number] for number in range(episodes)]
 
 
-def _play(k: int, pipes: list[Connection], policy: Actor, config: Config, episodes: int) -> None:
+def _play(k: int, pipes: list[Any], policy: Actor, config: Config, episodes: int) -> None:
     """Play the games of each emulator whose turn it is, and send them by number; without a receiver, that fails."""
     for i in range(k, config.num_envs, len(pipes)):
         with contextlib.closing(Player(config, range(i, i + 1), EVALUATION, policy)) as player:

@@ -1,6 +1,7 @@
-"""A policy as a folder of its own: its weights, scores of fresh games, a video and a model card."""
+"""A policy as a folder of its own: its weights, scores of fresh games, a video and a model card; and as other files."""
 
 import contextlib
+import importlib
 import json
 import platform
 import shlex
@@ -8,11 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pong import checkpoint, hub, save_p
+import numpy as np
+
+from pong import checkpoint, save_p
 from pong.checkpoint import Checkpoint, Counters
-from pong.config import Config, InputError, to_toml
+from pong.config import GROUPS, Config, InputError, RunError, load_config, recipes, to_toml
 from pong.distributed import cores
 from pong.envs import frame_rate
+from pong.envs.pong.task import pong_task
 from pong.evaluate import WAYS, Evaluation, evaluate
 from pong.policies import Policy, make_policy
 from pong.render.film import fps_of, write_film
@@ -20,79 +24,47 @@ from pong.render.frame import play_frames
 from pong.train import load_policy, load_weights
 
 GIF_SECONDS = 6
-SEED = 0  # of the fresh games and the video
-PROGRAM: dict[str, Any] = {  # the 2016 program, as in configs/karpathy.toml
-    "name": "karpathy",
-    "max_frames": 0,
-    "num_envs": 10,
-    "until": "episodes",
-    "standardize": "episode",
-    "reduction": "sum",
-    "entropy_bonus": 0.0,
-    "optimizer": "rmsprop",
-    "learning_rate": 1e-4,
-}
+SEED = 0  # of the fresh games and the videos
+LIBRARY, TASK = "pong-from-pixels", "reinforcement-learning"  # for the Hugging Face hub
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------
-
-
-def summary(games: Evaluation, config: Config) -> str:
-    """The mean score, its standard error and the number of games, in a few words."""
-    frames = sum(episode.frames for episode in games.episodes) / games.n
-    return f"{games} of {frames:.1f} frames" if _counts_frames(config) else str(games)
-
-
-def scores_json(
-    source: Path, config: Config, counters: Counters, games: dict[str, Evaluation], seed: int = SEED
-) -> str:
+def scores_json(source: Path, config: Config, counters: Counters, games: dict[str, Evaluation], seed: int) -> str:
     """The score of each game, by the way of choosing actions; which policy played them, and of what task."""
-    about = {"run": str(source), "update": counters.updates, "steps": counters.steps, "seed": seed, "env": config.env}
+    values = {"run": str(source), "update": counters.updates, "steps": counters.steps, "seed": seed, "env": config.env}
     if config.is_pong:
-        about |= config.model_dump(include={"sticky", "hold", "noop_max"})
+        values |= config.model_dump(include={"sticky", "hold", "noop_max"})
     if config.is_compiled:
-        about["emulator"] = "machine"  # ALE is the default
-    scores = {way: played.as_json(frames=_counts_frames(config)) for way, played in games.items()}
-    return json.dumps(about | scores, indent=2) + "\n"
+        values["emulator"] = "machine"  # ALE is the default
+    scores = {way: played.as_json() for way, played in games.items()}
+    return json.dumps(values | scores, indent=2) + "\n"
 
 
-def _counts_frames(config: Config) -> bool:
-    """Whether the frames of a game are reported: in Doom, where its steps are not equally long."""
-    return config.has_screen and not config.is_pong
-
-
-# --- the folder -------------------------------------------------------------------------------------------------------
-
-
-def write_folder(
-    folder: Path, policy: Policy, loaded: Checkpoint, source: Path, episodes: int, *, half: bool = False
-) -> None:
-    """Write a policy into a new folder, which appears under its name when it is complete.
-
-    The card has the scores of that many fresh games, sampled and greedy each. With ``half``, weights have 16 bits.
-    """
+def write_folder(folder: Path, policy: Policy, loaded: Checkpoint, source: Path, episodes: int, half: bool) -> None:
+    """Write a policy, ``half`` in 16 bits, into a new folder, with scores of fresh games, sampled and greedy each."""
     config, counters, games = loaded.config, loaded.counters, {}
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.absolute().parent) as temporary:
         part = Path(temporary) / "part"
         weights = {name: tensor.half() if half else tensor.float() for name, tensor in policy.state_dict().items()}
         checkpoint.save_policy(part / checkpoint.POLICY, config, counters, weights)
         policy, _ = load_policy(part, trust=True)  # as it was stored
-        (part / "config.toml").write_text(to_toml(config), encoding="utf-8")
-        (part / "config.json").write_text(hub.config_json(config), encoding="utf-8")
+        keys = {key for name in ("task", "observation", "policy") for key in GROUPS[name].model_fields}
+        rebuilding = {"library_name": LIBRARY, **config.model_dump(include=keys)}  # the network and its task
+        texts = {"config.toml": to_toml(config), "config.json": json.dumps(rebuilding, indent=2) + "\n"}
         if run := _run_json(source):
-            (part / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+            texts["run.json"] = json.dumps(run, indent=2) + "\n"
         if episodes:
             print(f"{folder}: playing {episodes} games sampled and {episodes} greedily …", flush=True)
             task = config.replace(emulator="ale") if config.is_pong else config
             settings: dict[str, Any] = {"seed": SEED, "processes": cores()}
             games = {way: evaluate(actor(policy), task, episodes, **settings, title=way) for way, actor in WAYS.items()}
-            (part / "eval.json").write_text(scores_json(source, task, counters, games), encoding="utf-8")
+            texts["eval.json"] = scores_json(source, task, counters, games, SEED)
         if config.has_screen:
             short = config.replace(max_frames=config.noop_max + GIF_SECONDS * frame_rate(config))
             caption = f"{config.name} · sampled · seed {SEED}"
             write_film(play_frames(policy, short, SEED), part / "game.gif", fps_of(config), caption)
-        card = hub.metadata(folder.name, config, games, SEED) + _card(folder.name, loaded, games, source)
-        (part / "README.md").write_text(card, encoding="utf-8")
+        texts["README.md"] = _front_matter(folder.name, config, games) + _card(folder.name, loaded, games, source)
+        for name, text in texts.items():
+            (part / name).write_text(text, encoding="utf-8")
         part.rename(folder)
     print(f"wrote {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
     print(f"done; use it: pong {'play' if config.has_screen else 'eval'} {shlex.quote(str(folder))}")
@@ -103,13 +75,13 @@ def _card(name: str, loaded: Checkpoint, games: dict[str, Evaluation], source: P
     config = loaded.config
     parts = ["a learned baseline"] * (config.baseline != "none") + ["an entropy bonus"] * (config.entropy_bonus > 0)
     loss = "−log π·R" + " with " * bool(parts) + " and ".join(parts)
-    paragraphs = [f"# {name}", f"A policy trained by policy gradient, on the loss {loss}."]
-    paragraphs[1] += f" Task: {'Pong, ' if config.is_pong else ''}{config.task}."
+    task = f"Task: {'Pong, ' if config.is_pong else ''}{config.task}."
+    paragraphs = [f"# {name}", f"A policy trained by policy gradient, on the loss {loss}. {task}"]
     if config.has_screen:
         paragraphs.append("![the first seconds of a game](game.gif)")
     if games:
         where = f"{'in ALE ' if config.is_pong else ''}with Python {platform.python_version()}"
-        scores = "\n".join(f"- {way}: {summary(played, config)}" for way, played in games.items())
+        scores = "\n".join(f"- {way}: {played}" for way, played in games.items())
         paragraphs += [f"Fresh games, seed {SEED}, played {where}; mean ± standard error (`eval.json`):", scores]
     paragraphs += [
         _origin(loaded, source),
@@ -123,18 +95,15 @@ def _card(name: str, loaded: Checkpoint, games: dict[str, Evaluation], source: P
 
 
 def _origin(loaded: Checkpoint, source: Path) -> str:
-    """How the policy was trained, from the run.json of its run."""
+    """A sentence on how the policy was trained, from the run.json of its run."""
     config, counters, run = loaded.config, loaded.counters, _run_json(source)
     if not run and not counters.updates:
         return f"Imported from {source.name}; how long it was trained is unknown."
     where = f" in {'the compiled Pong' if config.is_compiled else 'ALE'}" if config.is_pong else ""
     counts = f"{counters.updates:,} updates, {counters.steps:,} agent steps, {counters.games:,} games"
     trained = f"Trained{where} for {counts}, seed {config.seed}"
-    with contextlib.suppress(KeyError, TypeError, AttributeError):  # it is damaged, or there is none
-        versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
-        hardware = f"CPU cores: {run['cpu_count']}, device: {run['device']}"
-        revision = run["git_revision"].replace("-dirty", " with uncommitted changes")
-        return f"{trained}:\n`{' '.join(run['command'])}` (revision {revision}; {hardware}; {versions})."
+    with contextlib.suppress(KeyError, TypeError):  # it is damaged, or there is none
+        return f"{trained}:\n`{' '.join(run['command'])}` (`run.json` has the versions, the device and the revision)."
     return f"{trained}."
 
 
@@ -147,7 +116,35 @@ def _run_json(source: Path) -> Any:
     return None
 
 
-# --- the 2016 program's file ------------------------------------------------------------------------------------------
+def _front_matter(name: str, config: Config, games: dict[str, Evaluation]) -> str:
+    """A model card's front matter, as YAML; by the hub's convention, the standard deviation follows the mean score."""
+    env, results = "ALE/Pong-v5" if config.is_pong else config.env, []
+    for way, played in games.items():
+        keys = ["sticky", "noop_max"] * config.is_pong + ["hold"] * config.has_screen
+        args = {**config.model_dump(include=set(keys)), "games": played.n, "seed": SEED}
+        dataset = {"type": env, "name": env, "config": f"{way}, {config.task}", "args": args}
+        score = f"{played.mean:.2f} +/- {np.std(played.scores):.2f}"
+        metrics = [{"type": "mean_reward", "name": "mean_reward", "value": score}]
+        results.append({"task": {"type": TASK, "name": TASK}, "dataset": dataset, "metrics": metrics})
+    tags = [TASK, "deep-reinforcement-learning", "policy-gradient", env]
+    values = {"library_name": LIBRARY, "pipeline_tag": TASK, "tags": tags}
+    index = {"model-index": [{"name": name, "results": results}]} if results else {}
+    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in (values | index).items()) + "---\n\n"
+
+
+def push(folder: Path, name: str) -> None:
+    """Add a film of a whole game to an exported folder, and upload it as the model of that name."""
+    policy, loaded = load_policy(folder, trust=True)
+    if (config := loaded.config).has_screen:
+        caption = f"{config.name} · seed {SEED}"
+        write_film(play_frames(policy, config, SEED), folder / "replay.mp4", fps_of(config), caption)
+    try:
+        api = importlib.import_module("huggingface_hub").HfApi()
+        url = api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder)
+    except Exception as error:  # of the network, the hub or a missing login
+        raise RunError(f"{error}; try again: hf upload {shlex.join([name, str(folder)])}") from error
+    print(f"uploaded to {url}")
 
 
 def import_save_p(file: Path, task: dict[str, Any]) -> tuple[Policy, Checkpoint]:
@@ -155,7 +152,7 @@ def import_save_p(file: Path, task: dict[str, Any]) -> tuple[Policy, Checkpoint]
     weights, others = save_p.read(file)
     if others:
         print(f"{file}: took W1 and W2, left out {', '.join(others)[:200]!a}")
-    config = Config(**{**PROGRAM, **task}, hidden=len(weights["W2"]))
+    config = load_config(recipes()["karpathy"]).replace(**task, hidden=len(weights["W2"]))
     policy = make_policy(config)
     load_weights(policy, weights)
     return policy, Checkpoint(config)
@@ -169,3 +166,22 @@ def write_save_p(file: Path, loaded: Checkpoint) -> None:
         raise InputError(f"export: --save-p {file} is for the 2016 network; {problem}")
     save_p.write(file, loaded.policy)
     print(f"wrote {file}")
+
+
+def agent_bytes(policy: Policy, config: Config) -> bytes:
+    """The file of a policy for the page in the browser (web/); an InputError if the page can't play it.
+
+    A header in JSON, with its length before it (uint32); scales (H,) and W2 (outputs, H) float32; W1 (inputs, H) int8.
+    A hidden unit's weights are its integers times its scale. All numbers are little-endian.
+    """
+    if not config.is_pong or policy.two_layers is None:
+        raise InputError(f"export: the page plays Pong with networks of two layers; {config.name} has another")
+    W1, W2 = (tensor.float().numpy() for tensor in policy.two_layers)
+    task = pong_task(config)
+    scales = np.maximum(np.abs(W1).max(axis=0) / 127, np.finfo(np.float32).tiny)  # (H,)
+    layout = {name: getattr(task.layout, name) for name in ("differences", "actions", "width")}
+    header = {"name": config.name, "layout": layout, "sticky": task.sticky, "holds": task.holds}
+    text = json.dumps(header | {"hidden": W1.shape[1], "outputs": len(W2)}).encode()
+    text += b" " * (-len(text) % 4)
+    arrays = scales.astype("<f4"), W2.astype("<f4"), np.rint(W1 / scales).astype(np.int8)
+    return b"".join([np.uint32(len(text)).tobytes(), text, *(array.tobytes() for array in arrays)])

@@ -36,7 +36,14 @@ def surrogate_loss(log_probs: Tensor, returns: Tensor, *, reduction: Reduction =
             the batch is empty, or the reduction is unknown.
         TypeError: a dtype is not floating.
     """
-    _check(log_probs, returns)
+    if log_probs.shape != returns.shape:
+        shapes = f"{tuple(log_probs.shape)} and {tuple(returns.shape)}"
+        raise ValueError(f"log_probs and returns must have the same shape, got {shapes}")
+    for name, tensor in (("log_probs", log_probs), ("returns", returns)):
+        if not torch.is_floating_point(tensor):
+            raise TypeError(f"{name} must be floating, got {tensor.dtype}; convert it with .float()")
+    if log_probs.numel() == 0:
+        raise ValueError(f"empty batch: log_probs has shape {tuple(log_probs.shape)}; collect at least one step")
     terms = -log_probs * returns.detach()
     if reduction == "none":
         return terms
@@ -45,15 +52,3 @@ def surrogate_loss(log_probs: Tensor, returns: Tensor, *, reduction: Reduction =
     if reduction == "mean":
         return terms.mean()
     raise ValueError(f"reduction must be 'sum', 'mean' or 'none', got {reduction!r}")
-
-
-def _check(log_probs: Tensor, returns: Tensor) -> None:
-    if log_probs.shape != returns.shape:
-        raise ValueError(
-            f"log_probs and returns must have the same shape, got {tuple(log_probs.shape)} and {tuple(returns.shape)}"
-        )
-    for name, tensor in (("log_probs", log_probs), ("returns", returns)):
-        if not torch.is_floating_point(tensor):
-            raise TypeError(f"{name} must be floating, got {tensor.dtype}; convert it with .float()")
-    if log_probs.numel() == 0:
-        raise ValueError(f"empty batch: log_probs has shape {tuple(log_probs.shape)}; collect at least one step")

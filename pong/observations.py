@@ -1,4 +1,4 @@
-"""Observations: screens to 80×80 frames, rows of difference frames kept sparse, and a gymnasium wrapper."""
+"""Observations: screens to 80×80 frames, sparse rows of difference frames, and a gymnasium wrapper."""
 
 import functools
 import math
@@ -40,15 +40,14 @@ def preprocess(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
         solid = SOLID_LUMINANCE
     else:
         raise ValueError(f"screen must be (…, 210, 160, 3) or (…, 210, 160), got {screen.shape}")
-    frame: NDArray[np.uint8] = solid[screen[..., ROWS, ::2]].view(np.uint8)
-    return frame
+    return solid[screen[..., ROWS, ::2]].view(np.uint8)
 
 
 @dataclass(frozen=True)
 class SparseFrames:
-    """Rows that are mostly 0, kept as their other numbers: a difference frame has about 27 of them among 6,400."""
+    """Sparse rows, of which only nonzero entries are stored: of a difference frame, about 27 of 6,400."""
 
-    columns: Tensor  # (nnz,) int32, the places of row 0's numbers, then of row 1's, …, each in [0, width)
+    columns: Tensor  # (nnz,) int32, the columns of row 0's numbers, then of row 1's, …, each in [0, width)
     signs: Tensor  # (nnz,) float32, +1 where something appeared and −1 where it vanished
     offsets: Tensor  # (B,) int32, where each row starts in ``columns``
     width: int = PIXELS  # numbers in a row, with the zeros
@@ -63,14 +62,10 @@ class SparseFrames:
 
     @classmethod
     def cat(cls, parts: "Sequence[SparseFrames]") -> "SparseFrames":
-        """Put batches one after the other."""
         before = np.cumsum([0, *(len(part.columns) for part in parts)]).tolist()
-        return cls(
-            torch.cat([part.columns for part in parts]),
-            torch.cat([part.signs for part in parts]),
-            torch.cat([part.offsets + pixels for part, pixels in zip(parts, before, strict=False)]),
-            parts[0].width,
-        )
+        columns, signs = torch.cat([part.columns for part in parts]), torch.cat([part.signs for part in parts])
+        offsets = torch.cat([part.offsets + pixels for part, pixels in zip(parts, before, strict=False)])
+        return cls(columns, signs, offsets, parts[0].width)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -85,7 +80,7 @@ class SparseFrames:
         return SparseFrames(self.columns[pixels], self.signs[pixels], starts, self.width)
 
     def split(self, rows: int) -> "list[SparseFrames]":
-        """The rows in parts of this many, the last one maybe smaller, like ``Tensor.split``."""
+        """Parts of this many rows, the last one perhaps smaller, like ``Tensor.split``."""
         if len(self) <= rows:
             return [self]
         starts = self.offsets[rows::rows].tolist()
@@ -94,7 +89,7 @@ class SparseFrames:
         return [SparseFrames(*part, first - first[:1], self.width) for part, first in zip(parts, offsets, strict=True)]
 
     def counts(self) -> Tensor:
-        """How many numbers of each row are not 0: (B,) int32."""
+        """The number of nonzero entries of each row, (B,) int32."""
         return F.pad(self.offsets, (0, 1), value=len(self.columns)).diff()
 
     def rows(self) -> Tensor:
@@ -103,9 +98,8 @@ class SparseFrames:
         return rows.repeat_interleave(self.counts(), output_size=len(self.columns))
 
     def __matmul__(self, table: Tensor) -> Tensor:
-        """The product (B, n) with a matrix (width, n)."""
-        signs = self.signs.to(table.dtype)
-        return F.embedding_bag(self.columns, table, self.offsets, mode="sum", per_sample_weights=signs)
+        """The product (B, n) with a matrix (width, n); it and its gradient only touch what is not 0."""
+        return SparseProduct.apply(self, table)  # type: ignore[no-any-return, no-untyped-call]
 
     @functools.cached_property
     def transposed(self) -> "SparseFrames":
@@ -116,7 +110,6 @@ class SparseFrames:
         return SparseFrames(self.rows()[order].int(), self.signs[order], offsets, len(self))
 
     def to(self, device: torch.device | str) -> "SparseFrames":
-        """The same rows on another device."""
         return self if torch.device(device) == self.columns.device else self.of(move(self.tensors, device))
 
     @property
@@ -138,6 +131,20 @@ class SparseFrames:
         frames = torch.zeros(len(self), self.width, dtype=dtype, device=self.offsets.device)
         frames[self.rows(), self.columns.long()] = self.signs.to(dtype)
         return frames
+
+
+class SparseProduct(torch.autograd.Function):
+    """x @ table of sparse rows x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: SparseFrames, table: Tensor) -> Tensor:
+        ctx.x = x
+        signs = x.signs.to(table.dtype)
+        return F.embedding_bag(x.columns, table, x.offsets, mode="sum", per_sample_weights=signs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.x.transposed @ gradient.contiguous()  # ∂/∂table, (width, n), of ∂/∂product, (B, n)
 
 
 def move(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
@@ -170,11 +177,8 @@ Observations = Tensor | SparseFrames  # B rows: of numbers (B, …), or of frame
 
 def cat(parts: Sequence[Observations]) -> Observations:
     """Concatenate observations of the same kind; a single part is returned itself."""
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], SparseFrames):
-        return SparseFrames.cat([part for part in parts if isinstance(part, SparseFrames)])
-    return torch.cat([part for part in parts if isinstance(part, Tensor)])
+    kind: Any = SparseFrames if isinstance(parts[0], SparseFrames) else torch
+    return parts[0] if len(parts) == 1 else kind.cat(parts)
 
 
 FrameKind = Literal["difference", "both", "three"]
@@ -188,24 +192,22 @@ DIFFERENCES: dict[FrameKind, tuple[tuple[int, int], ...]] = {  # side by side in
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What an observation of Pong consists of: differences of frames side by side, and perhaps the last action."""
+    """The parts of an observation of Pong: differences of frames side by side, and perhaps the last action."""
 
     kind: FrameKind = "difference"  # which frames, see ``DIFFERENCES``
     actions: int = 0  # how many actions there are, if a row ends with the last one, one-hot; else 0
 
     @property
     def differences(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of frames (new, old)."""
         return DIFFERENCES[self.kind]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the frames in a row, (C, 80, 80)."""
+        """Shape of the frames in a row, (C, 80, 80)."""
         return len(self.differences), SIDE, SIDE
 
     @property
     def width(self) -> int:
-        """Numbers in a row."""
         return math.prod(self.shape) + self.actions
 
     @property
@@ -224,9 +226,8 @@ class RowLayout:
 class DifferenceFrames(VectorWrapper):
     """Turns a vector environment's screens into difference frames (N, 6400) int8 in {−1, 0, 1}.
 
-    Each observation is this frame minus the previous one, both as ``preprocess`` makes them, and all zeros at an
-    episode's first screen. Points within a game do not reset it, as in the original. ``env`` shows screens as
-    ``preprocess`` takes them, and has ``AutoresetMode.SAME_STEP`` or ``NEXT_STEP``.
+    An observation is this frame minus the previous one, or all zeros at an episode's first screen, as in 2016. ``env``
+    shows screens as ``preprocess`` takes them, and has ``AutoresetMode.SAME_STEP`` or ``NEXT_STEP``.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]):
@@ -240,10 +241,7 @@ class DifferenceFrames(VectorWrapper):
         self.observation_space = gymnasium.spaces.Box(-1, 1, (env.num_envs, PIXELS), np.int8)
         self._next_step = mode == AutoresetMode.NEXT_STEP
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.int8], dict[str, Any]]:
-        """Start new episodes: every difference frame is zero."""
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[NDArray[np.int8], dict[str, Any]]:
         screens, infos = self.env.reset(seed=seed, options=options)
         self._before = preprocess(screens).reshape(-1, PIXELS).view(np.int8)
         if self._before.mean() > 0.5:  # in Pong a hundredth of the field is not background
@@ -252,7 +250,6 @@ class DifferenceFrames(VectorWrapper):
         return np.zeros_like(self._before), infos
 
     def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.int8], Any, Any, Any, dict[str, Any]]:
-        """Step the environments and subtract each one's previous frame."""
         screens, rewards, terminations, truncations, infos = self.env.step(actions)
         frames = preprocess(screens).reshape(-1, PIXELS).view(np.int8)
         done = terminations | truncations

@@ -15,11 +15,11 @@ from pong.config import Config
 from pong.envs import task_spec
 from pong.observations import PIXELS, Observations, SparseFrames
 
-F32 = torch.float32  # whatever torch's default is
+F32 = torch.float32  # even if torch's default is another
 
 
 class Policy(nn.Module):
-    """What training needs of a policy."""
+    """A distribution over actions for each observation."""
 
     noise_shape: tuple[int, ...] = ()  # of the uniform numbers that decide one action
     two_layers: tuple[Tensor, Tensor] | None = None  # W1 (inputs, hidden), W2 (outputs, hidden): compiled code decides
@@ -38,21 +38,14 @@ class Policy(nn.Module):
 
     def log_prob(self, x: Observations, actions: Tensor) -> Tensor:
         """Log π(a|x), (B,) in nats, of actions (B, …)."""
-        log_probs: Tensor = self.distribution(x).log_prob(actions)
-        return log_probs
-
-    def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
-        """Statistics of π(·|x) besides its entropy, of each row; their means are reported."""
-        return {}
+        return self.distribution(x).log_prob(actions)
 
 
 class Bernoulli(torch.distributions.Bernoulli):
-    """Torch's Bernoulli, taking integer actions as well as floating ones."""
+    """Torch's Bernoulli, for integer actions, too."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log π(a|s) in nats of actions (B,) in {0, 1}."""
-        log_probs: Tensor = super().log_prob(value.to(self.logits.dtype))  # type: ignore[no-untyped-call]
-        return log_probs
+        return super().log_prob(value.to(self.logits.dtype))  # type: ignore[no-any-return, no-untyped-call]
 
     def entropy(self) -> Tensor:
         """H = (1 − p)·z − log σ(z) of logits z, (B,) in nats; for fixed p = σ(z), ∂H/∂z is 0."""
@@ -65,7 +58,8 @@ class DiscretePolicy(Policy):
 
     def logits(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B, n) of each action, or (B, 1) of action 1."""
-        raise NotImplementedError
+        logits: Tensor = self(x)
+        return logits[:, None] if logits.ndim == 1 else logits
 
     def distribution(self, x: Tensor | SparseFrames) -> torch.distributions.Bernoulli | torch.distributions.Categorical:
         """π(·|x) for each of the B rows: a Bernoulli over {0, 1}, or a Categorical over {0, …, n − 1}."""
@@ -73,10 +67,6 @@ class DiscretePolicy(Policy):
         if logits.shape[1] == 1:
             return Bernoulli(logits=logits.squeeze(1), validate_args=False)
         return torch.distributions.Categorical(logits=logits, validate_args=False)
-
-    def diagnostics(self, distribution: Any) -> dict[str, Tensor]:
-        """P(UP) of a Bernoulli, (B,)."""
-        return {"prob_up": distribution.probs} if isinstance(distribution, Bernoulli) else {}
 
     @torch.inference_mode()
     def act(self, x: Tensor | SparseFrames, noise: Tensor) -> Tensor:
@@ -109,8 +99,7 @@ class DiscretePolicy(Policy):
 class KarpathyPolicy(DiscretePolicy):
     """The two-layer network of 2016: difference frame → 200 ReLU units → P(UP); no biases anywhere.
 
-    p = σ(W2 · max(0, x · W1)). Action 1 is UP (ALE action 2), action 0 is DOWN (ALE action 3). The 2016 program stores
-    the transpose of W1: here one pixel's weights lie side by side, as few pixels of a row are not 0.
+    p = σ(W2 · max(0, x · W1)). Action 1 is UP, action 0 is DOWN. W1 is the transpose of that of the 2016 program.
 
     Source: Karpathy 2016, https://karpathy.github.io/2016/05/31/rl/, gist pg-pong.py, ``policy_forward``.
     """
@@ -124,12 +113,8 @@ class KarpathyPolicy(DiscretePolicy):
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Logits (B,) of UP for difference frames x: (B, 6400) floating, or the same rows as ``SparseFrames``."""
-        h = torch.relu_(first_layer(x, self.W1))  # (B, hidden)
+        h = torch.relu_(x.to(self.W1.device) @ self.W1)  # (B, hidden)
         return h @ self.W2
-
-    def logits(self, x: Tensor | SparseFrames) -> Tensor:
-        """Logits (B, 1) of UP."""
-        return self(x)[:, None]  # type: ignore[no-any-return]
 
     @property
     def two_layers(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -137,34 +122,8 @@ class KarpathyPolicy(DiscretePolicy):
         return self.W1.detach(), self.W2.detach()[None]
 
 
-def first_layer(x: Tensor | SparseFrames, W1: Tensor) -> Tensor:
-    """x @ W1, (B, hidden), of inputs x, (B, inputs) or ``SparseFrames``, and weights (inputs, hidden)."""
-    if isinstance(x, Tensor):
-        return x @ W1
-    product: Tensor = SparseProduct.apply(x.to(W1.device), W1)  # type: ignore[no-untyped-call]
-    return product
-
-
-class SparseProduct(torch.autograd.Function):
-    """x @ W1 of sparse rows x: the product and its gradient only touch what is not 0 in x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: SparseFrames, W1: Tensor) -> Tensor:
-        """(B, hidden), of B rows and weights (inputs, hidden)."""
-        ctx.x = x
-        return x @ W1
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        """∂/∂W1, (inputs, hidden), of ∂/∂product, (B, hidden)."""
-        return None, ctx.x.transposed @ gradient.contiguous()
-
-
 class TwoLayers(nn.Module):
-    """The 2016 network with several outputs: inputs → ReLU units → outputs; no biases.
-
-    The second layer's weights start at 0; ``generator`` draws the first layer's.
-    """
+    """The 2016 network with several outputs, which start at 0: inputs → ReLU units → outputs; no biases."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, generator: torch.Generator | None = None):
         super().__init__()
@@ -174,7 +133,7 @@ class TwoLayers(nn.Module):
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
         """Outputs (B, outputs) of inputs (B, inputs) floating, or bytes, see ``contrast``, or ``SparseFrames``."""
         x = float_rows(x) if isinstance(x, Tensor) else x
-        h = torch.relu_(first_layer(x, self.W1))  # (B, hidden)
+        h = torch.relu_(x.to(self.W1.device) @ self.W1)  # (B, hidden)
         return h @ self.W2.T
 
 
@@ -187,8 +146,7 @@ _WINDOWS = ((8, 4), (4, 2))  # size and stride of the first convolution, and of 
 class ConvNet(nn.Module):
     """Convolutions, a hidden layer, and outputs, which start at 0: images → outputs.
 
-    The first convolution has windows of 8 × 8 pixels and stride 4, the others 4 × 4 and stride 2; a ReLU after each.
-
+    The first convolution has windows of 8 × 8 pixels and stride 4, the others 4 × 4 and stride 2.
     Source: Mnih et al. 2013, "Playing Atari with Deep Reinforcement Learning", https://arxiv.org/abs/1312.5602, 4.1.
     """
 
@@ -218,10 +176,7 @@ class ConvNet(nn.Module):
         nn.init.zeros_(self.outputs.weight)
 
     def forward(self, x: Tensor | SparseFrames) -> Tensor:
-        """Outputs (B, outputs) of images (B, C, H, W), floating, or uint8, see ``contrast``.
-
-        Or of rows of pixels and ``extra`` numbers as ``SparseFrames``, which are multiplied by ``SPARSE_SCALE``.
-        """
+        """Outputs (B, outputs) of images (B, C, H, W), or of rows of pixels and ``extra`` numbers."""
         x = x.to(self.outputs.weight.device)
         rows = len(x) if self.outputs.weight.is_cuda else CPU_ROWS
         return torch.cat([self._outputs(part) for part in x.split(rows)])
@@ -233,8 +188,7 @@ class ConvNet(nn.Module):
         if isinstance(x, Tensor):
             images = images.contiguous(memory_format=torch.channels_last)  # a third faster
         hidden = torch.relu(self.hidden(torch.cat([self.convolutions(images), extra], 1)))
-        outputs: Tensor = self.outputs(hidden)
-        return outputs
+        return self.outputs(hidden)  # type: ignore[no-any-return]
 
 
 def float_rows(x: Tensor) -> Tensor:
@@ -243,10 +197,7 @@ def float_rows(x: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor) -> Tensor:
-    """Images (B, …, W) uint8 minus each line's mean, divided by the image's standard deviation.
-
-    Ceiling, wall and floor are much the same in all images of a game, and would be half of the input.
-    """
+    """Images (B, …, W) uint8, minus each line's mean, as of walls and floor, over the image's standard deviation."""
     pixels = images.float()
     pixels -= pixels.mean(-1, keepdim=True)
     return pixels / pixels.square().flatten(1).mean(1).sqrt().clamp(min=1).view(-1, *[1] * (pixels.ndim - 1))
@@ -259,22 +210,17 @@ class CategoricalPolicy(DiscretePolicy):
         super().__init__()
         self.network = network
 
-    def logits(self, x: Tensor | SparseFrames) -> Tensor:
-        """Logits (B, n)."""
+    def forward(self, x: Tensor | SparseFrames) -> Tensor:
         return self.network(x)  # type: ignore[no-any-return]
 
     @property
     def two_layers(self) -> tuple[Tensor, Tensor] | None:  # type: ignore[override]
-        """The network's weights, if it has two layers."""
         network = self.network
         return (network.W1.detach(), network.W2.detach()) if isinstance(network, TwoLayers) else None
 
 
 class GaussianPolicy(Policy):
-    """A vector of d independent real numbers: a ~ N(μ(x), diag σ²), σ learned and independent of x.
-
-    log π(a|x) is the sum over the d numbers. The network maps observations (B, …) to means (B, d).
-    """
+    """d independent real numbers: a ~ N(μ(x), diag σ²); a network maps x to μ, and σ is learned, the same for all x."""
 
     def __init__(self, network: nn.Module, actions: int):
         super().__init__()
@@ -283,7 +229,6 @@ class GaussianPolicy(Policy):
         self.noise_shape = (actions,)
 
     def distribution(self, x: Tensor) -> "Independent[Normal]":
-        """π(·|x): a diagonal Gaussian for each of the B rows."""
         means = self.network(x)  # (B, d)
         return Independent(Normal(means, self.log_std.exp().expand_as(means), validate_args=False), 1)
 
@@ -292,25 +237,24 @@ class GaussianPolicy(Policy):
         """Sample actions (B, d) on the CPU: the ``noise`` (B, d) quantiles of each number's distribution."""
         inside = noise.double() + 2**-25  # noise has 24 bits and may be 0, whose quantile is −∞
         quantiles = torch.special.ndtri(inside).to(noise.dtype)
-        actions: Tensor = self.network(x).cpu() + self.log_std.exp().cpu() * quantiles
-        return actions
+        return self.network(x).cpu() + self.log_std.exp().cpu() * quantiles  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def act_greedily(self, x: Tensor) -> Tensor:
-        """The mean of each row, (B, d) on the CPU."""
-        means: Tensor = self.network(x).cpu()
-        return means
+        return self.network(x).cpu()  # type: ignore[no-any-return]
 
-    def diagnostics(self, distribution: "Independent[Normal]") -> dict[str, Tensor]:
-        """Its σ, (B, d)."""
+
+def diagnostics(distribution: Distribution) -> dict[str, Tensor]:
+    """Statistics of the rows of a distribution besides its entropy; their means are reported."""
+    if isinstance(distribution, Independent):
         return {"std": distribution.stddev}
+    return {"prob_up": distribution.probs} if isinstance(distribution, Bernoulli) else {}
 
 
 def mlp(units: Sequence[int], generator: torch.Generator | None = None) -> nn.Sequential:
     """Linear layers with ReLU between them: (B, units[0]) → (B, units[-1]); two numbers make a plain linear map.
 
-    Weights start uniform within ±1/√inputs, as in torch's own layers, biases at 0, and all of the last layer at 0: a
-    policy starts uniform, and a baseline predicts 0.
+    Weights start within ±1/√inputs, biases and the last layer at 0: a policy starts uniform, and a baseline predicts 0.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(units):
@@ -343,7 +287,7 @@ def make_value_network(config: Config) -> nn.Module:
 
 
 def slice_rows(network: nn.Module) -> int:
-    """How many rows of a batch a pass takes at a time, so that its activations take bounded memory."""
+    """Rows of a batch to process at a time, so that activations take bounded memory."""
     parameters = list(network.parameters())
     images = [math.prod(module.shape) // 4 for module in network.modules() if isinstance(module, ConvNet)]
     widest = max(*images, *(p.shape[-1] for p in parameters))

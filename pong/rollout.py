@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one update learns from; B rows, one per decision whose return is known."""
+    """The rows that one update learns from: B decisions whose return is known."""
 
     observations: Observations  # B rows, before the decisions
     actions: Tensor  # (B,) int64, or (B, d) floating, as the policy chose them
@@ -50,7 +50,6 @@ class Batch:
     weight: float = 1.0  # B over the rows of all ranks together
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
         x = self.observations
         tensors = x.tensors if isinstance(x, SparseFrames) else [x]
         actions, returns, *moved = move([self.actions, self.returns, *tensors], device)
@@ -58,7 +57,7 @@ class Batch:
         return replace(self, observations=observations, actions=actions, returns=returns)
 
     def share(self, mean: Tensor) -> Tensor:
-        """What these rows add to the mean over all rows."""
+        """The part of the mean over all rows that these rows' mean adds."""
         return mean if self.weight == 1 else self.weight * mean
 
     def split(self, rows: int) -> "Iterator[Batch]":
@@ -113,7 +112,6 @@ class Decisions(NamedTuple):
 
     @classmethod
     def of(cls, segment: Segment) -> "Decisions":
-        """The decisions of a segment."""
         rows = np.arange(segment.rewards.size).reshape(segment.rewards.shape)
         actions = segment.actions.flatten(0, 1)
         return cls(segment.observations, actions, rows, segment.rewards, segment.dones, segment.active)
@@ -152,20 +150,21 @@ class Snapshot(NamedTuple):
             numbers = torch.from_numpy(waiting.rows[active, i])
             rows = cat([waiting.observations[numbers], self.observations[torch.tensor([i])]])
             assert isinstance(rows, SparseFrames)
-            state = {
-                "rows.columns": rows.columns.numpy().astype(np.int16),
-                "rows.signs": rows.signs.numpy().astype(np.int8),
-                "rows.counts": rows.counts().numpy(),
-                "waiting.actions": waiting.actions[numbers].numpy().astype(np.int8),
-                "waiting.rewards": waiting.rewards[active, i],
-                "episode": self.totals[i],
-            }
-            states.append(emulator | state)
+            states.append(
+                emulator
+                | {
+                    "rows.columns": rows.columns.numpy().astype(np.int16),
+                    "rows.signs": rows.signs.numpy().astype(np.int8),
+                    "rows.counts": rows.counts().numpy(),
+                    "waiting.actions": waiting.actions[numbers].numpy().astype(np.int8),
+                    "waiting.rewards": waiting.rewards[active, i],
+                    "episode": self.totals[i],
+                }
+            )
         return states
 
     @classmethod
     def unpack(cls, states: list[EmulatorState], spec: TaskSpec) -> "Snapshot":
-        """The reverse."""
         for state in states:
             _check_rows(state, spec)
         names = ("rows.columns", "rows.signs", "rows.counts", "waiting.actions", "waiting.rewards")
@@ -178,17 +177,17 @@ class Snapshot(NamedTuple):
         current[np.cumsum(counts + 1) - 1] = True
         W = counts.max()
         active = np.arange(W)[:, None] >= W - counts  # (W, N): the last time steps of each emulator
-        numbers, placed = np.zeros(active.shape, np.int64), np.zeros(active.shape, np.float32)
-        numbers.T[active.T], placed.T[active.T] = np.arange(len(actions)), rewards
+        numbers, padded = np.zeros(active.shape, np.int64), np.zeros(active.shape, np.float32)
+        numbers.T[active.T], padded.T[active.T] = np.arange(len(actions)), rewards
         waiting = rows[torch.from_numpy(np.flatnonzero(~current))]
         chosen = torch.from_numpy(actions.astype(np.int64))
-        decisions = Decisions(waiting, chosen, numbers, placed, np.zeros_like(active), active)
+        decisions = Decisions(waiting, chosen, numbers, padded, np.zeros_like(active), active)
         totals = np.stack([state["episode"] for state in states])
         return cls(states, rows[torch.from_numpy(np.flatnonzero(current))], totals, decisions)
 
 
 def _check_rows(state: EmulatorState, spec: TaskSpec) -> None:
-    """Refuse a stranger's rows where they would mislead compiled code."""
+    """Reject rows of a foreign checkpoint that would mislead compiled code."""
     from pong.envs.pong.machine import MOST  # Numba is imported when Pong is first played
 
     decisions, numbers = len(state["waiting.actions"]), len(state["rows.columns"])
@@ -203,11 +202,7 @@ def _check_rows(state: EmulatorState, spec: TaskSpec) -> None:
 
 
 class Player:
-    """Plays some of the run's emulators in a thread of its own, while the learner learns and other players play.
-
-    The games, the decisions and most of the learner are compiled code, which lets other threads run. Random streams
-    belong to an emulator, not to its player. The actor's weights must not change while a rollout is played.
-    """
+    """Plays some of the emulators in a thread of its own; the actor's weights must not change during a rollout."""
 
     batch: "Future[Batch]"  # of the current rollout
 
@@ -218,18 +213,15 @@ class Player:
         self.actor = actor
         self.fleet = make_fleet(config, len(emulators))
         self._stopped = False
-        self._observations: Observations | None = None
-        self._new_episodes()
+        self.observations: Any = None  # the current ones, N rows
+        self._totals = np.zeros((len(emulators), 3))  # of the current episodes: score, length, frames
+        self._waiting: Decisions | None = None
         self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
-    def _new_episodes(self) -> None:
-        self._totals = np.zeros((len(self.emulators), 3))  # of the current episodes: score, length, frames
-        self._waiting: Decisions | None = None
-
-    def start(self, update: int, done: float = 0.0) -> None:
-        """Start rollout number ``update``; ``done`` in [0, 1] is the progress of the run."""
+    def start(self, update: int, progress: float = 0.0) -> None:
+        """Start rollout number ``update``; ``progress`` of the run is in [0, 1]."""
         try:
-            self._prepared = self._pool.submit(self._prepare, update, done)
+            self._prepared = self._pool.submit(self._prepare, update, progress)
         except RuntimeError as error:
             raise RunError(f"{error}: lower players, or raise the limit of threads (ulimit -u)") from None
         self.resume()
@@ -239,20 +231,16 @@ class Player:
         self.batch = self._pool.submit(self._play)
 
     def state(self, started: bool) -> list[EmulatorState] | None:
-        """What the next rollout continues from, of each emulator; of one that has started, from before its start.
-
-        None where the environment can't be saved.
-        """
+        """The emulators' state before the current rollout if it has started, or else now; None if it can't be saved."""
         if started:
             self._prepared.result()
         snapshot = self._before if started else self._snapshot()
         return snapshot.pack() if snapshot else None
 
     def restore(self, states: list[EmulatorState]) -> None:
-        """Continue from the result of ``state``."""
         try:
             self.fleet.restore(states)
-            _, self._observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config))
+            _, self.observations, self._totals, self._waiting = Snapshot.unpack(states, task_spec(self.config))
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError, SystemError) as error:
             message = " ".join(str(error).split())
             raise InputError(f"the checkpoint's games do not fit its config ({message})") from None
@@ -263,30 +251,24 @@ class Player:
         self._pool.shutdown()
         self.fleet.close()
 
-    def observation(self) -> Observations:
-        """The first emulator's current observation, one row."""
-        assert self._observations is not None
-        return self._observations[torch.tensor([0])]
-
     def _snapshot(self) -> Snapshot | None:
-        fleet = None if self._observations is None else self.fleet.state()
+        fleet = None if self.observations is None else self.fleet.state()
         if fleet is None:
             return None
-        assert isinstance(self._observations, SparseFrames)
-        assert self._waiting is not None  # a rollout was played
-        return Snapshot(fleet, self._observations, self._totals.copy(), self._waiting)
+        assert self._waiting  # a rollout was played
+        return Snapshot(fleet, self.observations, self._totals.copy(), self._waiting)
 
-    def _prepare(self, update: int, done: float) -> None:
+    def _prepare(self, update: int, progress: float) -> None:
         self._before = self._snapshot()
         seed = self.config.seed
-        if self._before is None and (self._observations is None or update % self.config.checkpoint_every == 0):
-            self._observations = self.fleet.reset(emulator_seeds(seed, update, self.emulators, self.purpose))
-            self._new_episodes()
+        if self._before is None and (self.observations is None or update % self.config.checkpoint_every == 0):
+            self.observations = self.fleet.reset(emulator_seeds(seed, update, self.emulators, self.purpose))
+            self._totals[:], self._waiting = 0, None
         elif self.config.until == "episodes":
-            self._observations = self.fleet.reset()
+            self.observations = self.fleet.reset()
         self._noise = ActionNoise(seed, update, self.emulators, self.purpose, self.actor.noise_shape)
         self._active = np.ones(len(self.emulators), bool)
-        self._horizon = round(linear_schedule(self.config.horizon, self.config.horizon_end, done))
+        self._horizon = round(linear_schedule(self.config.horizon, self.config.horizon_end, progress))
 
     def _play(self) -> Batch:
         """Play to the horizon, or until each emulator's episode has ended."""
@@ -297,19 +279,17 @@ class Player:
         while self._active.any() and (whole or time_steps < self._horizon):
             if self._stopped:
                 raise RunError("the rollout was stopped")
-            assert self._observations is not None
             noise = self._noise.ahead()[: None if whole else self._horizon - time_steps]
-            segment = self.fleet.play(self.actor, self._observations, noise, self._active, whole)
+            segment = self.fleet.play(self.actor, self.observations, noise, self._active, whole)
             segments.append(segment)
             self._noise.use(len(segment))
-            self._observations = segment.next_observations
+            self.observations = segment.next_observations
             if whole:
                 self._active = segment.active[-1] & ~segment.dones[-1]
             time_steps += len(segment)
             if time_steps + len(self._waiting.rows if self._waiting else ()) > MOST_TIME_STEPS:
-                message = f"an episode has not ended in {MOST_TIME_STEPS:,} decisions, whose returns wait for its end"
-                remedy = "register the environment with a time limit (max_episode_steps)"
-                raise RunError(f"env = {self.config.env!r}: {message}; {remedy}")
+                problem = f"an episode has not ended in {MOST_TIME_STEPS:,} decisions"
+                raise RunError(f"env = {self.config.env!r}: {problem}; register it with a limit (max_episode_steps)")
         return self._cut(segments)
 
     def _cut(self, segments: list[Segment]) -> Batch:
@@ -321,10 +301,11 @@ class Player:
         ends = dones | (rewards != 0) if reset else dones
         known = np.logical_or.accumulate(ends[::-1])[::-1]  # an end lies ahead
         self._waiting = decisions.select(active & ~known)
+        gamma = self.config.gamma
         returns = discounted_returns(
-            torch.from_numpy(rewards), self.config.gamma, dones=torch.from_numpy(dones), reset_on_reward=reset
+            torch.from_numpy(rewards), gamma, dones=torch.from_numpy(dones), reset_on_reward=reset
         )
-        emulators, time_steps = np.nonzero((active & known).T)  # by emulator, whoever plays them
+        emulators, time_steps = np.nonzero((active & known).T)  # ordered by emulator, whichever player has it
         if self.config.standardize == "episode":
             for i in np.unique(emulators):
                 game = time_steps[emulators == i], i
@@ -333,15 +314,11 @@ class Player:
         observations = decisions.observations[rows]
         if self.purpose == TRAINING and isinstance(observations, SparseFrames) and len(rows) <= FEW_ROWS:
             _ = observations.transposed  # computed here, while the learner is busy
-        return Batch(
-            observations=observations,
-            actions=decisions.actions[rows],
-            returns=returns[time_steps, emulators],
-            episodes=self._finished(segments),
-            points=sum(int(np.count_nonzero(s.rewards * s.active)) for s in segments) if is_pong else 0,
-            steps=sum(int(np.count_nonzero(s.active)) for s in segments),
-            frames=sum(int(s.frames.sum()) for s in segments),
-        )
+        learned = observations, decisions.actions[rows], returns[time_steps, emulators]
+        points = sum(int(np.count_nonzero(s.rewards * s.active)) for s in segments) if is_pong else 0
+        steps = sum(int(np.count_nonzero(s.active)) for s in segments)
+        frames = sum(int(s.frames.sum()) for s in segments)
+        return Batch(*learned, self._finished(segments), points, steps, frames)
 
     def _finished(self, segments: list[Segment]) -> list[Episode]:
         """The episodes that ended, emulator by emulator; those that go on keep their totals."""
@@ -362,11 +339,9 @@ class Rollout:
     """Plays the emulators with one policy and returns a ``Batch`` per update.
 
     A rollout ends after ``horizon`` time steps ("steps"), or once every emulator has finished one game ("episodes"). A
-    row enters a batch when its return is known; an unfinished rally is carried over to the next batch. Environments
-    that can't be saved restart every ``checkpoint_every`` updates from (seed, update, emulator), so that a run can be
-    resumed there; the episodes this cuts short are dropped.
-
-    Emulators are sharded over ranks and then over players; the result does not depend on how many there are.
+    row enters a batch when its return is known; an unfinished rally waits for the next batch. Environments that can't
+    be saved restart every ``checkpoint_every`` updates, so that a run can be resumed there; unfinished episodes are
+    dropped. The result does not depend on the number of ranks and players, which share the emulators.
     """
 
     @uninterrupted()  # an interrupted import, such as Numba's, can't be repeated
@@ -377,11 +352,9 @@ class Rollout:
         self.while_playing: Callable[[], None] = lambda: None  # called now and then while waiting for a rollout
         own = shard(range(config.num_envs), self.ranks.rank, self.ranks.size)
         prepare(config)
-        if config.is_compiled and actor.two_layers is not None:
-            players = config.players or 1  # compiled play is many times as fast as learning
-        else:
-            players = config.players or max(self.ranks.cores - (purpose == TRAINING), 1)
-        players = min(players, len(own))
+        is_fast = config.is_compiled and actor.two_layers is not None  # many times as fast as learning
+        automatic = 1 if is_fast else max(self.ranks.cores - (purpose == TRAINING), 1)
+        players = min(config.players or automatic, len(own))
         self.players: list[Player] = []
         with contextlib.ExitStack() as stack:  # closes those already made if one fails
             stack.callback(self.close)
@@ -390,12 +363,12 @@ class Rollout:
             stack.pop_all()
 
     @uninterrupted()
-    def start(self, update: int, done: float = 0.0) -> None:
-        """Start playing rollout number ``update``, from 0, in the background; ``done`` in [0, 1] is the progress."""
+    def start(self, update: int, progress: float = 0.0) -> None:
+        """Start playing rollout number ``update``, from 0, in the background; ``progress`` of the run is in [0, 1]."""
         self._batches: list[Batch] = []
         self._ready = False
         for player in self.players:
-            player.start(update, done)
+            player.start(update, progress)
         self.started = True
 
     def wait(self) -> None:
@@ -425,12 +398,12 @@ class Rollout:
         actions = torch.cat([batch.actions for batch in batches])
         returns = torch.cat([batch.returns for batch in batches])
         counts = [(batch.episodes, batch.points, batch.steps, batch.frames) for batch in batches]
-        of_ranks = self.ranks.all_gather((len(returns), counts))
-        weight = len(returns) / sum(rows for rows, _ in of_ranks)
+        gathered = self.ranks.all_gather((len(returns), counts))
+        weight = len(returns) / sum(rows for rows, _ in gathered)
         if not weight:  # all points ended on other ranks: a row that weighs nothing
-            observations = self.players[0].observation()
+            observations = self.players[0].observations[torch.tensor([0])]
             actions, returns = actions.new_zeros(1, *actions.shape[1:]), returns.new_zeros(1)
-        episodes, points, steps, frames = zip(*(count for _, counts in of_ranks for count in counts), strict=True)
+        episodes, points, steps, frames = zip(*(count for _, counts in gathered for count in counts), strict=True)
         in_order = sorted(itertools.chain(*episodes), key=lambda episode: episode.emulator)
         return Batch(observations, actions, returns, in_order, sum(points), sum(steps), sum(frames), weight)
 
@@ -441,12 +414,9 @@ class Rollout:
 
     @uninterrupted()
     def state(self) -> list[EmulatorState] | None:
-        """What the next rollout continues from, of each emulator of all ranks; None where it can't be saved.
-
-        A rollout that has started is not part of it: a resumed run plays it again.
-        """
-        of_ranks = self.ranks.all_gather([player.state(self.started) for player in self.players])
-        states = [state for of_players in of_ranks for state in of_players]
+        """All emulators before the current rollout, which a resumed run plays again; None if they can't be saved."""
+        gathered = self.ranks.all_gather([player.state(self.started) for player in self.players])
+        states = [state for of_rank in gathered for state in of_rank]
         return None if any(state is None for state in states) else [emulator for s in states if s for emulator in s]
 
     def restore(self, states: list[EmulatorState]) -> None:
@@ -457,6 +427,5 @@ class Rollout:
             player.restore(states[player.emulators.start : player.emulators.stop])
 
     def close(self) -> None:
-        """Close the emulators."""
         for player in self.players:
             player.close()

@@ -1,7 +1,6 @@
 """A training run: its folder and lock, evaluations, checkpoints and signals."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import math
@@ -13,9 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from pong import checkpoint, envs
+from pong import checkpoint
 from pong.checkpoint import Checkpoint, Counters, write_atomically
 from pong.config import Config, InputError, RunError, load_config, to_toml
 from pong.distributed import Ranks, cores, share_heap, threads
@@ -35,12 +33,12 @@ from pong.train import Trainer, Update, check, choose_device, gpu_problem, load_
 
 # keys that don't define a run and may change when it is resumed
 FREE = ("device", "players", "emulator", "checkpoint_seconds", "stop_at_mean100", "total_steps")
-PACKAGES = (*envs.PACKAGES, "numpy", "tensorboard", "pong-from-pixels")
+PACKAGES = ("ale-py", "gymnasium", "vizdoom", "numpy", "tensorboard", "pong-from-pixels")
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What to train."""
+    """A run to start or to resume."""
 
     config: Config
     run_dir: Path | None = None  # a run in it is resumed; None makes up a name for a new folder
@@ -49,26 +47,23 @@ class TrainRequest:
 
 
 def train(request: TrainRequest, command: list[str], started: float) -> int:
-    """Train, alone or as one of several ranks, and return the exit status.
-
-    ``command`` is for run.json; the run's minutes count from ``started``, on the monotonic clock.
-    """
+    """Train, alone or as one of several ranks; return the exit status. The minutes count from ``started``."""
     ranks, config = Ranks.from_environment(), request.config
     share_heap()
     with ranks.process_group(choose_device(config.device, ranks.local_rank)), contextlib.ExitStack() as stack:
         check(config, ranks)
-        folder, start, how = None, Checkpoint(config), ""
+        folder, start, status = None, Checkpoint(config), ""
         try:
             if ranks.rank == 0:  # it alone reads and writes files
-                folder, start, how = stack.enter_context(_open_run(request, command))
+                folder, start, status = stack.enter_context(_open_run(request, command))
         except InputError:
             ranks.all_gather(None)
             raise
         if not (start := ranks.all_gather(start)[0]):
             return 2  # rank 0 says why
         console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank > 0)
-        say(console, f"{folder}: {config.name}, seed {config.seed}, {_place(config)}; {how}")
-        stack.enter_context(_failures_in_one_line(config, folder))
+        say(console, f"{folder}: {config.name}, seed {config.seed}, {_place(config)}; {status}")
+        stack.enter_context(_failures_in_one_line(folder))
         stop = stack.enter_context(stop_requested(ranks, console, f"pong train --resume {shlex.quote(str(folder))}"))
         trainer = stack.enter_context(contextlib.closing(Trainer(config, ranks)))
         if start.policy:
@@ -98,8 +93,8 @@ def _run(trainer: Trainer, recorder: "Recorder | None", ranks: Ranks, stop: Call
             raise _StoppedError
 
     is_done, _ = _agree(recorder, ranks, stop)
-    if is_done or trainer.done >= 1:  # already before this start
-        goal = "total-steps" if trainer.done >= 1 else "stop-at-mean100"
+    if is_done or trainer.progress >= 1:  # already before this start
+        goal = "total-steps" if trainer.progress >= 1 else "stop-at-mean100"
         if recorder and not stop():
             recorder.tracker.print(f"the run is complete, it has reached its {goal}; extend it with a higher --{goal}")
         return
@@ -151,7 +146,7 @@ class Recorder:
         self.tracker.track(update, trainer.steps, trainer.policy, self._evaluation)
 
     def is_due(self) -> bool:
-        """Whether it is time for a checkpoint: by updates, or by the clock where a run can resume from any update."""
+        """Whether a checkpoint is due: by updates, or by the clock where a run can resume from any update."""
         seconds = self._config.checkpoint_seconds if self._config.is_pong else 0
         return self._at_boundary() or 0 < seconds <= time.monotonic() - self._saved_at
 
@@ -164,10 +159,7 @@ class Recorder:
         return goal is not None and mean is not None and mean >= goal
 
     def save(self, play: list[EmulatorState] | None, *, final: bool = False) -> None:
-        """Write a checkpoint, unless this update has one; ``play`` is what the emulators continue from.
-
-        If it can't be written, training continues; only for the final one, that is an error.
-        """
+        """Write a checkpoint, unless this update has one; only if the final one can't be written, that is an error."""
         trainer, evaluation, lock = self._trainer, self._evaluation, self._folder.with_name("lock")
         self._saved_at = time.monotonic()
         if not lock.exists() or not os.path.samestat(self._lock, lock.stat()):
@@ -175,11 +167,10 @@ class Recorder:
         if trainer.updates == self._saved:
             return
         is_best = evaluation is not None and evaluation.mean > checkpoint.best_score(self._folder)
-        counters = dataclasses.replace(self.tracker.counters, best=evaluation.mean if evaluation and is_best else None)
-        state = trainer.policy, trainer.optimizer, trainer.baseline, play
+        counters = replace(self.tracker.counters, best=evaluation.mean if evaluation and is_best else None)
         self.tracker.sync()
         try:
-            path = checkpoint.save(self._folder, self._config, counters, *state, best=is_best)
+            path = checkpoint.save(self._folder, trainer.checkpoint(counters, play), best=is_best)
         except OSError as error:
             if final:
                 raise
@@ -204,14 +195,18 @@ def _open_run(request: TrainRequest, command: list[str]) -> Iterator[tuple[Path,
         init = f" --init {folder}" if (folder / "policy.safetensors").exists() else ""
         raise InputError(f"run folder {folder}: it has no checkpoints; start a new run: pong train {path}{init}")
     with _locked(folder):
-        is_new = not path.exists()  # if not, this is the same command again, after a preemption
+        status, is_new = "starting the emulators …", not path.exists()
         if is_new:
             _create_run_folder(folder, request, command, start)
-        elif checkpoint.exists(folder):
+        elif any((folder / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):  # the same command after a preemption
             start = _load(config, folder)
         else:
             check_same_run(config, load_config(path, trust=True), folder)
-        yield folder, start, _status(is_new and not request.checkpoint, start)
+            status = "no checkpoint yet: starting from the beginning"
+        if start.policy and not (is_new and request.init):
+            restart = "; games restart" if start.config.is_pong and not start.play else ""
+            status = f"resuming after update {start.counters.updates}{restart}"
+        yield folder, start, status
 
 
 def check_same_run(config: Config, before: Config, path: Path) -> None:
@@ -232,7 +227,7 @@ def _load(config: Config, path: Path) -> Checkpoint:
     if saved.counters.updates and not (saved.optimizer and (saved.baseline or config.baseline == "none")):
         raise InputError(f"{path}: the checkpoint holds only a policy; start a new run with --init {path}")
     # neither emulator can restore the other's games
-    return saved if saved.config.emulator == config.emulator else dataclasses.replace(saved, play=[])
+    return saved if saved.config.emulator == config.emulator else replace(saved, play=[])
 
 
 def _create_run_folder(folder: Path, request: TrainRequest, command: list[str], start: Checkpoint) -> None:
@@ -254,7 +249,7 @@ def _locked(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for name in ("lock", "checkpoints"):  # of a stranger's run: in the target, files would be lost
+            for name in ("lock", "checkpoints"):  # in a foreign run, files in a link's target would be lost
                 if (folder / name).is_symlink():
                     raise InputError(f"run folder {folder}: {name} is a symbolic link; replace it by what it links to")
             file = stack.enter_context((folder / "lock").open("w"))
@@ -300,15 +295,6 @@ def _place(config: Config) -> str:
     return "on the CPU" if config.device == "cpu" else f"on the CPU ({gpu_problem()})"
 
 
-def _status(is_new: bool, start: Checkpoint) -> str:
-    if is_new:
-        return "starting the emulators …"
-    if not start.policy:
-        return "no checkpoint yet: starting from the beginning"
-    restart = "; games restart" if start.config.is_pong and not start.play else ""
-    return f"resuming after update {start.counters.updates}{restart}"
-
-
 def _extend(config: Config, start: Checkpoint, folder: Path, console: Console) -> None:
     """Write a changed ``total_steps`` into the run's config.toml, from which it is resumed."""
     before = load_config(folder / "config.toml", trust=True)
@@ -323,7 +309,7 @@ def stop_requested(ranks: Ranks, console: Console, resume: str) -> Iterator[Call
     """The first SIGINT, SIGTERM or SIGHUP, or the launcher's end, requests a stop; a second signal stops at once."""
     received: list[int] = []
 
-    def on_signal(number: int, frame: types.FrameType | None) -> None:
+    def on_signal(number: int, frame: object) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
@@ -340,22 +326,20 @@ def stop_requested(ranks: Ranks, console: Console, resume: str) -> Iterator[Call
         for number, handler in before.items():
             signal.signal(number, handler)
         if received or ranks.is_orphan:
-            why = "the process that started this one is gone; " if ranks.is_orphan else ""
-            say(console, f"{why}resume with: {resume}")
+            reason = "the process that started this one is gone; " if ranks.is_orphan else ""
+            say(console, f"{reason}resume with: {resume}")
 
 
 @contextlib.contextmanager
-def _failures_in_one_line(config: Config, folder: Path | None) -> Iterator[None]:
+def _failures_in_one_line(folder: Path | None) -> Iterator[None]:
     """Turn errors that can end any run into a RunError of one line, which names the last good checkpoint."""
     try:
         yield
     except Exception as error:
         message = " ".join(str(error).split())
-        is_gpu_full = isinstance(error, torch.OutOfMemoryError)
-        if is_gpu_full or isinstance(error, MemoryError) or "can't allocate memory" in message:  # torch on the CPU
-            rows = "num_envs or horizon" if config.until == "steps" else "num_envs"
-            instead = ", or use --device cpu" if is_gpu_full else ""
-            message = f"out of memory: lower {rows} or hidden{instead} ({message})"
+        is_full = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if is_full or "can't allocate memory" in message:  # torch on the CPU
+            message = f"out of memory: lower num_envs, horizon or hidden ({message})"
         elif not isinstance(error, (FloatingPointError, RunError, OSError)):
             raise
         if folder and folder.exists():

@@ -29,6 +29,7 @@ from pong.train import check, choose_device
 COLUMNS = ("step", "minutes", "charts/episodic_return_mean100")
 CONSOLE = Console(soft_wrap=True, highlight=False)
 Process = subprocess.Popen[bytes]
+Show = Callable[[], None]
 Runs = dict[int, Path]  # folders by seed
 Jobs = Iterable[tuple[Path, Iterable[Sequence[object]]]]  # logs, and commands of pong to run one after the other
 
@@ -61,13 +62,10 @@ def train_seeds(request: TrainRequest, seeds: list[int], command: list[str]) -> 
     return 0
 
 
-def side_by_side(
-    jobs: Jobs, resume: list[str], at_once: int = 0, show: Callable[[], None] = lambda: None
-) -> dict[Path, str]:
+def side_by_side(jobs: Jobs, resume: list[str], at_once: int = 0, show: Show = lambda: None) -> dict[Path, str]:
     """Run ``at_once`` jobs at the same time, one core each; returns why some failed, by their log.
 
-    A single one at a time has all cores; 0 is as many as there are cores. The first signal stops all processes, and
-    the user is told to ``resume``.
+    0 is a job for each core; a single one has all cores. A signal stops them, and a message says how to ``resume``.
     """
     available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(cores())]
     shares = itertools.cycle([available] if at_once == 1 else [[core] for core in available])
@@ -109,7 +107,7 @@ def _work(queue: Jobs, share: list[int], running: list[Process], failed: dict[Pa
 
 
 @contextlib.contextmanager
-def _progress(runs: Runs, total_steps: int) -> Iterator[Callable[[], None]]:
+def _progress(runs: Runs, total_steps: int) -> Iterator[Show]:
     """A function that shows a bar for each run on a terminal, and elsewhere a line for all now and then."""
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     bars = Progress(*columns, console=CONSOLE, auto_refresh=False, disable=not CONSOLE.is_terminal)
@@ -129,9 +127,6 @@ def _progress(runs: Runs, total_steps: int) -> Iterator[Callable[[], None]]:
 
     with bars:
         yield show
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
 
 
 def summarize(folder: Path, runs: Runs) -> None:

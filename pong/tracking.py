@@ -1,36 +1,45 @@
 """TensorBoard, CSV and progress logging."""
 
 import contextlib
+import copy
 import csv
-import dataclasses
+import io
+import itertools
 import json
 import os
 import shlex
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+from torch import Tensor
 from torch.utils.tensorboard import summary
 
 from pong.checkpoint import Counters, write_atomically
 from pong.config import Config, InputError, printable, to_toml
 from pong.evaluate import Evaluation
+from pong.observations import PIXELS
 from pong.policies import Policy, slice_rows
-from pong.render.summaries import game_summary, weight_picture
+from pong.render.film import fps_of
+from pong.render.frame import play_frames
 from pong.train import Update
 
 LOSSES = ("policy_loss", "entropy", "grad_norm", "approx_kl", "explained_variance")
 SPS_WINDOW = 20  # updates
 IMAGE_EVERY = 500  # updates between pictures of the policy, each of which takes as long as several updates
+GIF_FRAMES = 150  # ten seconds at hold 4
 LINE_SECONDS = 20.0  # between progress lines
 BUFFER = 1 << 24  # bytes of a curve that wait in memory while the disk is full
 
@@ -40,46 +49,39 @@ def count(counters: Counters, update: Update, steps: int) -> Counters:
     scores, ema = [episode.score for episode in update.batch.episodes], counters.ema
     for score in scores:  # the running mean of the 2016 program, which starts at the first game's score
         ema = score if ema is None else 0.99 * ema + 0.01 * score
-    return dataclasses.replace(
-        counters,
-        updates=update.number,
-        steps=steps,
-        games=counters.games + len(scores),
-        points=counters.points + update.batch.points,
-        ema=ema,
-        last100=(*counters.last100, *scores)[-100:],
-    )
+    games, points = counters.games + len(scores), counters.points + update.batch.points
+    last100 = (*counters.last100, *scores)[-100:]
+    return replace(counters, updates=update.number, steps=steps, games=games, points=points, ema=ema, last100=last100)
 
 
 class EventWriter:
     """A TensorBoard event file. TensorBoard drops what earlier files say about ``purge_step`` and later steps.
 
-    torch's SummaryWriter would not do: a full disk ends its thread for good, and it names files by process id, so that
-    TensorBoard may read two starts within a second in the wrong order.
+    A full disk would end the thread of torch's SummaryWriter, whose names may also sort in the wrong order.
     """
 
     def __init__(self, folder: Path, purge_step: int):
         earlier = [int(file.name.split(".")[3]) for file in folder.glob("events.out.tfevents.*")]
         seconds = max(int(time.time()), max(earlier, default=0) + 1)  # TensorBoard reads files in order of their names
         self.file = (folder / f"events.out.tfevents.{seconds:010d}.pong").open("ab", buffering=BUFFER)
-        self._add(file_version="brain.Event:2")
-        self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+        self._append(file_version="brain.Event:2")
+        self._append(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
-    def write(self, summaries: Iterable[Any], step: int) -> None:
-        """Append summaries, and write them to the file."""
-        for each in summaries:
-            self._add(summary=each, step=step)
-        self.file.flush()
+    def write(self, step: int, scalars: dict[str, float | None], *summaries: Any) -> None:
+        """Append the numbers that are not None, by tag, and other summaries."""
+        values = [Summary.Value(tag=tag, simple_value=x) for tag, x in scalars.items() if x is not None]
+        values += itertools.chain.from_iterable(summary.value for summary in summaries)
+        self._append(step=step, summary=Summary(value=values))
 
-    def _add(self, **fields: Any) -> None:
+    def _append(self, **fields: Any) -> None:
         RecordWriter(self.file).write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self.file.flush()
 
 
 class Tracker:
     """Logs each update to TensorBoard and metrics.csv, and prints a bar on a terminal, or a line every 20 seconds.
 
-    Both curves are cut at ``counters``. What can't be written to a curve stays in its file's buffer, and is written
-    with a later update. The run's minutes count from ``started``, on the monotonic clock.
+    Both curves are cut at ``counters``. What can't be written stays in a buffer, and is written with a later update.
     """
 
     def __init__(self, config: Config, folder: Path, console: Console, counters: Counters, started: float):
@@ -108,7 +110,7 @@ class Tracker:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):  # run.json is damaged
             command = shlex.join(json.loads((folder / "run.json").read_bytes())["command"])
         text = f"```\n{command}\n```\n\n```toml\n{to_toml(self.config)}```"
-        self._events.write([summary.text("config", text)], steps)  # type: ignore[no-untyped-call]
+        self._events.write(steps, {}, summary.text("config", text))
         return minutes
 
     def __enter__(self) -> Self:
@@ -122,10 +124,10 @@ class Tracker:
         if kind is None and mean is not None:
             config = self.config.model_dump(exclude_none=True)
             plain = {key: str(value) if isinstance(value, list) else value for key, value in config.items()}
-            results = {"hparam/mean100": mean, "hparam/games": float(self.counters.games)}
+            results: dict[str, float | None] = {"hparam/mean100": mean, "hparam/games": float(self.counters.games)}
             with self._warn_once("TensorBoard"):
-                hparams = summary.hparams(plain, results)  # type: ignore[no-untyped-call]
-                self._events.write([*hparams, _scalars(results)], self.counters.steps)
+                hparams = summary.hparams(plain, results)
+                self._events.write(self.counters.steps, results, *hparams)
         for file in (self._table, self._events.file):
             with contextlib.suppress(OSError):
                 file.close()
@@ -147,8 +149,7 @@ class Tracker:
             writer.writerow((update.number, steps, *counts.values(), minutes, *texts))
             self._table.flush()
         with self._warn_once("TensorBoard"):
-            values |= {f"charts/{name}": value for name, value in counts.items()}
-            self._events.write([_scalars(values), *pictures], steps)
+            self._events.write(steps, values | {f"charts/{name}": n for name, n in counts.items()}, *pictures)
         self._show_progress(values["charts/SPS"] or 0.0)
         self._track_seconds = time.perf_counter() - start
 
@@ -181,11 +182,9 @@ class Tracker:
             device, batch = next(policy.parameters()).device, next(update.batch.split(slice_rows(policy)))
             if not batch.actions.is_floating_point():  # a density is no probability
                 taken = policy.log_prob(batch.observations.to(device), batch.actions.to(device)).exp().cpu().numpy()
-                bins = np.linspace(0, 1, 41)
-                pictures.append(summary.histogram("policy/action_probability", taken, bins))  # type: ignore[no-untyped-call]
+                pictures.append(summary.histogram("policy/action_probability", taken, np.linspace(0, 1, 41)))
             if policy.two_layers:
-                picture = weight_picture(policy.two_layers[0])
-                pictures.append(summary.image("policy/W1", picture, dataformats="HW"))  # type: ignore[no-untyped-call]
+                pictures.append(summary.image("policy/W1", weight_picture(policy.two_layers[0]), dataformats="HW"))
         if evaluation and self.config.has_screen:
             pictures.append(game_summary("play/game", policy, self.config, update.number))
         return pictures
@@ -205,11 +204,10 @@ class Tracker:
         except OSError as error:
             if name not in self._failed:
                 self._failed.add(name)
-                why = f"can't be written: {error.strerror or error}"
-                self.print(f"warning: {name} {why}; training continues, and each update tries again")
+                problem = f"{name} can't be written: {error.strerror or error}"
+                self.print(f"warning: {problem}; training continues, and each update tries again")
 
     def print(self, text: str) -> None:
-        """Print a line above the progress bar."""
         say(self._console, text)
 
     def wait(self) -> None:
@@ -242,6 +240,26 @@ def say(console: Console, text: str) -> None:
         console.print(printable(text), markup=False)
 
 
+def weight_picture(W1: Tensor, rows: int = 5, columns: int = 8) -> NDArray[np.uint8]:
+    """The first weights of rows·columns hidden units of W1 as 80×80 tiles: white positive, black negative, grey 0."""
+    units = W1.detach()[:PIXELS, : rows * columns].T.cpu().float()
+    tiles = torch.zeros(rows * columns, PIXELS)
+    tiles[: len(units)] = units / units.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
+    grid = tiles.view(rows, columns, 80, 80).transpose(1, 2).reshape(rows * 80, columns * 80)
+    return ((grid + 1) * 127.5).round().to(torch.uint8).numpy()
+
+
+def game_summary(tag: str, policy: Policy, config: Config, seed: int) -> Any:
+    """The start of a sampled game as a TensorBoard summary of an animated gif."""
+    policy = copy.deepcopy(policy).cpu() if next(policy.parameters()).is_cuda else policy
+    frames = itertools.islice(play_frames(policy, config, seed), GIF_FRAMES)
+    first, *others = (Image.fromarray(frame.screen) for frame in frames)
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=others, duration=1000 / fps_of(config), loop=0)
+    image = Summary.Image(height=first.height, width=first.width, colorspace=3, encoded_image_string=file.getvalue())
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
 def _lines_up_to(update: int, table: Path) -> tuple[list[str], float]:
     """The header and the complete lines up to an update of an interrupted run's metrics.csv, and the last minutes."""
     text = table.read_text(encoding="utf-8-sig", errors="replace") if update and table.exists() else ""
@@ -250,12 +268,7 @@ def _lines_up_to(update: int, table: Path) -> tuple[list[str], float]:
         return [], 0.0
     try:
         column = lines[0].split(",").index("minutes")
-        kept = [line for line in lines[1:] if (n := line.split(",")[0]).isdecimal() and int(n) <= update]
-        return [lines[0], *kept], float(kept[-1].split(",")[column]) if kept else 0.0
+        rows = [line for line in lines[1:] if (n := line.split(",")[0]).isdecimal() and int(n) <= update]
+        return [lines[0], *rows], float(rows[-1].split(",")[column]) if rows else 0.0
     except (ValueError, IndexError) as error:
         raise InputError(f"{table} is damaged ({error}); repair it, or move it away to start a new one") from None
-
-
-def _scalars(values: dict[str, Any]) -> Any:
-    """TensorBoard's summary of one number for each tag; None is left out."""
-    return Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in values.items() if v is not None])

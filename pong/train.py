@@ -9,20 +9,21 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pong.baseline import Baseline
-from pong.checkpoint import Checkpoint, load
+from pong.checkpoint import Checkpoint, Counters, load
 from pong.config import Config, InputError, PathLike, linear_schedule
 from pong.distributed import Ranks, threads, uninterrupted
 from pong.envs import check_task, prepare
+from pong.envs.base import EmulatorState
 from pong.losses import surrogate_loss
 from pong.observations import move
 from pong.optimizers import load_optimizer, make_optimizer
-from pong.policies import F32, Policy, make_policy, make_value_network, slice_rows
+from pong.policies import F32, Policy, diagnostics, make_policy, make_value_network, slice_rows
 from pong.returns import standardize
 from pong.rollout import Batch, Rollout
 
@@ -31,7 +32,7 @@ from pong.rollout import Batch, Rollout
 class UpdateStats:
     """Statistics of one gradient step."""
 
-    policy_loss: float  # the surrogate loss; no measure of progress
+    policy_loss: float  # the surrogate loss; it does not measure progress
     entropy: float  # mean over the batch, nats; log 2 = 0.693 is a coin toss
     grad_norm: float  # Euclidean norm of the whole gradient
     approx_kl: float  # KL(before ‖ after the step) estimated on the batch, nats
@@ -43,7 +44,7 @@ class UpdateStats:
 
 @dataclass(frozen=True)
 class Update:
-    """One turn of the loop: what was played, what was learned, and how long both took in seconds."""
+    """One turn of the loop: a batch, the gradient step on it, and how long both took."""
 
     number: int  # from 1
     batch: Batch
@@ -74,6 +75,14 @@ class Trainer:
         self.steps = 0
         self._update: Update | None = None  # learned, but not yielded because of an interrupt
 
+    def checkpoint(self, counters: Counters, play: list[EmulatorState] | None) -> Checkpoint:
+        """The state that ``restore`` takes; ``play`` is that of the rollout, on all ranks."""
+        saved: dict[str, Any] = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
+        if self.baseline:
+            saved["baseline"] = self.baseline.network.state_dict()
+            saved["baseline_optimizer"] = self.baseline.optimizer.state_dict()["state"]
+        return Checkpoint(self.config, counters, play=play or [], **saved)
+
     @uninterrupted()
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same config; one of update 0 may hold a policy and nothing else."""
@@ -89,12 +98,11 @@ class Trainer:
             self.rollout.restore(checkpoint.play)
 
     @property
-    def done(self) -> float:
+    def progress(self) -> float:
         """The progress of the run, in [0, 1]."""
         return self.steps / self.config.total_steps
 
     def close(self) -> None:
-        """Close the emulators."""
         self.rollout.close()
 
     def run(self) -> Iterator[Update]:
@@ -121,7 +129,7 @@ class Trainer:
 
     def _start_rollout(self) -> None:
         if self.steps < self.config.total_steps:
-            self.rollout.start(self.updates, self.done)
+            self.rollout.start(self.updates, self.progress)
 
     def _learn(self, batch: Batch) -> UpdateStats:
         """Take the gradient step, start the next rollout, then compute statistics and fit the baseline meanwhile."""
@@ -131,11 +139,12 @@ class Trainer:
             if self.baseline:
                 predicted = self.baseline.predict(moved.observations)
                 unexplained = unexplained - unit * predicted.detach().cpu()
-            step = self._step(moved, *move([self._standardize(unexplained, batch.weight)], self.device))
+            losses, grad_norm = self._step(moved, *move([self._standardize(unexplained, batch.weight)], self.device))
         self.updates += 1
         self.steps += batch.steps
         self._start_rollout()
-        stats = self._measure(step, moved)
+        values = {"grad_norm": grad_norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        stats = UpdateStats(**self._measure(losses, moved), **values)
         if self.baseline:
             stats = replace(stats, explained_variance=self._explained(batch, unexplained))
             self.baseline.fit(moved, predicted)
@@ -145,17 +154,17 @@ class Trainer:
         """Returns minus the baseline, in standard deviations over the batch of all ranks; (B,)."""
         if self.config.standardize != "batch":
             return returns
-        of_ranks = self.ranks.all_gather(returns if weight else returns[:0])
+        gathered = self.ranks.all_gather(returns if weight else returns[:0])
         if not weight:
             return torch.zeros_like(returns)
-        before = sum(map(len, of_ranks[: self.ranks.rank]))
-        return standardize(torch.cat(of_ranks))[before : before + len(returns)]
+        before = sum(map(len, gathered[: self.ranks.rank]))
+        return standardize(torch.cat(gathered))[before : before + len(returns)]
 
-    def _step(self, batch: Batch, advantages: Tensor) -> "_Step":
-        """One step on −log π·R over the batch, the same on every rank."""
-        config, done = self.config, self.done
+    def _step(self, batch: Batch, advantages: Tensor) -> "tuple[list[_Losses], float]":
+        """One step on −log π·R over the batch, the same on every rank; also returns the gradient's norm."""
+        config, progress = self.config, self.progress
         self.optimizer.zero_grad()
-        bonus = linear_schedule(config.entropy_bonus, config.entropy_bonus_end, done)
+        bonus = linear_schedule(config.entropy_bonus, config.entropy_bonus_end, progress)
         slices = replace(batch, returns=advantages).split(slice_rows(self.policy))
         losses = [self._backward(part, bonus) for part in slices]  # their gradients add up
         gradient = [p.grad for p in self.policy.parameters() if p.grad is not None]
@@ -163,12 +172,11 @@ class Trainer:
         grad_norm = torch.nn.utils.get_total_norm(gradient).item()
         if not math.isfinite(grad_norm):  # before the step, so that the weights stay good
             raise FloatingPointError(f"update {self.updates + 1}: the gradient is not finite; lower learning_rate")
-        learning_rate = linear_schedule(config.learning_rate, config.learning_rate_end, done)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = linear_schedule(config.learning_rate, config.learning_rate_end, progress)
         self.optimizer.step()
         self._sync_actor()
-        return _Step(losses, grad_norm, learning_rate)
+        return losses, grad_norm
 
     def _backward(self, part: Batch, bonus: float) -> "_Losses":
         """Add the gradient of the surrogate loss of b rows, whose returns are the advantages."""
@@ -179,9 +187,9 @@ class Trainer:
             policy_loss = part.share(policy_loss)
         entropy = distribution.entropy().mean()  # ()
         loss = torch.add(policy_loss, part.share(entropy), alpha=-bonus)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         with torch.no_grad():
-            statistics = {"entropy": entropy, **self.policy.diagnostics(distribution)}
+            statistics = {"entropy": entropy, **diagnostics(distribution)}
         return _Losses(policy_loss.detach(), log_probs.detach(), {k: x.detach() for k, x in statistics.items()})
 
     def _sync_actor(self) -> None:
@@ -192,20 +200,19 @@ class Trainer:
                 parameter.data = new
 
     @torch.no_grad()
-    def _measure(self, step: "_Step", batch: Batch) -> UpdateStats:
-        """Statistics of a step over the batch of all ranks."""
-        of_slices = []
-        for part, losses in zip(batch.split(slice_rows(self.policy)), step.losses, strict=True):
+    def _measure(self, losses: "list[_Losses]", batch: Batch) -> dict[str, float]:
+        """Statistics of a step over the batch of all ranks, from its losses of each slice."""
+        weighted = []
+        for part, loss in zip(batch.split(slice_rows(self.policy)), losses, strict=True):
             after = self.policy.log_prob(part.observations, part.actions)
-            tensors = move([losses.log_probs, after, losses.policy_loss, *losses.statistics.values()], "cpu")
+            tensors = move([loss.log_probs, after, loss.policy_loss, *loss.statistics.values()], "cpu")
             before, after, policy_loss, *statistics = tensors
             log_ratio = after - before
             statistics.append(log_ratio.expm1() - log_ratio)
-            of_slices.append(torch.stack([policy_loss, *(part.weight * x.mean() for x in statistics)]))
-        sums = torch.stack(of_slices).sum(0)
+            weighted.append(torch.stack([policy_loss, *(part.weight * x.mean() for x in statistics)]))
+        sums = torch.stack(weighted).sum(0)
         self.ranks.all_reduce([sums])
-        values = dict(zip(("policy_loss", *losses.statistics, "approx_kl"), sums.tolist(), strict=True))
-        return UpdateStats(**values, grad_norm=step.grad_norm, learning_rate=step.learning_rate)
+        return dict(zip(("policy_loss", *loss.statistics, "approx_kl"), sums.tolist(), strict=True))
 
     def _explained(self, batch: Batch, unexplained: Tensor) -> float | None:
         """Share of the returns' variance that the baseline predicted, over all ranks; None if there was no variance."""
@@ -218,23 +225,15 @@ class Trainer:
 
 
 class _Losses(NamedTuple):
-    """What b rows of a batch contributed to a gradient step."""
+    """The contribution of b rows of a batch to a gradient step."""
 
     policy_loss: Tensor  # ()
     log_probs: Tensor  # (b,)
     statistics: dict[str, Tensor]  # the mean entropy, and the policy's diagnostics of each row
 
 
-class _Step(NamedTuple):
-    """A gradient step, before it is measured."""
-
-    losses: list[_Losses]  # of each slice
-    grad_norm: float
-    learning_rate: float
-
-
 def check(config: Config, ranks: Ranks) -> None:
-    """Refuse what can't be trained, before anything is created."""
+    """Reject a config that can't be trained, before anything is created."""
     check_task(config)
     with _refusing(f"env = {config.env!r}: hidden or channels are too large"):
         make_policy(config)
@@ -286,7 +285,7 @@ def load_policy(path: PathLike, trust: bool = False) -> tuple[Policy, Checkpoint
     check_task(checkpoint.config)
     weights = {name: tensor.to(F32, copy=True) for name, tensor in checkpoint.policy.items()}
     with _refusing("the checkpoint does not fit its config"):
-        with torch.device("meta"):  # in no memory, of which a stranger's config may ask for any amount
+        with torch.device("meta"):  # takes no memory, of which a foreign config may ask for any amount
             policy = make_policy(checkpoint.config)
         policy.load_state_dict(weights, assign=True)
     return policy, checkpoint

@@ -16,7 +16,7 @@ import common
 
 from pong.envs.pong import machine, screen
 from pong.envs.pong.task import ACTION_NAMES, ALE_ACTIONS
-from pong.page import agent_bytes
+from pong.export import agent_bytes
 from pong.train import load_policy
 
 WEB = common.ROOT / "web"

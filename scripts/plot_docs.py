@@ -19,7 +19,6 @@ from pong.envs.pong import machine
 from pong.envs.pong.task import NOOP
 from pong.losses import surrogate_loss
 from pong.observations import PIXELS, SIDE, preprocess
-from pong.policies import first_layer
 from pong.render.frame import RenderedFrame, play_frames
 from pong.returns import discounted_returns, standardize
 from pong.toy.examples import T1, T1_WITHOUT_LOG, T2, less, t7
@@ -76,7 +75,7 @@ def architecture(figure: Figure) -> None:
 def draw_acting(axes: Sequence[Axes], policy: Any, frame: RenderedFrame) -> None:
     """From the screen to the action."""
     x = torch.from_numpy(frame.observation.reshape(1, PIXELS)).float()
-    hidden = torch.relu(first_layer(x, policy.W1))[0].detach()
+    hidden = torch.relu(x @ policy.W1)[0].detach()
     panel(axes[0], "screen (210, 160, 3)", "envs/", frame.screen)
     panel(axes[1], "frame (80, 80) in {0, 1}", "observations.py", preprocess(frame.screen))
     panel(axes[2], "minus the previous: (6400,)", "observations.py", frame.observation[0], limit=1)

@@ -22,7 +22,7 @@ from grid import OWN, RESULTS, Study
 from matplotlib.figure import Figure
 
 from pong.config import PONG, load_config
-from pong.envs.lqr import optimal_gain
+from pong.envs.lqr import OPTIMAL_GAIN
 from pong.evaluate import WAYS
 from pong.seeds import t_angles, t_interval, t_quantile
 
@@ -247,7 +247,7 @@ def study_rows(runs: Runs, study: Study) -> Rows:
 
 def gain_rows(runs: list[Run]) -> Rows:
     """The linear controllers beside the best one."""
-    best = optimal_gain()
+    best = OPTIMAL_GAIN
     if runs:
         yield {"seed": "Riccati", "gain w": f"{best:.4f}", "off by": "", "b": "0", "log σ": ""}
     for run in runs:

@@ -17,7 +17,7 @@ from small_runs import TINY, Dice, contents, play
 from test_save_p import Bomb
 
 from pong import checkpoint
-from pong.checkpoint import FORMAT, Counters
+from pong.checkpoint import FORMAT, Checkpoint, Counters
 from pong.cli import main
 from pong.config import Config, InputError
 from pong.envs.pong.machine import GAME as GAME_DTYPE
@@ -45,9 +45,13 @@ def learner(steps=2, **changes):
     return config, policy, optimizer
 
 
-def save(folder, counters=COUNTERS, best=False, play=None, **changes):
-    config, policy, optimizer = learner(**changes)
-    return checkpoint.save(folder, config, counters, policy, optimizer, play=play, best=best)
+def state_of(learner, counters=COUNTERS, play=()):
+    config, policy, optimizer = learner
+    return Checkpoint(config, counters, policy.state_dict(), optimizer.state_dict()["state"], play=[*play])
+
+
+def save(folder, counters=COUNTERS, best=False, play=(), **changes):
+    return checkpoint.save(folder, state_of(learner(**changes), counters, play), best=best)
 
 
 def names(folder):
@@ -74,7 +78,7 @@ def refusal(path, named=None):
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 def test_checkpoint_round_trip(tmp_path, optimizer):
     config, policy, optimiser = learner(optimizer=optimizer)
-    loaded = checkpoint.load(checkpoint.save(tmp_path, config, COUNTERS, policy, optimiser))
+    loaded = checkpoint.load(checkpoint.save(tmp_path, state_of((config, policy, optimiser))))
     assert (loaded.config, loaded.counters, loaded.baseline, loaded.play) == (config, COUNTERS, {}, [])
     assert_same(loaded.policy, policy.state_dict())
     state = optimiser.state_dict()["state"]
@@ -127,13 +131,11 @@ def test_find_exported_folder_and_agents_by_name(tmp_path, monkeypatch):
 def test_find_missing_names_the_alternatives(tmp_path):
     assert "does not exist; give another run folder" in refusal(tmp_path / "nowhere")
     assert "holds no checkpoints/update-*.safetensors; give another run folder" in refusal(tmp_path)
-    assert not checkpoint.exists(tmp_path)
     path = save(tmp_path / "checkpoints", best=True)
     best = path.with_name("best.safetensors")
     missing = path.with_name("update-000021.safetensors")
     assert refusal(missing).endswith(f"does not exist; there is {path}, {best}")
     path.unlink()
-    assert checkpoint.exists(tmp_path)  # the best is not taken for the newest
     assert refusal(tmp_path).endswith(f"holds no checkpoints/update-*.safetensors; there is {best}")
 
 
@@ -158,7 +160,7 @@ def test_save_refuses_what_is_not_finite(tmp_path, where, value):
     with torch.no_grad():
         (policy.W2 if where == "policy.W2" else optimizer.state[policy.W1]["exp_avg"])[-1] = value
     with pytest.raises(FloatingPointError, match=f"^update 20: {where} is not finite"):
-        checkpoint.save(tmp_path, config, COUNTERS, policy, optimizer)
+        checkpoint.save(tmp_path, state_of((config, policy, optimizer)))
     assert (tmp_path / NEWEST).read_bytes() == before
 
 

@@ -151,7 +151,7 @@ def test_main_bad_input_is_one_line_and_writes_nothing(
 ):
     monkeypatch.setattr("pong.train.gpu_problem", lambda number: "there is none")
     monkeypatch.setattr("pong.rollout.Rollout.__init__", no_games)
-    monkeypatch.setattr("pong.envs.make_rendered", no_games)
+    monkeypatch.setattr("pong.render.frame.make_fleet", no_games)
     file = tmp_path_factory.mktemp("there") / "there.mp4"
     file.write_bytes(b"a film")
     names = {"root": ROOT, "config": CONFIG, "run": run, "cartpole": cartpole, "file": file}

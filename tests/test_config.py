@@ -144,6 +144,7 @@ REFUSED = {  # TOML: what the line must contain
     VECTORS + "sticky = 0.0\nhold = 2": [
         'sticky = 0.0, hold = 2: env = "CartPole-v1" has no such setting; leave it out'
     ],
+    "env = 'VizdoomBasic-v1'\npolicy = 'conv'\nhold = '2-4'": ["hold = '2-4': env = \"VizdoomBasic-v1\" has no such"],
     "hidden = [200]": ['hidden = [200]: policy = "karpathy" has one hidden layer; give one number'],
     "baseline_hidden = [200]": ["baseline_hidden = [200]: ", "one hidden layer"],
     # no TOML, or not for a parser

@@ -168,7 +168,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
         for update in uninterrupted.run():
             if update.number == 2:
                 counters = checkpoint.Counters(uninterrupted.updates, uninterrupted.steps)
-                checkpoint.save(tmp_path, TINY, counters, uninterrupted.policy, uninterrupted.optimizer)
+                checkpoint.save(tmp_path, uninterrupted.checkpoint(counters, play=None))
     with contextlib.closing(Trainer(TINY)) as resumed:
         resumed.restore(checkpoint.load(tmp_path / checkpoint.file_name(2)))
         assert [update.number for update in resumed.run()] == [3, 4]
@@ -212,7 +212,6 @@ def test_train_without_vizdoom_is_one_line(tmp_path, monkeypatch, capsys):
         ({"env": "VizdoomNothing-v1"}, r"VizdoomNothing.* doesn't exist"),
         ({"env": "VizdoomBasic-MultiBinary-v1"}, "takes MultiBinary"),
         ({"policy": "mlp"}, 'policy = "mlp" does not fit .*; try policy = "conv"'),
-        ({"hold": "2-4"}, "hold = 2-4: .* has no such setting"),
         ({"env": "CartPole-v1", "max_frames": 108_000}, 'try policy = "mlp"'),
     ],
 )

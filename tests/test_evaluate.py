@@ -101,7 +101,7 @@ def test_evaluation_as_json():
     games = Evaluation([Episode(0, -1.0, 30, 120), Episode(1, 1.0, 40, 160)])
     numbers = {"n": 2, "mean": 0, "standard_error": pytest.approx(1, rel=1e-12), "scores": [-1, 1], "lengths": [30, 40]}
     assert games.as_json() == numbers
-    assert games.as_json(frames=True) == numbers | {"frames": [120, 160]}
+    assert Evaluation(games.episodes, counts_frames=True).as_json() == numbers | {"frames": [120, 160]}
 
 
 # --- which games are played -------------------------------------------------------------------------------------------

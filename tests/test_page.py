@@ -25,9 +25,9 @@ from pong.envs.pong import machine
 from pong.envs.pong.fleet import MachineFleet
 from pong.envs.pong.task import PongTask
 from pong.evaluate import evaluate
+from pong.export import agent_bytes
 from pong.losses import surrogate_loss
 from pong.observations import RowLayout, SparseFrames
-from pong.page import agent_bytes
 from pong.policies import KarpathyPolicy, make_policy
 from pong.train import load_policy
 

@@ -21,7 +21,6 @@ from pong.policies import (
     ConvNet,
     GaussianPolicy,
     KarpathyPolicy,
-    SparseProduct,
     TwoLayers,
     contrast,
     make_policy,
@@ -110,15 +109,15 @@ def test_sparse_product_equals_the_dense_product(frames):
     dense = torch.from_numpy(x).double()
     W1 = torch.randn(6, 4, dtype=torch.float64, generator=generator()).requires_grad_()
     of_product = torch.randn(len(x), 4, dtype=torch.float64, generator=generator(1))
-    product = SparseProduct.apply(sparse, W1)
+    product = sparse @ W1
     assert product.shape == (len(x), 4)
     assert_near(product.detach(), (dense @ W1).detach(), 1e-14)
     (gradient,) = torch.autograd.grad(product, W1, of_product)
     assert gradient.shape == W1.shape
     assert_near(gradient, dense.T @ of_product, 1e-14)
     assert not gradient[~x.any(0)].any()
-    assert torch.autograd.gradcheck(lambda W1: SparseProduct.apply(sparse, W1), W1)
-    (gradient,) = torch.autograd.grad(SparseProduct.apply(sparse, W1).sum(), W1)  # of a gradient with stride 0
+    assert torch.autograd.gradcheck(lambda W1: sparse @ W1, W1)
+    (gradient,) = torch.autograd.grad((sparse @ W1).sum(), W1)  # of a gradient with stride 0
     assert_near(gradient, dense.sum(0)[:, None].expand(6, 4), 1e-14)
 
 
@@ -337,7 +336,7 @@ def test_gaussian_policy_gradient_by_hand():
     surrogate_loss(log_probs, torch.tensor([3.0], dtype=torch.float64)).backward()
     assert policy.network.bias.grad.tolist() == pytest.approx([-12, 6], abs=1e-12)
     assert policy.log_std.grad.tolist() == pytest.approx([-9, -9], abs=1e-12)
-    assert policy.diagnostics(policy.distribution(X))["std"].mean().item() == pytest.approx(0.75, abs=1e-12)
+    assert policies.diagnostics(policy.distribution(X))["std"].mean().item() == pytest.approx(0.75, abs=1e-12)
 
 
 def test_mlp_layers():

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from pong.config import load_config
-from pong.envs.doom import is_doom
+from pong.config import is_doom, load_config
 from pong.train import Trainer
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))

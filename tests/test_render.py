@@ -17,8 +17,8 @@ from pong.render import terminal
 from pong.render.film import fps_of, write_film
 from pong.render.frame import RenderedFrame, play_frames
 from pong.render.picture import BOTTOM, GREEN, HEIGHT, RIGHT, SCALE, SIDE, TOP, WIDTH, draw_picture, signed
-from pong.render.summaries import game_summary, weight_picture
 from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
+from pong.tracking import game_summary, weight_picture
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

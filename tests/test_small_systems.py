@@ -6,7 +6,7 @@ import pytest
 from small_runs import ROOT
 
 from pong.config import load_config
-from pong.envs.lqr import optimal_gain
+from pong.envs.lqr import OPTIMAL_GAIN
 from pong.evaluate import Greedy, evaluate
 from pong.train import Trainer
 
@@ -29,6 +29,6 @@ def test_cartpole_is_solved():
 def test_linear_controller_finds_the_riccati_gain():
     _, policy, last = train("lqr")
     weights = policy.state_dict()
-    assert weights["network.0.weight"].item() == pytest.approx(optimal_gain(), rel=0.02)
+    assert weights["network.0.weight"].item() == pytest.approx(OPTIMAL_GAIN, rel=0.02)
     assert weights["network.0.bias"].item() == pytest.approx(0, abs=0.02)
     assert last.stats.std < 0.5  # it has stopped exploring

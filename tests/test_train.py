@@ -299,8 +299,7 @@ RECIPES = {
 
 def save_and_load(trainer, folder):
     counters = checkpoint.Counters(trainer.updates, trainer.steps)
-    parts = trainer.policy, trainer.optimizer, trainer.baseline
-    return checkpoint.load(checkpoint.save(folder, trainer.config, counters, *parts, trainer.rollout.state()))
+    return checkpoint.load(checkpoint.save(folder, trainer.checkpoint(counters, trainer.rollout.state())))
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

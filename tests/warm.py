@@ -14,7 +14,7 @@ import sys
 from multiprocessing import forkserver
 from pathlib import Path
 
-PRELOADED = ["pong.cli", "pong.run", "pong.train", "pong.render.summaries", "warm_kernels"]
+PRELOADED = ["pong.cli", "pong.run", "pong.train", "warm_kernels"]
 
 
 @functools.cache

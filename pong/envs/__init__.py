@@ -11,15 +11,14 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from pong.config import Config, InputError
+from pong.config import Config, InputError, is_doom
 from pong.envs.base import Fleet
-from pong.envs.doom import DoomFleet, Game, is_doom
+from pong.envs.doom import DoomFleet, Game
 from pong.envs.gym import VectorFleet, make_env
 from pong.envs.pong.ale import AleFleet
 from pong.envs.pong.task import pong_task
 from pong.observations import Observations, SparseFrames
 
-PACKAGES = ("ale-py", "gymnasium", "vizdoom")  # of the environments
 COMPILED_PONG = "pong.envs.pong.environment"  # imported when an environment is made, since it imports Numba
 
 gymnasium.register("pong/LQR-v0", "pong.envs.lqr:LQR")
@@ -37,7 +36,6 @@ class TaskSpec:
 
     @property
     def inputs(self) -> int:
-        """Numbers in an observation."""
         return math.prod(self.shape) + self.extra
 
 
@@ -64,23 +62,16 @@ def _gym_spec(env: str) -> TaskSpec:
 
 
 def check_task(config: Config) -> None:
-    """Refuse a config whose policy can't play its environment, or whose settings the environment does not have."""
-    spec = task_spec(config)
-    if config.is_pong:
-        return
-    fits = "mlp" if len(spec.shape) == 1 else "conv"
-    if config.policy != fits:
+    """Reject a config whose policy can't play its environment."""
+    fits = "mlp" if len(task_spec(config).shape) == 1 else "conv"
+    if not config.is_pong and config.policy != fits:
         raise InputError(f'policy = "{config.policy}" does not fit env = {config.env!r}; try policy = "{fits}"')
-    for key in ("hold", "max_frames"):
-        value, default = getattr(config, key), Config.model_fields[key].default
-        if value != default and (isinstance(value, str) or not is_doom(config.env)):
-            raise InputError(f"{key} = {value}: env = {config.env!r} has no such setting; leave it out")
 
 
 def make_fleet(config: Config, num_envs: int) -> Fleet:
     """The environments of a config's task, with the policy's observations of them."""
+    prepare(config)
     if config.is_compiled:
-        prepare(config)
         from pong.envs.pong.fleet import MachineFleet  # Numba is imported when Pong is first played
 
         return MachineFleet(num_envs, pong_task(config))
@@ -91,21 +82,11 @@ def make_fleet(config: Config, num_envs: int) -> Fleet:
     return VectorFleet([make_env(config.env) for _ in range(num_envs)])
 
 
-def make_rendered(config: Config) -> AleFleet | DoomFleet:
-    """One environment of a config's task that has a screen for people."""
-    if config.is_pong:
-        return AleFleet(1, pong_task(config))
-    if is_doom(config.env):
-        return DoomFleet(config, 1)
-    raise InputError(f"env = {config.env!r} has no screen to show")
-
-
 def images(config: Config, observations: Observations) -> NDArray[np.int8 | np.uint8]:
     """The images (C, H, W) in the first row of observations; in Pong differences of frames, in {−1, 0, 1}."""
     shape = task_spec(config).shape
     rows = observations.dense(torch.int8) if isinstance(observations, SparseFrames) else observations
-    pixels: NDArray[np.int8 | np.uint8] = rows[0].numpy().ravel()[: math.prod(shape)]
-    return pixels.reshape(shape)
+    return rows[0].numpy().ravel()[: math.prod(shape)].reshape(shape)
 
 
 def frame_rate(config: Config) -> int:

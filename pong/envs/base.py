@@ -1,4 +1,4 @@
-"""What a rollout plays in: N environments stepped together, each with random streams of its own."""
+"""N environments stepped together, each with its own random streams."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ EmulatorState = dict[str, NDArray[Any]]  # what one environment's play continues
 
 
 class Actor(Protocol):
-    """What play needs of a policy, see ``policies.Policy``."""
+    """The part of a policy that plays, see ``policies.Policy``."""
 
     noise_shape: tuple[int, ...]
 
@@ -77,12 +77,9 @@ class Fleet:
     ) -> Segment:
         """At least one decision of each active environment; here exactly one."""
         rows = torch.from_numpy(np.flatnonzero(active))
-        if active.all():
-            actions = actor.act(observations, torch.from_numpy(noise[0]))  # (N, …)
-        else:
-            decided = actor.act(observations[rows], torch.from_numpy(noise[0])[rows])
-            actions = decided.new_zeros(len(active), *decided.shape[1:])
-            actions[rows] = decided
+        decided = actor.act(observations[rows], torch.from_numpy(noise[0])[rows])
+        actions = decided.new_zeros(len(active), *decided.shape[1:])  # (N, …)
+        actions[rows] = decided
         result = self.step(actions.numpy(), active)
         arrays = result.rewards[None], result.dones[None], result.frames[None], active[None]
         return Segment(observations, actions[None], *arrays, result.observations)
@@ -97,7 +94,7 @@ class Fleet:
 
     @staticmethod
     def checked(state: EmulatorState, name: str, like: Any, low: Any = -np.inf, high: Any = np.inf) -> NDArray[Any]:
-        """An array of a stranger's state; a ValueError where its type, shape or range would mislead compiled code."""
+        """An array of a foreign checkpoint; ValueError if its type, shape or range would mislead compiled code."""
         array = state[name]
         if array.dtype != like.dtype or array.shape != like.shape or (array < low).any() or (array > high).any():
             raise ValueError(f"{name} has another type or shape, or is out of range")

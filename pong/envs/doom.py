@@ -31,16 +31,8 @@ cd {folder} && exec $guard {program} "$@"
 """
 
 
-def is_doom(env: str) -> bool:
-    """Whether an environment's id is one of ViZDoom's."""
-    return env.startswith("Vizdoom")
-
-
 class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
-    """One game: observations (4, 84, 84) uint8, the oldest screen first; ``hold`` and ``max_frames`` are in tics.
-
-    ViZDoom draws 160 × 120 pixels here, not its usual 320 × 240, since drawing is most of its work.
-    """
+    """One game: observations (4, 84, 84) uint8, the oldest screen first; ``hold`` and ``max_frames`` are in tics."""
 
     screen: NDArray[np.uint8] = np.zeros((120, 160, 3), np.uint8)  # the current one, RGB
     last_screen: NDArray[np.uint8]  # of the game before, the same
@@ -53,7 +45,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
         except ImportError as error:
             remedy = "run: make doom, or: pip install vizdoom"
             raise InputError(f"env = {env!r} needs ViZDoom ({error}); {remedy}") from None
-        settings = {"frame_skip": hold, "screen_resolution": "RES_160X120"}  # ViZDoom's
+        settings = {"frame_skip": hold, "screen_resolution": "RES_160X120"}  # half the default: drawing takes most time
         super().__init__(make_env(env, disable_env_checker=True, **settings))
         self.doom = self.unwrapped.game  # type: ignore[attr-defined]  # ViZDoom's own interface
         self._truncates = 0 < max_frames < (self.doom.get_episode_timeout() or np.inf)
@@ -64,7 +56,6 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
 
     @one_line_errors(ERROR)
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Start a new game."""
         observation: Any = self.env.reset(seed=seed, options=options)[0]
         self.last_screen, self.screen = self.screen, observation["screen"]
         self._stack = deque([shrink(self.screen)] * STACK, STACK)
@@ -91,9 +82,7 @@ class Game(gymnasium.Wrapper[NDArray[np.uint8], int, dict[str, Any], int]):
 
 def shrink(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The luminance of a screen (H, W, 3), averaged to (84, 84) uint8."""
-    grey = Image.fromarray(screen).convert("L")
-    pixels: NDArray[np.uint8] = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
-    return pixels
+    return np.asarray(Image.fromarray(screen).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 class DoomFleet(VectorFleet):
@@ -113,13 +102,11 @@ class DoomFleet(VectorFleet):
             game.doom.set_vizdoom_path(str(launcher))
 
     def step(self, actions: NDArray[np.int64], active: NDArray[np.bool_]) -> StepResult:
-        """One decision of each active game: actions (N,)."""
         result, first = super().step(np.where(active, actions, WAIT), active), self.games[0]
         self.last_screen, self.finished = first.last_screen, first.finished
         return result._replace(frames=np.array([game.tics for game in self.games]))
 
     def close(self) -> None:
-        """End the games."""
         super().close()
         self._folder.cleanup()
 

@@ -1,1 +1,1 @@
-"""One game with frozen weights as a film, in the terminal or as a TensorBoard image."""
+"""One game with frozen weights, as a video or in the terminal."""

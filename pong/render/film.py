@@ -27,10 +27,7 @@ def fps_of(config: Config) -> float:
 
 
 def write_film(frames: Iterable[RenderedFrame], file: Path, fps: float, caption: str) -> None:
-    """Write a picture of each frame of a game, fps per second, to a file that ends in .mp4 or .gif.
-
-    The caption names the policy. If writing fails, an older file of that name is unchanged.
-    """
+    """Write a picture of each frame of a game to an .mp4 or .gif file; if that fails, an older file is unchanged."""
     partial = file.absolute().with_name(f".part-{os.getpid()}{file.suffix}")  # to ffmpeg "12:30.gif" would be a URL
     try:
         partial.touch()

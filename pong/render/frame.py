@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pong.config import Config
-from pong.envs import frame_rate, images, make_rendered, prepare
+from pong.envs import frame_rate, images, make_fleet
 from pong.evaluate import Greedy
 from pong.policies import Policy
 from pong.rollout import EVALUATION, ActionNoise, emulator_seeds
@@ -33,18 +34,15 @@ class RenderedFrame:
 
     @property
     def is_pong(self) -> bool:
-        """Whether the game is Pong."""
         return self.observation.dtype == np.int8
 
 
-def play_frames(
-    policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False
-) -> Generator[RenderedFrame, None, None]:
+def play_frames(policy: Policy, config: Config, seed: int = 0, *, greedy: bool = False) -> Generator[RenderedFrame]:
     """Play one game on the CPU, the first game of ``evaluate`` with the same seed, which is not the config's own."""
-    prepare(config)
     actor = Greedy(policy) if greedy else policy
     noise = ActionNoise(seed, 0, range(1), EVALUATION)
-    with contextlib.closing(make_rendered(config)) as game:
+    game: Any = make_fleet(config.replace(emulator="ale") if config.is_pong else config, 1)
+    with contextlib.closing(game):
         observations, done = game.reset(emulator_seeds(seed, 0, range(1), EVALUATION)), False
         frame = RenderedFrame(game.screen, images(config, observations), game.action_names, frame_rate(config))
         while not done:

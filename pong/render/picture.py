@@ -26,7 +26,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, all inside
 
 
 class Place(NamedTuple):
-    """Where an action is drawn."""
+    """The position of an action in the picture."""
 
     name: Box
     bar: Box | None = None  # filled from the left, or from the bottom if it is higher than wide
@@ -110,7 +110,7 @@ def _draw_bar(pen: ImageDraw.ImageDraw, box: Box, prob: float) -> None:
 
 @functools.cache
 def _background(caption: str, actions: int, pictures: int, is_pong: bool) -> Image.Image:
-    """What is the same in all pictures of a game. A long caption loses its beginning."""
+    """The parts that all pictures of a game share. A long caption loses its beginning."""
     image = Image.new("RGB", (WIDTH, HEIGHT), DARK)
     pen = ImageDraw.Draw(image)
     while pen.textlength(caption, _font(17)) > SIDE:

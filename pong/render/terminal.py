@@ -17,10 +17,7 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"  # bars of one character
 
 
 def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None:
-    """Show each frame of a game for its time divided by ``speed``, the last frame for a second.
-
-    The terminal ``out`` is restored at the end.
-    """
+    """Show each frame of a game for its time divided by ``speed``, the last frame for a second."""
     console, due = Console(file=out, force_terminal=True), time.monotonic()
     with console.screen():
         for frame in frames:
@@ -32,13 +29,16 @@ def show(frames: Iterable[RenderedFrame], out: TextIO, speed: float = 1) -> None
 
 
 def layout(frame: RenderedFrame, columns: int, rows: int) -> list[str]:
-    """The lines of a frame: the screen in its aspect ratio, in the middle, and a status line below it."""
+    """The lines of a frame: its screen, then a status line with each action's probability, the chosen in brackets."""
     height, width, _ = frame.screen.shape
     new_height = max(min(2 * (rows - 1), columns * height // width) // 2 * 2, 2)
     new_width = new_height * width // height
     margin = ERASE_LINE + " " * ((columns - new_width) // 2)
     lines = half_blocks(shrink(frame.screen, new_height, new_width))
-    return [*(margin + line for line in lines), ERASE_BELOW + _status(frame)[:columns].center(columns)]
+    bars = [f"{name} {EIGHTHS[round(8 * prob)]}" for name, prob in zip(frame.action_names, frame.probs, strict=False)]
+    decision = " ".join(f"[{bar}]" if k == frame.action else f" {bar} " for k, bar in enumerate(bars)) or "the end"
+    status = f"score {signed(frame.score):>3}   {decision}   step {frame.step:>6,}"
+    return [*(margin + line for line in lines), ERASE_BELOW + status[:columns].center(columns)]
 
 
 def half_blocks(pixels: NDArray[np.uint8]) -> list[str]:
@@ -58,10 +58,3 @@ def shrink(screen: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     for axis, size in enumerate((height, width)):
         ranked = np.maximum.reduceat(ranked, np.arange(size) * screen.shape[axis] // size, axis=axis)
     return np.stack([ranked >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(np.uint8)
-
-
-def _status(frame: RenderedFrame) -> str:
-    """Score, each action's probability with the chosen action in brackets, and step; a narrow terminal cuts it off."""
-    bars = [f"{name} {EIGHTHS[round(8 * prob)]}" for name, prob in zip(frame.action_names, frame.probs, strict=False)]
-    decision = " ".join(f"[{bar}]" if k == frame.action else f" {bar} " for k, bar in enumerate(bars)) or "the end"
-    return f"score {signed(frame.score):>3}   {decision}   step {frame.step:>6,}"

@@ -22,10 +22,7 @@ pong toy T3 --samples 1000   by Monte Carlo: means of random samples ± their st
 
 
 def toy(examples: list[str], samples: int | None = None, seed: int | None = None) -> None:
-    """List the examples, or show those named ("T3", in any case, or "all") as stories.
-
-    With samples or a seed, the examples' gradients are estimated by Monte Carlo instead.
-    """
+    """List the examples, or show those named ("T3" or "all"), with samples or a seed by Monte Carlo."""
     if unknown := [name for name in examples if name.upper() not in (*NAMES, "ALL")]:
         raise InputError(f"toy: unknown example {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)} and all")
     if not examples:

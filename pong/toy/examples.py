@@ -16,8 +16,6 @@ from pong.returns import discounted_returns, standardize
 from pong.toy import gradients
 from pong.toy.gradients import Batch, Choices, Estimator, Loss, System, ascend, episodes, estimates, mean_and_variance
 
-# --- losses of M batches of N episodes of T steps ---------------------------------------------------------------------
-
 
 def reinforce(log_probs: Tensor, returns: Tensor) -> Tensor:
     """−log π·R, summed over steps and averaged over episodes: (M, N, T) → (M,)."""
@@ -31,9 +29,8 @@ def to_go(rewards: Tensor) -> Tensor:
 
 def moved(batch: Batch) -> Tensor:
     """T11: log π of the same actions after p has moved from 0.8 to 0.7."""
-    policy: Any = Bernoulli(logits=batch.policy.logits + math.log(7 / 12))
-    log_probs: Tensor = policy.log_prob(batch.choices)
-    return log_probs
+    moved_policy: Any = Bernoulli(logits=batch.policy.logits + math.log(7 / 12))
+    return moved_policy.log_prob(batch.choices)  # type: ignore[no-any-return]
 
 
 def less(baseline: float) -> Loss:
@@ -67,8 +64,6 @@ LOSSES: dict[str, Loss] = {
     "not detached": lambda b: -(b.log_probs * b.rewards).mean(dim=(1, 2)),
     "mean of steps": lambda b: LOSSES["score"](b) / (2 - b.choices[:, 0, 0]),  # one step if the first is "stop"
 }
-
-# --- systems ----------------------------------------------------------------------------------------------------------
 
 
 def tensor(*values: float) -> Tensor:
@@ -171,7 +166,9 @@ CHANCES, ONES, ONE_STEP = (0.1, 1 / math.e, 0.5, 0.9), torch.tensor([1, 1, 1]), 
 SAMPLE = tensor(0.5, -1, 0.25, math.log(0.5))  # T3: w₁, w₂, b, log σ
 SLOPE2, SLOPE6 = (2 / 3, 1 / 3, -1), (0.2, 0.16, -0.5)  # ∇J of T2 and T6
 ROOT_PI, LN_2PI = math.sqrt(math.pi), math.log(math.tau)
+NOT_DETACHED = (-4 - 4 * LN_2PI, -2 - 2 * LN_2PI, 8 + LN_2PI)
 DENSITY, TAIL = math.exp(-0.5) / math.sqrt(math.tau), math.erfc(math.sqrt(0.5)) / 2  # φ(1), 1 − Φ(1)
+CLIPPED = 1 - 2 * DENSITY
 INNER2 = 1 - 2 * TAIL - 2 * DENSITY  # E[x²; |x| < 1], by parts
 INNER4 = 3 * INNER2 - 2 * DENSITY  # E[x⁴; |x| < 1]
 STD_8 = -sum(math.comb(8, k) * 0.8**k * 0.2 ** (8 - k) * math.sqrt(k * (8 - k)) / 8 for k in range(9))
@@ -200,9 +197,7 @@ def t7(sigma: float) -> tuple[Estimator, ...]:
     )
 
 
-# --- the examples: the heading of a story, then its estimators and numbers --------------------------------------------
-
-ROWS: tuple[str | Estimator | Numbers, ...] = (
+ROWS: tuple[str | Estimator | Numbers, ...] = (  # the heading of each story, then its estimators and numbers
     "T1 a bandit: dropping the log flips the sign",
     T1,
     T1_WITHOUT_LOG,
@@ -286,14 +281,10 @@ ROWS: tuple[str | Estimator | Numbers, ...] = (
     "T10 an action that stays attached to θ (T3)",
     T3,
     Estimator(AIM, LOSSES["score"], "a attached", (0, 0, 5), (0, 0, 18), attached=True),
-    Estimator(
-        AIM, LOSSES["not detached"], "a and R attached", (-4 - 4 * LN_2PI, -2 - 2 * LN_2PI, 8 + LN_2PI), attached=True
-    ),
+    Estimator(AIM, LOSSES["not detached"], "a and R attached", NOT_DETACHED, attached=True),
     "T10 log π of the clipped action",
     Estimator(CLIP, LOSSES["score"], "log π(a)", (1 - 2 * TAIL,), (INNER4 + 1 - INNER2 - (1 - 2 * TAIL) ** 2,)),
-    Estimator(
-        CLIP, LOSSES["clipped"], "log π(clip(a))", (1 - 2 * DENSITY,), (INNER4 + 2 * TAIL - (1 - 2 * DENSITY) ** 2,)
-    ),
+    Estimator(CLIP, LOSSES["clipped"], "log π(clip(a))", (CLIPPED,), (INNER4 + 2 * TAIL - CLIPPED**2,)),
     "T10 the mean over an episode instead of the sum",
     Estimator(STOPPING, LOSSES["score"], "sum over steps", (-0.125,), (0.671875,)),
     Estimator(STOPPING, LOSSES["mean of steps"], "mean over steps", (0.0625,), (0.26171875,)),

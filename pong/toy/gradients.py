@@ -1,4 +1,4 @@
-"""Exact and sampled policy gradients of systems so small that everything that can happen can be listed."""
+"""Exact and sampled policy gradients of systems so small that all episodes can be listed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,7 +21,6 @@ class System(NamedTuple):
 
     @property
     def theta(self) -> Tensor:
-        """The parameters as a vector (P,)."""
         return torch.tensor(list(self.parameters.values()), dtype=torch.float64)
 
 
@@ -50,10 +49,9 @@ class Estimator(NamedTuple):
 
 
 class Choices:
-    """Makes every choice at once and records it.
+    """Makes every choice at once: Gaussian noise takes the values of quadrature nodes.
 
-    Each choice has a dimension of its own, (K₁,), (K₂, 1), (K₃, 1, 1), …, so that arithmetic broadcasts to all
-    combinations. Gaussian noise takes the values of quadrature nodes.
+    Each choice has a dimension of its own, (K₁,), (K₂, 1), (K₃, 1, 1), …, to broadcast to all combinations.
     """
 
     def __init__(self, system: System, attached: bool) -> None:
