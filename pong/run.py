@@ -339,7 +339,8 @@ def _failures_in_one_line(folder: Path | None) -> Iterator[None]:
         message = " ".join(str(error).split())
         is_full = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         if is_full or "can't allocate memory" in message:  # torch on the CPU
-            message = f"out of memory: lower num_envs, horizon or hidden ({message})"
+            instead = ", or use --device cpu" if isinstance(error, torch.OutOfMemoryError) else ""
+            message = f"out of memory: lower num_envs, horizon or hidden{instead} ({message})"
         elif not isinstance(error, (FloatingPointError, RunError, OSError)):
             raise
         if folder and folder.exists():
