@@ -275,7 +275,7 @@ def tables(report: dict[str, Any]) -> str:
     recipes = {f"{name}.toml": speeds for name, speeds in report["recipes"].items()}
     parts = (
         (f"frames/s on one core; ALE with {MOST_IN_ALE} games at most", report["one core"], "frames_per_second"),
-        (f"pong/Pong-v5, decisions/s on one core; ALE with {MOST_IN_ALE} games", report.get("environment", {})),
+        (f"pong/Pong-v5 on one core; ALE with {MOST_IN_ALE} games", report["environment"], "ratios only"),
         ("", recipes, "steps_per_second", ", agent steps/s"),
     )
     return "\n".join([where, *filter(None, (table(*part) for part in parts))])

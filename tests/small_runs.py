@@ -23,9 +23,6 @@ TINY = [*SMALL, "--num-envs", "2", "--horizon", "30"]
 CLOCKS = ("minutes", "charts/SPS", "time/")  # columns that a clock writes
 
 
-# --- scripted games ---------------------------------------------------------------------------------------------------
-
-
 class Won(Fleet):
     """Emulators whose games all last one decision and are won by one point."""
 
@@ -78,9 +75,6 @@ def during_update(monkeypatch, happenings):
     monkeypatch.setattr("pong.train.surrogate_loss", loss)
 
 
-# --- processes --------------------------------------------------------------------------------------------------------
-
-
 def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -98,9 +92,6 @@ def wait_until(condition, process, event):
         assert process.poll() is None, f"the process ended before {event}"
         assert time.monotonic() < end, f"no {event} after a minute"
         time.sleep(0.001)
-
-
-# --- what a run leaves ------------------------------------------------------------------------------------------------
 
 
 def rows(folder):

@@ -39,9 +39,6 @@ TORCHRUN = {
 }
 
 
-# --- shares of the work -----------------------------------------------------------------------------------------------
-
-
 @given(n=st.integers(0, 200), parts=st.integers(1, 40), first=st.integers(0, 50))
 def test_shard_is_even(n, parts, first):
     shards = [shard(range(first, first + n), part, parts) for part in range(parts)]
@@ -72,9 +69,6 @@ def test_all_reduce_error_is_no_lost_rank(monkeypatch, error, expected):
     monkeypatch.setattr("torch.distributed.all_reduce", Mock(side_effect=error))
     with pytest.raises(expected):
         Ranks(0, 2).all_reduce([torch.zeros(1)])
-
-
-# --- one update, in threads -------------------------------------------------------------------------------------------
 
 
 class Exchange:

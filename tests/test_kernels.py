@@ -243,9 +243,6 @@ def test_play_and_single_steps_resume_each_other(make_players, changes):
     assert play_both(second, range(2, 4))[0] == play_both(first, range(2, 4))[0]
 
 
-# --- the cache of compiled code ---------------------------------------------------------------------------------------
-
-
 def test_kernel_names_change_with_their_sources(tmp_path):
     digests = set()
     for changed in (None, *compiled.SOURCES):

@@ -60,9 +60,6 @@ def gradient(recorded):
     return numpy_gradient_of_games(float64(recorded.before), recorded)
 
 
-# --- games ------------------------------------------------------------------------------------------------------------
-
-
 def test_batch_holds_whole_games(recorded):
     batch = recorded.update.batch
     assert sorted(episode.emulator for episode in batch.episodes) == [0, 1, 2]  # one game per emulator
@@ -117,9 +114,6 @@ def test_returns_equal_numpys(recorded):
         ours = recorded.update.batch.returns.numpy()[game.rows]
         # float32 has 24 bits; |returns| of standardised points are below 10
         np.testing.assert_allclose(ours, numpy_advantages(game, recorded.config.gamma), rtol=0, atol=1e-5)
-
-
-# --- the gradient -----------------------------------------------------------------------------------------------------
 
 
 def test_gradient_equals_numpys_in_float64(recorded, gradient):

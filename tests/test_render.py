@@ -331,9 +331,6 @@ def test_show_after_a_delay(pauses):
     assert pauses == pytest.approx([0.1, 10.0, 0.0, 0.1])
 
 
-# --- the picture of the first layer's weights -------------------------------------------------------------------------
-
-
 def test_weight_picture_has_a_tile_for_each_of_forty_units():
     W1 = torch.nn.Parameter(torch.zeros(PIXELS, 41))
     with torch.no_grad():

@@ -240,9 +240,6 @@ def test_returns_standardized_by_game():
     assert rows(play_games(standardize="batch")[1][0]) == rows(play_games()[1][0])  # by the trainer
 
 
-# --- random streams ---------------------------------------------------------------------------------------------------
-
-
 def test_restarts_drop_unfinished_rows():
     """Environments that can't be saved restart every ``checkpoint_every`` updates."""
     #          0  1 | 2  3 | 4  5 | 6  7   restarted before step 4
@@ -421,9 +418,6 @@ def test_players_share_the_emulators(monkeypatch, players, purpose, cores, ranks
     assert [i for shard in made for i in shard] == list(range(emulators))
     if not players:  # compiled play is fast
         assert len(Rollout(config, KarpathyPolicy(8), purpose, Ranks(local_size=ranks)).players) == 1
-
-
-# --- failures and ends ------------------------------------------------------------------------------------------------
 
 
 ON_PURPOSE = RunError("the emulator failed on purpose")

@@ -254,9 +254,6 @@ def test_tracker_damaged_metrics(tmp_path, damage, updates):
         assert [int(row["update"]) for row in rows(tmp_path)] == updates
 
 
-# --- progress ---------------------------------------------------------------------------------------------------------
-
-
 def test_progress_plain_lines(tmp_path, clock):
     out = io.StringIO()
     with tracker(tmp_path, out=out, config=CONFIG.replace(total_steps=10_000)) as track:
@@ -287,9 +284,6 @@ def test_progress_bar(tmp_path, width):
     assert re.search(r"[\r\n]mean100 \+3\.00  100 games ━.* 25% .* steps/s  12 points", text)
     assert re.search(r"[\r\n]saved somewhere *\n", text)
     assert " min  " not in text  # no plain lines
-
-
-# --- the run folder ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
