@@ -1,6 +1,6 @@
 """Every fault of docs/reliability.md: an interrupted run ends like an uninterrupted one, bit for bit.
 
-``PONG_STOPS`` sets the number of stops of each recipe: 10 by default, 100 with ``make torture``.
+``PONG_STOPS`` sets the number of stops of each recipe: 5 by default, 100 with ``make torture``.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ from pong.run import TrainRequest, train
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
-STOPS = int(os.environ.get("PONG_STOPS", "10"))
+STOPS = int(os.environ.get("PONG_STOPS", "5"))
 EARLY = max(STOPS // 10, 1)  # kills while the run starts, and as many while it resumes; the others during training
 TRAINING = STOPS - 2 * EARLY
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -379,7 +379,7 @@ FAILURES = {  # the function that is replaced in update 6, by what, the message
     "gradient": (LOSS, surrogate(factor=torch.inf), "update 6: the gradient is not finite; lower learning_rate; "),
     "loss": (LOSS, surrogate(summand=torch.nan), "update 6: the loss is not finite; lower learning_rate; "),
     "baseline": ("pong.baseline.Baseline.fit", baseline_of_nan, "update 6: baseline.W1 is not finite; lower "),
-    "GPU": (LOSS, full_gpu, f"{LOWER} (CUDA out of memory. Tried to allocate 9 GiB. See the doc"),
+    "GPU": (LOSS, full_gpu, f"{LOWER}, or use --device cpu (CUDA out of memory. Tried to allocate 9 GiB. See the doc"),
     "memory": (LOSS, full_memory, f"{LOWER} ([enforce fail"),
 }
 
