@@ -234,10 +234,12 @@ def study_scores(runs: Runs) -> pd.DataFrame:
 
 def study_rows(runs: Runs, study: Study) -> Rows:
     """A row for each variant: every seed's score, their mean, and its difference to the first variant's."""
-    variants = [*study_scores(runs).groupby("variant", sort=False)] if runs else []
+    if not runs:
+        return
+    variants = [*study_scores(runs).groupby("variant", sort=False)]
     differences = [welch(scores.sampled, variants[0][1].sampled) for _, scores in variants[1:]]
     cells = [("–", "–"), *((bracketed(*d, signed), f"{p:.2g}") for d, p in holm(differences))]
-    for (variant, scores), (difference, p) in zip(variants, cells, strict=False):
+    for (variant, scores), (difference, p) in zip(variants, cells, strict=True):
         changes = ", ".join(f"{key} = {json.dumps(value)}" for key, value in study.variants.get(variant, {}).items())
         row = {"variant": variant, "changes": changes or "–", "M steps": f"{scores.steps.iloc[0] / 1e6:.1f}"}
         row |= {"sampled, each seed": " ".join(map(signed, scores.sampled))}
@@ -247,12 +249,12 @@ def study_rows(runs: Runs, study: Study) -> Rows:
 
 def gain_rows(runs: list[Run]) -> Rows:
     """The linear controllers beside the best one."""
-    best = OPTIMAL_GAIN
     if runs:
-        yield {"seed": "Riccati", "gain w": f"{best:.4f}", "off by": "", "b": "0", "log σ": ""}
+        yield {"seed": "Riccati", "gain w": f"{OPTIMAL_GAIN:.4f}", "off by": "", "b": "0", "log σ": ""}
     for run in runs:
-        log_std, b, w = read_json(run.folder / "weights.json").values()
-        row = {"seed": run.config.seed, "gain w": f"{w:.4f}", "off by": f"{100 * abs(w / best - 1):.1f} %"}
+        weights = read_json(run.folder / "weights.json")
+        w, b, log_std = (weights[name] for name in ("network.0.weight", "network.0.bias", "log_std"))
+        row = {"seed": run.config.seed, "gain w": f"{w:.4f}", "off by": f"{100 * abs(w / OPTIMAL_GAIN - 1):.1f} %"}
         yield row | {"b": f"{b:+.4f}", "log σ": f"{log_std:.2f}"}
 
 

@@ -173,7 +173,7 @@ def test_committed_training_learns():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_committed_notebook(name):
-    """It was run in order; it is small, without errors, times or local paths; its links resolve."""
+    """It was run in order; it is small, without errors, times or local paths, and it has links."""
     text, cells = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"), code_cells(name)
     assert [cell["execution_count"] for cell in cells.values()] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells.values() for output in cell["outputs"]]
@@ -183,8 +183,4 @@ def test_committed_notebook(name):
     assert max(len(cell["source"]) for cell in cells.values()) <= 25  # lines, to fit on a screen
     assert not [cell for cell in cells.values() if "execution" in cell["metadata"]]
     assert not re.findall(r"/(?:work|tmp|root|home|Users)\b", re.sub(r'"image/\w+": ".*"', "", text))
-    links = re.findall(r"\]\((?!https:)([^)#]*)(?:#([^)]*))?\)", text)
-    assert links
-    for path, anchor in links:
-        heads = re.findall(r"^#+ (.*)$", (FOLDER / path).read_text(encoding="utf-8"), re.MULTILINE)
-        assert not anchor or anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
+    assert re.search(r"\]\((?!https:)", text)  # links, which tests/test_readme.py follows

@@ -16,7 +16,11 @@ from pong.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [page for pattern in ("*.md", "*/*.md", "pretrained/*/*.md") for page in sorted(ROOT.glob(pattern))]
+PAGES = [
+    page
+    for pattern in ("*.md", "*/*.md", "pretrained/*/*.md", "notebooks/*.ipynb")
+    for page in sorted(ROOT.glob(pattern))
+]
 
 
 def test_python_of_the_api_page_runs(monkeypatch):

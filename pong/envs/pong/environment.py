@@ -65,7 +65,7 @@ class Settings:
 
 
 class Rest(NamedTuple):
-    """What else N games have, and their settings."""
+    """The rest of the state of N games, and their settings."""
 
     done: NDArray[np.bool_]  # (N,), the game has ended
     frames_before: NDArray[np.int64]  # (N,), of earlier games since the last seed
