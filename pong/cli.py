@@ -329,17 +329,7 @@ def _train_defaults(flags: list[str]) -> Train:
     if {"--seed", "--seeds"} <= names:
         raise InputError("choose one of --seed and --seeds")
     if resumed := re.search(r"(?:^|\0)--resume[=\0]([^\0]+)", "\0".join(flags)):
-        source = Path(resumed[1])
-        if source.suffix == ".safetensors":
-            from pong import checkpoint
-
-            config = checkpoint.load(source, trust).config
-        elif (file := source / "config.toml").exists():
-            config = load_config(file, trust)
-        else:
-            raise InputError(
-                f"--resume {source}: no run is there; give a run folder (runs/…) or one of its checkpoints"
-            )
+        config = _saved_config(Path(resumed[1]), trust)
     elif flags and not flags[0].startswith("-"):
         config = load_config(flags[0], trust)
     elif flags[:1] in (["-h"], ["--help"]):
@@ -357,6 +347,17 @@ def _numbers(text: str) -> list[int]:
     if not all(parts) or not seeds:
         raise ValueError(f"--seeds {text}: give numbers of up to four digits, such as 1-16 or 1,3,5")
     return list(seeds)
+
+
+def _saved_config(source: Path, trust: bool) -> Config:
+    """The config of a run or of a checkpoint."""
+    if source.suffix == ".safetensors":
+        from pong import checkpoint
+
+        return checkpoint.load(source, trust).config
+    if not (file := source / "config.toml").exists():
+        raise InputError(f"--resume {source}: no run is there; give a run folder (runs/…) or one of its checkpoints")
+    return load_config(file, trust)
 
 
 def _newest() -> Path:
